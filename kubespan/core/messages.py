@@ -1,0 +1,354 @@
+"""What agent and console say to each other, one schema for both ends.
+
+A conversation over the WebSocket `/agent/v1`, JSON text frames, `type` names the message::
+
+    console                                    agent
+    Challenge (nonce, versions spoken)   →
+                                         ←     Hello (version chosen, who, signature, what it holds)
+    Welcome (approved or pending)        →
+    ClusterSecret (sealed, if newer)     →
+    Snapshot or Delta                    →
+                                         ←     Applied, Claim, Report, Notice … at any time
+    Delta, Pace, Resync, Removed …       →
+
+Within a version the schema is strict: an unknown type, an unknown field or a wrong value is a MessageError
+with a sentence for the sender. Frames that go to all nodes (Snapshot, Delta) hold no secret.
+Addresses travel as text; durations as ages, because two machines' clocks differ.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Sequence
+from typing import Literal, TypeVar
+
+import msgspec
+
+from kubespan.core.options import Options
+
+VERSIONS: tuple[int, ...] = (1,)
+"""Protocol versions that this release speaks, newest first: the present one and the one before, once there is one."""
+
+AGENT_PATH = "/agent/v1"
+ENROL_PATH = "/agent/v1/enrol"
+NONCE_BYTES = 32
+MAX_TEXT = 256
+
+FRAME_BASE = 16 * 1024
+FRAME_PER_MEMBER = 256
+REPORT_SECONDS = 30.0
+"""A node reports at least this often; spec/kubespan.md §9 asks for a status no older than 30 s."""
+
+Status = Literal["pending", "approved"]
+
+
+class MessageError(ValueError):
+    """What came is not a message of the version agreed; the text is meant for the sender."""
+
+
+class Revision(msgspec.Struct, frozen=True, order=True, array_like=True):
+    """A cluster's place in its change log: a restored backup starts a new epoch; numbers count within it."""
+
+    epoch: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.epoch}.{self.number}"
+
+
+class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of all messages: nothing unknown gets in."""
+
+
+class _Message(_Strict, tag_field="type", tag=str.lower):
+    """A frame of the conversation; its tag is the class name in lower case."""
+
+
+# Enrolment: one HTTP request, so that a script can make it too.
+
+
+class EnrolRequest(_Strict):
+    """A machine asks to join: public keys only, the private ones stay where they were made."""
+
+    versions: tuple[int, ...]
+    token: str
+    node_id: str
+    name: str
+    public_key: str
+    """WireGuard public key, base64."""
+    verify_key: str
+    """Ed25519 public key, base64; later connections are signed with its private half."""
+    interface_id: str
+    """The low 64 bits of its KubeSpan address, as 16 hex digits (spec/kubespan.md §1.5)."""
+    hostname: str = ""
+    operating_system: str = ""
+    agent_version: str = ""
+    listen_port: int = 51820
+    addresses: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+
+
+class EnrolReply(_Strict):
+    """What a machine must keep to come back: nothing here is secret, and a pending node learns no member."""
+
+    version: int
+    status: Status
+    cluster: str
+    """The console's own name of the cluster (a UUID); the cluster id of discovery is in `cluster_id`."""
+    cluster_id: str
+    cluster_name: str
+    console_key: str
+    """Identifies the console; part of what a node signs, so that another console's challenge is useless."""
+    node_id: str
+    address: str
+    """The node's KubeSpan address, which follows from cluster id and interface id."""
+
+
+class Refusal(_Strict):
+    """The body of a refused request, and of the last frame before a connection is closed."""
+
+    code: str
+    reason: str
+    """What was wrong, where, and what to do, in one or two sentences."""
+
+
+# Console → agent.
+
+
+class Challenge(_Message):
+    """The first frame: sign this."""
+
+    nonce: str
+    versions: tuple[int, ...]
+
+
+class Welcome(_Message):
+    """The hello was good; sent again when a pending node is approved."""
+
+    version: int
+    status: Status
+    console_time: float
+    """Unix time at the console; a skew is shown, never an error."""
+    index: int | None = None
+    """The node's own member index; none while it is pending."""
+    report_seconds: float = REPORT_SECONDS
+    frame_limit: int = FRAME_BASE
+
+
+class ClusterSecret(_Message):
+    """The cluster secret, sealed to the node's WireGuard public key (kubespan.core.sealing)."""
+
+    generation: int
+    sealed: str
+
+
+class Member(_Strict):
+    """One machine of the mesh as every other one must know it; the columns of an affiliate (spec/kubespan.md §2.2)."""
+
+    index: int
+    """Its number within the cluster, never used again for another machine."""
+    node_id: str
+    name: str
+    public_key: str
+    address: str
+    addresses: tuple[str, ...] = ()
+    endpoints: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    hostname: str = ""
+    machine_type: str = "worker"
+    operating_system: str = ""
+
+
+class Snapshot(_Message):
+    """Everything a node needs but the secret, as of a revision."""
+
+    revision: Revision
+    secret_generation: int
+    options: Options
+    members: tuple[Member, ...]
+
+
+class Delta(_Message):
+    """What changed after `since`; each entry is the whole present value, so applying it twice does no harm.
+
+    It may be applied by whoever holds any revision from `since` to `revision` of the same epoch.
+    """
+
+    since: Revision
+    revision: Revision
+    secret_generation: int
+    options: Options | None = None
+    changed: tuple[Member, ...] = ()
+    gone: tuple[int, ...] = ()
+
+
+class Pace(_Message):
+    """Somebody looks at this node's links: report every `seconds` for the next `lease` seconds."""
+
+    seconds: float
+    lease: float
+
+
+class Resync(_Message):
+    """The console has a gap: send a complete report (and a claim)."""
+
+
+class TryAgain(_Message):
+    """An operator asks: take the next endpoint of these members now, whatever their state's patience."""
+
+    members: tuple[int, ...]
+
+
+class Removed(_Message):
+    """The node is no longer of the cluster: take the mesh down and forget the secret."""
+
+    reason: str
+
+
+class Refused(_Message):
+    """The last frame before the console closes: what was wrong with what the agent sent."""
+
+    code: str
+    reason: str
+
+
+# Agent → console.
+
+
+class Hello(_Message):
+    """Who connects, proved by a signature over `challenge_text` with the node's Ed25519 key (base64)."""
+
+    version: int
+    cluster: str
+    node_id: str
+    signature: str
+    held: Revision | None = None
+    secret_generation: int = 0
+    """The newest cluster secret it holds; 0 for none."""
+    agent_version: str = ""
+    agent_time: float = 0.0
+
+
+class Applied(_Message):
+    """The node's WireGuard, routes and rules now follow this revision; with `fault`, why they do not."""
+
+    revision: Revision
+    fault: str = ""
+
+
+class Claim(_Message):
+    """What the machine says of itself; nothing of it is believed unchecked (trust)."""
+
+    hostname: str
+    operating_system: str
+    agent_version: str
+    backend: str
+    """`kernel` or `userspace`."""
+    listen_port: int
+    addresses: tuple[str, ...]
+    networks: tuple[str, ...] = ()
+
+
+class Report(_Message):
+    """Peer statuses in columns of equal length, by member index; only what changed, or everything when `complete`."""
+
+    number: int
+    """Counts the reports of one connection from 0; a gap makes the console ask for a Resync."""
+    complete: bool
+    revision: Revision
+    members: tuple[int, ...] = ()
+    states: tuple[int, ...] = ()
+    """0 unknown, 1 up, 2 down (spec/kubespan.md §2.2)."""
+    endpoints: tuple[str, ...] = ()
+    """As WireGuard has it; empty for none."""
+    handshakes: tuple[int, ...] = ()
+    """Age of the last handshake in milliseconds; -1 for never."""
+    received: tuple[int, ...] = ()
+    sent: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        columns = (self.states, self.endpoints, self.handshakes, self.received, self.sent)
+        if any(len(column) != len(self.members) for column in columns):
+            raise ValueError("report: all columns must have the length of members")
+
+
+class Notice(_Message):
+    """Something at the machine that an operator should know: drift that was healed, a fault that was met."""
+
+    kind: Literal["drift", "fault"]
+    text: str
+
+
+FromConsole = Challenge | Welcome | ClusterSecret | Snapshot | Delta | Pace | Resync | TryAgain | Removed | Refused
+FromAgent = Hello | Applied | Claim | Report | Notice
+
+_encoder = msgspec.json.Encoder()
+_from_console: msgspec.json.Decoder[FromConsole] = msgspec.json.Decoder(FromConsole)
+_from_agent: msgspec.json.Decoder[FromAgent] = msgspec.json.Decoder(FromAgent)
+
+Body = TypeVar("Body", bound=_Strict)
+
+
+def dump(message: _Strict) -> bytes:
+    """Encode a message as UTF-8 JSON."""
+    return _encoder.encode(message)
+
+
+def parse_from_console(frame: bytes | str) -> FromConsole:
+    """Read a frame of the console; raises MessageError."""
+    return _parse(_from_console, frame)
+
+
+def parse_from_agent(frame: bytes | str) -> FromAgent:
+    """Read a frame of an agent; raises MessageError."""
+    return _parse(_from_agent, frame)
+
+
+def parse_body(body: bytes, form: type[Body]) -> Body:
+    """Read the body of an enrolment request or its reply; raises MessageError."""
+    return _parse(msgspec.json.Decoder(form), body)
+
+
+T = TypeVar("T")
+
+
+def _parse(decoder: msgspec.json.Decoder[T], frame: bytes | str) -> T:
+    try:
+        return decoder.decode(frame)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise MessageError(f"not a message of this protocol version: {error}") from None
+
+
+def negotiate(offered: Iterable[int], spoken: Sequence[int] = VERSIONS) -> int:
+    """Pick the newest version that both ends speak; raises MessageError that says which end must be upgraded."""
+    offered = sorted(offered, reverse=True)
+    for version in offered:
+        if version in spoken:
+            return version
+    ours = ", ".join(map(str, spoken))
+    theirs = ", ".join(map(str, offered)) or "none"
+    raise MessageError(f"no common protocol version: one end speaks {theirs}, the other {ours}; upgrade the older one")
+
+
+def frame_limit(members: int) -> int:
+    """Bytes of the largest frame that a cluster of this many members can need; more is refused."""
+    return FRAME_BASE + FRAME_PER_MEMBER * members
+
+
+def challenge_text(console_key: str, cluster: str, node_id: str, nonce: str) -> bytes:
+    """What a node signs: purpose, console, cluster, node and nonce, each with its length, so that no two texts collide."""
+    parts = ("kubespan-web agent hello 1", console_key, cluster, node_id, nonce)
+    return b"".join(b"%d:%b," % (len(raw), raw) for raw in (part.encode() for part in parts))
+
+
+def parse_key(text: str, what: str) -> bytes:
+    """Read 32 bytes of standard base64, padded; raises MessageError that names `what` but not the text."""
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise MessageError(f"{what} is not standard base64") from None
+    if len(raw) != 32:  # noqa: PLR2004 - the length of every key here
+        raise MessageError(f"{what} must be 32 bytes, got {len(raw)}")
+    return raw

@@ -1,0 +1,54 @@
+"""A cluster's KubeSpan options (spec/kubespan.md §3), the same for all its machines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from kubespan.core.endpoint import AddressFilter, parse_network
+
+DEFAULT_MTU = 1420
+MINIMUM_MTU = 1280
+MAXIMUM_MTU = 9000
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The switches of a cluster; field names follow KubeSpanConfig, in snake case."""
+
+    enabled: bool = True
+    mtu: int = DEFAULT_MTU
+    allow_down_peer_bypass: bool = False
+    """False forces traffic for a peer into the tunnel even while the peer is not `up`: it fails closed."""
+    force_from_start: bool = False
+    """True forces it even before the peer's first handshake, as KubeSpan does; False locks nobody out at the join."""
+    harvest_extra_endpoints: bool = False
+    advertise_kubernetes_networks: bool = False
+    endpoint_filters: tuple[str, ...] = ()
+    """Which of its addresses a machine advertises, in order."""
+    peer_endpoint_filters: tuple[str, ...] = ()
+    """Which of a peer's endpoints a machine tries."""
+    exclude_advertised_networks: tuple[str, ...] = ()
+    """Networks that others leave out of a machine's allowed IPs."""
+
+    def check(self) -> None:
+        """Raise ValueError with every fault in one sentence each, separated by `; `."""
+        faults = []
+        if self.mtu < MINIMUM_MTU:
+            faults.append(f"KubeSpan link MTU must be at least {MINIMUM_MTU}")
+        if self.mtu > MAXIMUM_MTU:
+            faults.append(f"KubeSpan link MTU must be at most {MAXIMUM_MTU}")
+        for entry in (*self.endpoint_filters, *self.peer_endpoint_filters):
+            faults += _fault(AddressFilter.parse, entry)
+        for entry in self.exclude_advertised_networks:
+            faults += _fault(parse_network, entry)
+        if faults:
+            raise ValueError("; ".join(faults))
+
+
+def _fault(parse: Callable[[str], object], entry: str) -> list[str]:
+    try:
+        parse(entry)
+    except ValueError as error:
+        return [str(error)]
+    return []
