@@ -1,0 +1,8 @@
+"""The console's rows. Reading is queryset and model methods here; every change is a function in `nodes.services`."""
+
+from nodes.models.activity import Audit, Transition
+from nodes.models.clusters import Change, Cluster, Console
+from nodes.models.members import Candidate, Node, Tombstone
+from nodes.models.tokens import Token
+
+__all__ = ["Audit", "Candidate", "Change", "Cluster", "Console", "Node", "Token", "Tombstone", "Transition"]

@@ -1,0 +1,152 @@
+"""Nodes, where they may be reached, and the tombstones of those that were removed."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django.db import models
+from django.urls import reverse
+
+from nodes.models.clusters import Cluster
+from nodes.models.tokens import Token
+
+
+class NodeQuerySet(models.QuerySet["Node"]):
+    """Reading nodes."""
+
+    def approved(self) -> NodeQuerySet:
+        """Those that may take part."""
+        return self.filter(status=Node.Status.APPROVED)
+
+    def pending(self) -> NodeQuerySet:
+        """Those that wait for an operator."""
+        return self.filter(status=Node.Status.PENDING)
+
+    def present(self) -> NodeQuerySet:
+        """All but the removed ones."""
+        return self.exclude(status=Node.Status.REMOVED)
+
+
+class Node(models.Model):
+    """A machine as the console keeps it."""
+
+    class Status(models.TextChoices):
+        """Whether it may take part."""
+
+        PENDING = "pending", "pending"
+        APPROVED = "approved", "approved"
+        REMOVED = "removed", "removed"
+
+    cluster = models.ForeignKey(Cluster, on_delete=models.CASCADE, related_name="nodes")
+    index = models.PositiveIntegerField(null=True, blank=True, help_text="Member index; given at approval, kept for ever.")
+    node_id = models.CharField(max_length=256)
+    name = models.CharField(max_length=253)
+    public_key = models.CharField(max_length=44, help_text="WireGuard public key.")
+    verify_key = models.CharField(max_length=44, help_text="Ed25519 public key that its connections are signed with.")
+    address = models.GenericIPAddressField(protocol="IPv6", help_text="KubeSpan address.")
+    status = models.CharField(max_length=16, choices=Status, default=Status.PENDING)
+    token = models.ForeignKey(Token, null=True, blank=True, on_delete=models.SET_NULL, related_name="nodes")
+    enrolled = models.DateTimeField()
+    approved_at = models.DateTimeField(null=True, blank=True)
+    removed_at = models.DateTimeField(null=True, blank=True)
+
+    # What the machine says of itself (its claim), as it stands after checking.
+    hostname = models.CharField(max_length=253, blank=True)
+    operating_system = models.CharField(max_length=128, blank=True)
+    agent_version = models.CharField(max_length=64, blank=True)
+    backend = models.CharField(max_length=16, blank=True, help_text="kernel or userspace WireGuard.")
+    listen_port = models.PositiveIntegerField(default=51820)
+    addresses = models.JSONField(default=list, blank=True, help_text="Node addresses that were believed.")
+    refused_claims = models.JSONField(default=list, blank=True, help_text="Claims not believed: [{claim, reason}].")
+    claimed_networks = models.JSONField(default=list, blank=True, help_text="Networks it asks to advertise.")
+
+    # What an operator set for it.
+    networks = models.JSONField(default=list, blank=True, help_text="Advertised networks that an operator said yes to.")
+    excluded_networks = models.JSONField(default=list, blank=True)
+    extra_endpoints = models.JSONField(default=list, blank=True)
+
+    # How it stands.
+    applied_epoch = models.PositiveBigIntegerField(default=0)
+    applied_number = models.PositiveBigIntegerField(default=0)
+    fault = models.TextField(blank=True, help_text="Why it could not apply the newest settings.")
+    session = models.CharField(max_length=32, blank=True, help_text="Its present connection; empty when away.")
+    connected_at = models.DateTimeField(null=True, blank=True)
+    last_seen = models.DateTimeField(null=True, blank=True)
+    clock_skew = models.FloatField(null=True, blank=True, help_text="Seconds by which its clock is ahead of ours.")
+
+    objects = NodeQuerySet.as_manager()
+
+    class Meta:
+        ordering = ("cluster", "name")
+        constraints = (
+            models.UniqueConstraint(
+                fields=("cluster", "name"), condition=~models.Q(status="removed"), name="node_name_once"
+            ),
+            models.UniqueConstraint(
+                fields=("cluster", "node_id"), condition=~models.Q(status="removed"), name="node_id_once"
+            ),
+            models.UniqueConstraint(fields=("public_key",), condition=~models.Q(status="removed"), name="node_key_once"),
+            models.UniqueConstraint(
+                fields=("cluster", "address"), condition=~models.Q(status="removed"), name="node_address_once"
+            ),
+            models.UniqueConstraint(fields=("cluster", "index"), name="node_index_once"),
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+    def get_absolute_url(self) -> str:
+        """Where the node's page is."""
+        return reverse("node", args=[self.pk])
+
+    @property
+    def away_since(self) -> datetime | None:
+        """When it was last heard of, if it is not connected."""
+        return None if self.session else self.last_seen
+
+    def behind(self, cluster: Cluster) -> int:
+        """By how many revisions what it applied lags behind its cluster."""
+        if self.applied_epoch != cluster.epoch:
+            return cluster.revision
+        return max(0, cluster.revision - self.applied_number)
+
+
+class Candidate(models.Model):
+    """One endpoint at which a node may be reached, and how it became known."""
+
+    class Source(models.TextChoices):
+        """Who says so."""
+
+        LOCAL = "local", "local"
+        OBSERVED = "observed", "observed"
+        CONFIGURED = "configured", "configured"
+        HARVESTED = "harvested", "harvested"
+
+    node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="candidates")
+    endpoint = models.CharField(max_length=64)
+    source = models.CharField(max_length=16, choices=Source)
+    order = models.PositiveSmallIntegerField(default=0)
+    seen = models.DateTimeField()
+
+    class Meta:
+        ordering = ("node", "order", "pk")
+        constraints = (models.UniqueConstraint(fields=("node", "endpoint"), name="candidate_once"),)
+
+    def __str__(self) -> str:
+        return f"{self.endpoint} ({self.source})"
+
+
+class Tombstone(models.Model):
+    """A removed node's id, key and address: none of them comes back without an operator's yes."""
+
+    cluster = models.ForeignKey(Cluster, on_delete=models.CASCADE, related_name="tombstones")
+    node = models.OneToOneField(Node, on_delete=models.CASCADE, related_name="tombstone")
+    node_id = models.CharField(max_length=256)
+    public_key = models.CharField(max_length=44)
+    verify_key = models.CharField(max_length=44)
+    address = models.GenericIPAddressField(protocol="IPv6")
+    at = models.DateTimeField()
+    number = models.PositiveBigIntegerField(help_text="The revision from which on nobody has it as a peer.")
+
+    def __str__(self) -> str:
+        return f"tombstone of {self.node_id}"

@@ -1,0 +1,1 @@
+"""Every change anyone can make, one function each, by noun."""
