@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+    ip_address,
+    ip_interface,
+)
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
+IPInterface = IPv4Interface | IPv6Interface
 
 LISTEN_PORT = 51820
 """UDP port of a KubeSpan machine (spec/kubespan.md §0)."""
@@ -33,8 +43,21 @@ def parse_address(text: str) -> IPAddress:
 
 def parse_network(text: str) -> IPNetwork:
     """Read a CIDR, with host bits set or not, or a single address; host bits are masked away."""
+    return parse_interface(text).network
+
+
+def parse_interface(text: str) -> IPInterface:
+    """Read a CIDR and keep its host bits; a single address is one of full length.
+
+    The length must be a plain number: other implementations know no netmasks. Raises ValueError that quotes the text.
+    """
+    address, slash, length = text.partition("/")
     try:
-        return ip_network(text, strict=False)
+        if slash and not (length.isascii() and length.isdigit()):
+            raise ValueError  # noqa: TRY301 - one sentence for all faults
+        if "%" in address:
+            raise ValueError  # noqa: TRY301 - a zone has no meaning on another machine
+        return ip_interface(text)
     except ValueError:
         raise ValueError(f"{text!r} is not a network in CIDR form, such as 10.0.0.0/8") from None
 
@@ -53,12 +76,12 @@ class Endpoint:
         bracketed = host.startswith("[") and host.endswith("]")
         if not separator or (":" in host and not bracketed):
             raise ValueError(f"{text!r} is not an endpoint: write 192.0.2.1:51820 or [2001:db8::1]:51820")
-        if not (port.isascii() and port.isdigit() and 0 < int(port) <= MAX_PORT):
+        if not (port.isascii() and port.isdigit() and len(port) <= len(str(MAX_PORT)) and 0 < int(port) <= MAX_PORT):
             raise ValueError(f"{text!r}: the port must be a number from 1 to {MAX_PORT}")
         return cls(parse_address(host[1:-1] if bracketed else host), int(port))
 
     def __str__(self) -> str:
-        host = str(self.ip) if self.ip.version == 4 else f"[{self.ip}]"
+        host = f"[{self.ip}]" if isinstance(self.ip, IPv6Address) else str(self.ip)
         return f"{host}:{self.port}"
 
 
@@ -75,7 +98,7 @@ class AddressFilter:
         excludes = text.startswith("!")
         value = text.removeprefix("!")
         try:
-            return cls(ip_network(value, strict=False), excludes)
+            return cls(parse_network(value), excludes)
         except ValueError:
             raise ValueError(f'KubeSpan endpoint filter is not valid: "{value}"') from None
 

@@ -21,10 +21,11 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable, Sequence
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
+from kubespan.core.endpoint import LISTEN_PORT
 from kubespan.core.options import Options
 
 VERSIONS: tuple[int, ...] = (1,)
@@ -42,16 +43,27 @@ REPORT_SECONDS = 30.0
 
 Status = Literal["pending", "approved"]
 
+Text = Annotated[str, msgspec.Meta(max_length=MAX_TEXT)]
+"""A name or a word; whatever may be longer is a plain `str`, bounded by the frame's size alone."""
+Word = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TEXT)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""A number that a database can hold."""
+Age = Annotated[int, msgspec.Meta(ge=-1, le=2**63 - 1)]
+"""Milliseconds ago; -1 for never."""
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+State = Annotated[int, msgspec.Meta(ge=0, le=2)]
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+
 
 class MessageError(ValueError):
     """What came is not a message of the version agreed; the text is meant for the sender."""
 
 
-class Revision(msgspec.Struct, frozen=True, order=True, array_like=True):
+class Revision(msgspec.Struct, frozen=True, order=True, array_like=True, forbid_unknown_fields=True):
     """A cluster's place in its change log: a restored backup starts a new epoch; numbers count within it."""
 
-    epoch: int
-    number: int
+    epoch: Count
+    number: Count
 
     def __str__(self) -> str:
         return f"{self.epoch}.{self.number}"
@@ -72,21 +84,24 @@ class EnrolRequest(_Strict):
     """A machine asks to join: public keys only, the private ones stay where they were made."""
 
     versions: tuple[int, ...]
-    token: str
-    node_id: str
-    name: str
-    public_key: str
+    token: Text
+    node_id: Word
+    name: Word
+    public_key: Text
     """WireGuard public key, base64."""
-    verify_key: str
+    verify_key: Text
     """Ed25519 public key, base64; later connections are signed with its private half."""
-    interface_id: str
+    interface_id: Text
     """The low 64 bits of its KubeSpan address, as 16 hex digits (spec/kubespan.md §1.5)."""
-    hostname: str = ""
-    operating_system: str = ""
-    agent_version: str = ""
-    listen_port: int = 51820
-    addresses: tuple[str, ...] = ()
-    networks: tuple[str, ...] = ()
+    hostname: Text = ""
+    operating_system: Text = ""
+    agent_version: Text = ""
+    listen_port: Port = LISTEN_PORT
+    addresses: tuple[Text, ...] = ()
+    networks: tuple[Text, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"EnrolRequest(node_id={self.node_id!r}, name={self.name!r})"  # the token stays out of logs
 
 
 class EnrolReply(_Strict):
@@ -130,42 +145,42 @@ class Welcome(_Message):
     status: Status
     console_time: float
     """Unix time at the console; a skew is shown, never an error."""
-    index: int | None = None
+    index: Count | None = None
     """The node's own member index; none while it is pending."""
-    report_seconds: float = REPORT_SECONDS
-    frame_limit: int = FRAME_BASE
+    report_seconds: Seconds = REPORT_SECONDS
+    frame_limit: Count = FRAME_BASE
 
 
 class ClusterSecret(_Message):
     """The cluster secret, sealed to the node's WireGuard public key (kubespan.core.sealing)."""
 
-    generation: int
+    generation: Count
     sealed: str
 
 
 class Member(_Strict):
     """One machine of the mesh as every other one must know it; the columns of an affiliate (spec/kubespan.md §2.2)."""
 
-    index: int
+    index: Count
     """Its number within the cluster, never used again for another machine."""
-    node_id: str
-    name: str
-    public_key: str
-    address: str
+    node_id: Word
+    name: Text
+    public_key: Text
+    address: Text
     addresses: tuple[str, ...] = ()
     endpoints: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
-    hostname: str = ""
-    machine_type: str = "worker"
-    operating_system: str = ""
+    hostname: Text = ""
+    machine_type: Text = "worker"
+    operating_system: Text = ""
 
 
 class Snapshot(_Message):
     """Everything a node needs but the secret, as of a revision."""
 
     revision: Revision
-    secret_generation: int
+    secret_generation: Count
     options: Options
     members: tuple[Member, ...]
 
@@ -178,17 +193,17 @@ class Delta(_Message):
 
     since: Revision
     revision: Revision
-    secret_generation: int
+    secret_generation: Count
     options: Options | None = None
     changed: tuple[Member, ...] = ()
-    gone: tuple[int, ...] = ()
+    gone: tuple[Count, ...] = ()
 
 
 class Pace(_Message):
     """Somebody looks at this node's links: report every `seconds` for the next `lease` seconds."""
 
-    seconds: float
-    lease: float
+    seconds: Seconds
+    lease: Seconds
 
 
 class Resync(_Message):
@@ -198,7 +213,7 @@ class Resync(_Message):
 class TryAgain(_Message):
     """An operator asks: take the next endpoint of these members now, whatever their state's patience."""
 
-    members: tuple[int, ...]
+    members: tuple[Count, ...]
 
 
 class Removed(_Message):
@@ -221,13 +236,13 @@ class Hello(_Message):
     """Who connects, proved by a signature over `challenge_text` with the node's Ed25519 key (base64)."""
 
     version: int
-    cluster: str
-    node_id: str
-    signature: str
+    cluster: Text
+    node_id: Word
+    signature: Text
     held: Revision | None = None
-    secret_generation: int = 0
+    secret_generation: Count = 0
     """The newest cluster secret it holds; 0 for none."""
-    agent_version: str = ""
+    agent_version: Text = ""
     agent_time: float = 0.0
 
 
@@ -241,32 +256,31 @@ class Applied(_Message):
 class Claim(_Message):
     """What the machine says of itself; nothing of it is believed unchecked (trust)."""
 
-    hostname: str
-    operating_system: str
-    agent_version: str
-    backend: str
-    """`kernel` or `userspace`."""
-    listen_port: int
-    addresses: tuple[str, ...]
-    networks: tuple[str, ...] = ()
+    hostname: Text
+    operating_system: Text
+    agent_version: Text
+    backend: Literal["kernel", "userspace"]
+    listen_port: Port
+    addresses: tuple[Text, ...]
+    networks: tuple[Text, ...] = ()
 
 
 class Report(_Message):
     """Peer statuses in columns of equal length, by member index; only what changed, or everything when `complete`."""
 
-    number: int
+    number: Count
     """Counts the reports of one connection from 0; a gap makes the console ask for a Resync."""
     complete: bool
     revision: Revision
-    members: tuple[int, ...] = ()
-    states: tuple[int, ...] = ()
+    members: tuple[Count, ...] = ()
+    states: tuple[State, ...] = ()
     """0 unknown, 1 up, 2 down (spec/kubespan.md §2.2)."""
-    endpoints: tuple[str, ...] = ()
+    endpoints: tuple[Text, ...] = ()
     """As WireGuard has it; empty for none."""
-    handshakes: tuple[int, ...] = ()
-    """Age of the last handshake in milliseconds; -1 for never."""
-    received: tuple[int, ...] = ()
-    sent: tuple[int, ...] = ()
+    handshakes: tuple[Age, ...] = ()
+    """Age of the last handshake."""
+    received: tuple[Count, ...] = ()
+    sent: tuple[Count, ...] = ()
 
     def __post_init__(self) -> None:
         columns = (self.states, self.endpoints, self.handshakes, self.received, self.sent)
@@ -317,7 +331,9 @@ T = TypeVar("T")
 def _parse(decoder: msgspec.json.Decoder[T], frame: bytes | str) -> T:
     try:
         return decoder.decode(frame)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise MessageError("not a message of this protocol version: nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeError) as error:
         raise MessageError(f"not a message of this protocol version: {error}") from None
 
 
@@ -338,7 +354,7 @@ def frame_limit(members: int) -> int:
 
 
 def challenge_text(console_key: str, cluster: str, node_id: str, nonce: str) -> bytes:
-    """What a node signs: purpose, console, cluster, node and nonce, each with its length, so that no two texts collide."""
+    """What a node signs: purpose, console, cluster, node and nonce, each with its length so that none collide."""
     parts = ("kubespan-web agent hello 1", console_key, cluster, node_id, nonce)
     return b"".join(b"%d:%b," % (len(raw), raw) for raw in (part.encode() for part in parts))
 
@@ -349,6 +365,9 @@ def parse_key(text: str, what: str) -> bytes:
         raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         raise MessageError(f"{what} is not standard base64") from None
+    if base64.b64encode(raw).decode() != text:
+        # Two spellings of one key would be two nodes, and never compare equal to what WireGuard reports.
+        raise MessageError(f"{what} is not standard base64 as WireGuard writes it")
     if len(raw) != 32:  # noqa: PLR2004 - the length of every key here
         raise MessageError(f"{what} must be 32 bytes, got {len(raw)}")
     return raw
