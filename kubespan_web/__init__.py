@@ -1,0 +1,5 @@
+"""Wiring: settings, addresses, the ASGI application, Celery's application and timetable. Decides nothing."""
+
+from kubespan_web.celery import app
+
+__all__ = ["app"]

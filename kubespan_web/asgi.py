@@ -1,0 +1,47 @@
+"""The ASGI application: agents' sockets go straight to theirs, browsers' through Channels, all else to Django."""
+
+from __future__ import annotations
+
+import gc
+import os
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "kubespan_web.settings")
+
+from channels.auth import AuthMiddlewareStack
+from channels.routing import URLRouter
+from channels.security.websocket import AllowedHostsOriginValidator
+from django.conf import settings
+from django.core.asgi import get_asgi_application
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+pages = get_asgi_application()
+
+from nodes import agents, routing  # they have models, so Django must be set up by the line above
+
+AGENT_PATH = "/agent/v1"
+
+browsers = AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(routing.websocket_urlpatterns)))
+
+
+async def route(scope, receive, send):
+    """Hand a connection to whoever serves its kind."""
+    match scope["type"]:
+        case "lifespan":
+            await agents.lifespan(scope, receive, send)
+        case "websocket" if scope["path"] == AGENT_PATH:
+            await agents.application(scope, receive, send)
+        case "websocket":
+            await browsers(scope, receive, send)
+        case _:
+            await pages(scope, receive, send)
+
+
+def settle_memory():
+    """Take what was imported out of the collector's sight; its pauses were a second with thousands of sockets."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 50)
+
+
+application = ProxyHeadersMiddleware(route, settings.TRUSTED_PROXIES) if settings.TRUSTED_PROXIES else route
+settle_memory()

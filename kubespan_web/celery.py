@@ -1,0 +1,39 @@
+"""Celery's application and its timetable; tasks are in `nodes.tasks`."""
+
+from __future__ import annotations
+
+import os
+from logging.config import dictConfig
+
+from celery import Celery
+from celery.signals import setup_logging
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "kubespan_web.settings")
+
+from django.conf import settings  # settings are found by the line above
+from django_structlog.celery.steps import DjangoStructLogInitStep
+
+app = Celery("kubespan_web")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()
+app.steps["worker"].add(DjangoStructLogInitStep)
+
+
+@setup_logging.connect
+def use_our_logs(**_signal):
+    """Celery would set its own up."""
+    dictConfig(settings.LOGGING)
+
+
+def every(seconds, task):
+    """A row of the timetable. What no worker took before the next turn is worth nothing any more: it expires."""
+    return {"task": f"nodes.tasks.{task}", "schedule": seconds, "options": {"expires": seconds}}
+
+
+app.conf.beat_schedule = {
+    "a worker lives": every(10, "heartbeat"),
+    "find nodes that lag": every(15, "check_lag"),
+    "find nodes that fell silent": every(15, "mark_silent_nodes"),
+    "forget what has expired": every(600, "expire"),
+}
+app.conf.beat_max_loop_interval = 5

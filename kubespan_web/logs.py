@@ -1,0 +1,86 @@
+"""Structured logs: one line an event, JSON or for a person, with whatever is named like a secret blotted out."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import structlog
+
+SECRET_NAME = re.compile(r"token|secret|private|password|passwd|psk|preshared|cookie|authorization|session_?key", re.IGNORECASE)
+BLOT = "[redacted]"
+
+Event = structlog.typing.EventDict
+
+
+def redact(_logger: Any, _method: str, event: Event) -> Event:
+    """Blot out every value, at any depth, whose name says that it is a secret."""
+    for name in event:
+        event[name] = _clean(name, event[name])
+    return event
+
+
+def _clean(name: str, value: Any) -> Any:
+    if SECRET_NAME.search(name) and value not in (None, "", 0):
+        return BLOT
+    if isinstance(value, dict):
+        return {key: _clean(str(key), item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean("", item) for item in value]
+    return value
+
+
+_SHARED: list[structlog.typing.Processor] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.PositionalArgumentsFormatter(),
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.StackInfoRenderer(),
+    structlog.stdlib.ExtraAdder(),
+    redact,
+]
+
+
+def configure(form: str, level: str) -> dict[str, Any]:
+    """Set structlog up, and return the LOGGING that sends the standard library's loggers the same way."""
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            # ExtraAdder is for records of the standard library only.
+            *(step for step in _SHARED if not isinstance(step, structlog.stdlib.ExtraAdder)),
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    renderer: list[structlog.typing.Processor] = (
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
+        if form == "json"
+        else [structlog.dev.ConsoleRenderer()]
+    )
+    quiet = {"handlers": [], "propagate": True}
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "structured": {
+                "()": structlog.stdlib.ProcessorFormatter,
+                "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+                "foreign_pre_chain": _SHARED,
+            }
+        },
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "structured"}},
+        "root": {"handlers": ["stderr"], "level": level},
+        "loggers": {
+            # Servers bring handlers of their own; theirs give way to ours.
+            "uvicorn": quiet,
+            "uvicorn.error": quiet,
+            "uvicorn.access": {**quiet, "level": "WARNING"},
+            "django": quiet,
+            "django.server": quiet,
+            # django_structlog writes a line a request already.
+            "django.request": {**quiet, "level": "ERROR"},
+            "celery.app.trace": {**quiet, "level": "WARNING"},
+        },
+    }

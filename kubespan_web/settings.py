@@ -1,0 +1,206 @@
+"""Django's settings, for every place alike: what differs comes from the environment (see env.py)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import dj_database_url
+
+from kubespan_web import logs
+from kubespan_web.env import SettingsError, base_url, env, flag, keys, networks, secret_key, words
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+# ------------------------------------------------------------------------------------------------ who and where we are
+
+SECRET_KEY = secret_key("KUBESPAN_SECRET_KEY")
+KUBESPAN_KEYS = keys("KUBESPAN_KEYS")  # name → Fernet key; the first encrypts, all decrypt
+KUBESPAN_URL = base_url("KUBESPAN_URL", "http://127.0.0.1:8000")
+KUBESPAN_DATA = Path(env("KUBESPAN_DATA", "")) if env("KUBESPAN_DATA", "") else None
+REDIS_URL = env("REDIS_URL")
+TRUSTED_PROXIES = networks("TRUSTED_PROXIES")  # whose X-Forwarded-* are believed; asgi.py
+DEBUG = flag("KUBESPAN_DEBUG")
+SECURE = KUBESPAN_URL.startswith("https:")
+
+_host = urlsplit(KUBESPAN_URL).hostname or ""
+ALLOWED_HOSTS = words("ALLOWED_HOSTS", _host if SECURE else f"{_host},localhost,127.0.0.1,[::1]")
+
+# --------------------------------------------------------------------------------------------------------------- parts
+
+INSTALLED_APPS = [
+    "nodes",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "channels",
+    "csp",
+    "django_filters",
+    "django_htmx",
+    "django_structlog",
+    "django_tables2",
+]
+
+MIDDLEWARE = [
+    "nodes.health.middleware",  # first: probes come by address, without TLS, and must not depend on what follows
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "csp.middleware.CSPMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_structlog.middlewares.RequestMiddleware",
+    "django_htmx.middleware.HtmxMiddleware",
+]
+
+ROOT_URLCONF = "kubespan_web.urls"
+ASGI_APPLICATION = "kubespan_web.asgi.application"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    }
+]
+
+# ------------------------------------------------------------------------------------------------------ rows, and Redis
+
+
+def _database() -> dict[str, object]:
+    url = env("DATABASE_URL", "")
+    if not url:
+        if KUBESPAN_DATA is None:
+            raise SettingsError("set DATABASE_URL, or KUBESPAN_DATA for the embedded database")
+        url = f"sqlite:///{KUBESPAN_DATA / 'console.sqlite3'}"
+    database: dict[str, object] = dict(dj_database_url.parse(url, conn_max_age=60, conn_health_checks=True))
+    if database["ENGINE"] == "django.db.backends.sqlite3":
+        database["OPTIONS"] = {
+            # Writers queue for the lock when they begin, and so never deadlock on the way from reading to writing.
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 20,  # seconds that a writer waits for another
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;",
+        }
+        # Several threads and processes of a test share it, which they could not if it were in memory.
+        database["TEST"] = {"NAME": str(Path(str(database["NAME"])).with_name("test.sqlite3"))}
+    return database
+
+
+DATABASES = {"default": _database()}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+CHANNEL_LAYERS = {
+    "default": {
+        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+        "CONFIG": {"hosts": [REDIS_URL], "prefix": "kubespan:channels"},
+    }
+}
+
+# -------------------------------------------------------------------------------------------------------------- Celery
+
+# Celery's name for a Unix socket differs from everybody else's.
+CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "global_keyprefix": "kubespan:celery:",
+    # A worker killed in a task gives it up after so many seconds; all tasks are short and may run twice.
+    "visibility_timeout": 120,
+    "socket_connect_timeout": 5,
+}
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 2, "interval_start": 0.1, "interval_step": 0.2, "interval_max": 0.5}
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_POOL = "threads"
+CELERY_WORKER_CONCURRENCY = 4
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
+CELERY_BEAT_SCHEDULE_FILENAME = str((KUBESPAN_DATA or Path("/tmp")) / "beat")  # noqa: S108 - a cache of last runs
+CELERY_TIMEZONE = "UTC"
+DJANGO_STRUCTLOG_CELERY_ENABLED = True
+
+# -------------------------------------------------------------------------------------------------------------- people
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "overview"
+LOGOUT_REDIRECT_URL = "login"
+
+LANGUAGE_CODE = "en"
+USE_I18N = False
+TIME_ZONE = "UTC"
+USE_TZ = True
+
+# ------------------------------------------------------------------------------------------------------------- browsers
+
+STATIC_URL = "static/"
+STATIC_ROOT = env("STATIC_ROOT", str((KUBESPAN_DATA or BASE_DIR / "build") / "static"))
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"
+        if DEBUG
+        else "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"
+    },
+}
+WHITENOISE_USE_FINDERS = DEBUG
+WHITENOISE_AUTOREFRESH = DEBUG
+
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'none'"],
+        "script-src": ["'self'"],
+        "style-src": ["'self'"],
+        "img-src": ["'self'", "data:"],
+        "font-src": ["'self'"],
+        "connect-src": ["'self'"],
+        "form-action": ["'self'"],
+        "frame-ancestors": ["'none'"],
+        "base-uri": ["'none'"],
+    }
+}
+X_FRAME_OPTIONS = "DENY"
+SECURE_REFERRER_POLICY = "same-origin"
+SECURE_SSL_REDIRECT = SECURE
+SECURE_HSTS_SECONDS = 365 * 24 * 3600 if SECURE else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE
+SESSION_COOKIE_SECURE = SECURE
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = "Lax"
+SESSION_COOKIE_AGE = 12 * 3600
+CSRF_COOKIE_SECURE = SECURE
+CSRF_COOKIE_HTTPONLY = True  # scripts read the token from the page
+CSRF_TRUSTED_ORIGINS = [KUBESPAN_URL]
+# Preloading is a promise to browsers' makers for a whole domain; that is its owner's to give.
+SILENCED_SYSTEM_CHECKS = ["security.W021"]
+# An agent's enrolment request is a few kB; the largest form is a Talos machine configuration.
+DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
+
+DJANGO_TABLES2_TEMPLATE = "django_tables2/table.html"
+
+# ---------------------------------------------------------------------------------------------------------------- logs
+
+LOGGING = logs.configure(env("LOG_FORMAT", "console"), env("LOG_LEVEL", "INFO").upper())

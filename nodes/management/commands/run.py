@@ -1,0 +1,125 @@
+"""The whole console on one machine, from nothing: database, Redis, web, worker and timetable."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from pathlib import Path
+
+import redis.asyncio
+from django.conf import settings
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError
+from django.utils import timezone
+
+from kubespan_web.env import is_loopback
+from nodes import certificates, embedded
+from nodes.services import people
+from nodes.supervisor import Child, stop_on_signals, supervise
+
+AGENT_MESSAGE_LIMIT = 16 * 1024 * 1024
+"""Uvicorn's limit for any WebSocket message, in bytes; the limit by the size of a cluster is nodes.agents' own."""
+
+
+class Command(BaseCommand):
+    """`manage.py run`."""
+
+    help = "Run the whole console on this machine: database, Redis, web, worker, timetable."
+
+    def add_arguments(self, parser):
+        embedded.add_options(parser)
+
+    def handle(self, *args, **options):
+        data = settings.KUBESPAN_DATA
+        try:
+            with embedded.only_one(data):
+                asyncio.run(self.run(data, options))
+        except (embedded.NotPossible, TimeoutError) as reason:
+            raise CommandError(str(reason)) from None
+
+    async def run(self, data: Path, options: dict) -> None:
+        stop = asyncio.Event()
+        stop_on_signals(stop)
+        children = [*listeners(data, options), worker(), beat()]
+        await asyncio.to_thread(prepare_rows)
+        await asyncio.to_thread(self.greet, options)
+        await supervise(valkey(data), children, stop)
+
+    def greet(self, options: dict) -> None:
+        """Tell where the console is, and how its first administrator gets in."""
+        self.stdout.write(f"console: {settings.KUBESPAN_URL}  (data in {settings.KUBESPAN_DATA}; Ctrl-C ends it)")
+        if code := people.first_code():
+            self.stdout.write(f"first administrator: {settings.KUBESPAN_URL}/first/  one-time code: {code}")
+        self.stdout.flush()
+
+
+def prepare_rows() -> None:
+    """Bring the database and the static files up to date."""
+    call_command("migrate", interactive=False, verbosity=0)
+    if not settings.DEBUG:
+        call_command("collectstatic", interactive=False, verbosity=0)
+
+
+def listeners(data: Path, options: dict) -> list[Child]:
+    """The web processes: plain HTTP on loopback and, if asked for, HTTPS by a certificate of the console's own."""
+    host, port = embedded.split_address(options["listen"])
+    if not is_loopback(host):
+        raise embedded.NotPossible(f"--listen {options['listen']}: plain HTTP is for loopback only; use --tls-listen")
+    found = [web("web", host, port)]
+    if options["tls_listen"]:
+        host, port = embedded.split_address(options["tls_listen"])
+        own = certificates.ensure(data, [host, *options["tls_name"]], timezone.now())
+        files = ["--ssl-certfile", str(own.certificate), "--ssl-keyfile", str(own.key)]
+        found.append(web("web over TLS", host, port, *files))
+    return found
+
+
+def web(name: str, host: str, port: int, *more: str) -> Child:
+    """A web process; forwarded headers are the application's business (TRUSTED_PROXIES), not the server's."""
+    check_free(host, port)
+    command = [sys.executable, "-m", "uvicorn", "kubespan_web.asgi:application", "--host", host, "--port", str(port)]
+    command += ["--no-proxy-headers", "--no-server-header", "--no-access-log", "--timeout-graceful-shutdown", "5"]
+    command += ["--ws", "websockets-sansio", "--ws-per-message-deflate", "false"]
+    command += ["--ws-max-size", str(AGENT_MESSAGE_LIMIT), "--lifespan", "on", "--log-level", "warning"]
+    return Child(name, [*command, *more])
+
+
+def check_free(host: str, port: int) -> None:
+    """Raise NotPossible when an address cannot be listened on, before anything was started."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise embedded.NotPossible(f"cannot listen on {host} port {port}: {error.strerror}") from None
+
+
+def worker() -> Child:
+    """Runs the tasks."""
+    return Child("worker", [sys.executable, "-m", "celery", "-A", "kubespan_web", "worker", "-P", "threads"])
+
+
+def beat() -> Child:
+    """Keeps the timetable."""
+    return Child("beat", [sys.executable, "-m", "celery", "-A", "kubespan_web", "beat"])
+
+
+def valkey(data: Path) -> Child | None:
+    """The private Redis, unless the environment named another."""
+    if settings.REDIS_URL != f"unix://{embedded.socket_path(data)}":
+        return None
+    return Child(
+        "valkey", embedded.valkey_command(data), ready=answers, environ={"LC_ALL": os.environ.get("LC_ALL", "C")}
+    )
+
+
+async def answers() -> bool:
+    """Whether Redis answers."""
+    async with redis.asyncio.Redis.from_url(settings.REDIS_URL) as client:
+        try:
+            return bool(await client.ping())
+        except redis.RedisError:
+            return False
