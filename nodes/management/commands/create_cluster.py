@@ -1,0 +1,38 @@
+"""Create a cluster from a script; prints one JSON object, without the secret."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.utils import timezone
+
+from nodes.services import clusters
+from nodes.services.refused import Refused
+
+
+class Command(BaseCommand):
+    """Thin: decode, one service, encode."""
+
+    help = "Create a cluster, or import one by its id and secret (the secret comes from a file, never from the command line)."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Take a name, and what an import needs."""
+        parser.add_argument("name")
+        parser.add_argument("--cluster-id", default="", help="id of an existing cluster, kept verbatim")
+        parser.add_argument("--secret-file", type=Path, help="file with the secret of an existing cluster")
+
+    def handle(self, *_: Any, **options: Any) -> None:
+        """Create it."""
+        secret = options["secret_file"].read_text().strip() if options["secret_file"] else ""
+        try:
+            cluster, warnings = clusters.create_cluster(
+                None, name=options["name"], cluster_id=options["cluster_id"], secret=secret, now=timezone.now()
+            )
+        except Refused as refusal:
+            raise CommandError(refusal.reason) from None
+        for warning in warnings:
+            self.stderr.write(warning)
+        self.stdout.write(json.dumps({"uuid": str(cluster.uuid), "name": cluster.name, "cluster_id": cluster.cluster_id}))

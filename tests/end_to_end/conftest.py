@@ -1,0 +1,89 @@
+"""One console and four machines for the whole room: they are the costly part, and every test leaves them whole."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from nodes.certificates import fingerprint
+from nodes.lab import Lab, Machine
+from nodes.playground import TLS_PORT, Agent, Mesh, RunningConsole, await_true, open_mesh
+
+UP_SECONDS = 120.0
+"""The demonstration's own limit; C and D must first give up an endpoint that does not answer."""
+
+
+@dataclass
+class World:
+    """What the tests of this room share."""
+
+    lab: Lab
+    mesh: Mesh
+    console: RunningConsole
+    pin: str
+
+    def machine(self, name: str) -> Machine:
+        """Return a machine by name."""
+        return self.lab.machines[name]
+
+    def agent(self, name: str) -> Agent:
+        """Return its agent."""
+        return self.mesh.agents[name]
+
+    def await_up(self, *names: str) -> None:
+        """Wait until every one of these sees every other one `up`."""
+
+        def up() -> bool:
+            links = {name: self.agent(name).links() for name in names}
+            return all(links[a].get(b) == "up" for a in names for b in names if a != b)
+
+        await_true(up, UP_SECONDS, f"links between {', '.join(names)} are not up")
+
+
+NAMES = ["alpha", "bravo", "charlie", "delta"]
+SPARE = "echo"
+"""A fifth machine, for the test that removes one."""
+
+CUT_IPV4 = """
+table ip underlay {{
+  chain arriving {{ type filter hook input priority -10; iifname "eth0" ip saddr {other} drop; }}
+}}
+"""
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Four machines in one mesh; between charlie and delta the underlay carries IPv6 only."""
+    directory = tmp_path_factory.mktemp("world")
+    with open_mesh(directory, [*NAMES, SPARE]) as (lab, mesh):
+        charlie, delta = lab.machines["charlie"], lab.machines["delta"]
+        charlie.nft(CUT_IPV4.format(other=delta.ipv4.ip))
+        delta.nft(CUT_IPV4.format(other=charlie.ipv4.ip))
+        (directory / "console").mkdir()
+        console = RunningConsole(
+            directory / "console", listen=f"127.0.0.1:{free_port()}", tls_listen=f"{lab.host_ipv4.ip}:{TLS_PORT}"
+        )
+        try:
+            console.start()
+            pin = fingerprint((directory / "console" / "tls" / "certificate.pem").read_bytes())
+            world = World(lab, mesh, console, pin)
+            console.call("create_cluster", "office")
+            token = console.call("create_token", "office", "--uses", str(len(NAMES)))["token"]
+            for name in NAMES:
+                mesh.agents[name].enrol(console.tls_url, pin, token)
+                mesh.agents[name].start()
+            world.await_up(*NAMES)
+            yield world
+        finally:
+            console.stop()

@@ -1,0 +1,42 @@
+"""A ping that runs beside a test and afterwards says whether anything was lost."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+from types import TracebackType
+
+from nodes.lab import Machine
+
+INTERVAL = "0.1"
+
+
+class Pinger:
+    """Pings an address from a machine ten times a second while the block runs."""
+
+    def __init__(self, machine: Machine, address: str, directory: Path) -> None:
+        self.machine = machine
+        self.address = address
+        self.log = directory / f"ping-{machine.name}-{address.replace(':', '_')}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Pinger:
+        # -O speaks of every packet whose answer has not come when the next one leaves.
+        self.process = self.machine.start("ping", "-n", "-O", "-i", INTERVAL, self.address, log=self.log)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGINT)
+            self.process.wait()
+
+    @property
+    def answered(self) -> int:
+        """How many answers have come."""
+        return self.log.read_text().count("bytes from")
+
+    @property
+    def lost(self) -> list[str]:
+        """What ping says of packets without an answer."""
+        return [line for line in self.log.read_text().splitlines() if "no answer" in line or "nreachable" in line]
