@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 from types import TracebackType
@@ -146,6 +146,18 @@ class Lab:
         private = "mkdir -p /run/wireguard && mount -t tmpfs -o mode=700 tmpfs /run/wireguard"
         enter = f"--net=/run/netns/{machine.namespace}"
         _call("nsenter", enter, "unshare", f"--mount={machine.mounts}", "--propagation", "private", "sh", "-c", private)
+
+    @contextlib.contextmanager
+    def recording(self, command: Sequence[str], output: Path) -> Iterator[None]:
+        """Run a command of this host, such as tcpdump, during the block; its output goes to a file."""
+        with output.open("wb") as file:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        try:
+            yield
+        finally:
+            stop(process)
 
     def close(self) -> None:
         """End what was started, then whatever still runs in a namespace, then remove the namespaces."""

@@ -14,8 +14,10 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import redis
 import urllib3
 
+from nodes import embedded
 from nodes.lab import Lab, LabError, Machine, stop
 
 AGENT = str(Path(sys.executable).with_name("kubespan-agent"))
@@ -155,6 +157,11 @@ class RunningConsole:
         if self.process is not None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+
+    def kill_redis(self) -> None:
+        """Kill the private Redis; what it held is gone with it."""
+        with redis.Redis(unix_socket_path=str(embedded.socket_path(self.directory))) as client:
+            os.kill(int(client.info("server")["process_id"]), signal.SIGKILL)
 
     def stop(self) -> None:
         """End it politely."""

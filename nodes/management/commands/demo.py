@@ -1,0 +1,126 @@
+"""A console and a real mesh of machines on this one, from nothing, and gone again at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from nodes import certificates, embedded
+from nodes.lab import MAX_MACHINES, Lab, LabError
+from nodes.playground import MANAGE, TLS_PORT, Mesh, RunningConsole, await_true, open_mesh
+
+CLUSTER = "demo"
+LIMIT_SECONDS = 120.0
+ADMINISTRATOR = "admin"
+DATA_PREFIX = "kubespan-demo-"
+"""embedded.prepare makes a directory of this name where none is given; such a one goes away with the demonstration."""
+
+
+class Command(BaseCommand):
+    """`manage.py demo`."""
+
+    help = "Run a console and a real mesh of machines (network namespaces) on this one; Ctrl-C takes everything away."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Take how many machines, and whether to end when they are meshed."""
+        parser.add_argument("--nodes", type=int, default=4, help="how many machines (default: 4)")
+        parser.add_argument("--until-up", action="store_true", help="end as soon as every link is up")
+        parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+        embedded.add_options(parser)
+
+    def handle(self, *_: Any, **options: Any) -> None:
+        """Run it; without root, say what cannot be done and run the console alone."""
+        if not 2 <= options["nodes"] <= MAX_MACHINES:
+            raise CommandError(f"--nodes {options['nodes']}: a mesh needs 2 machines, and at most {MAX_MACHINES} fit here")
+        if os.geteuid() != 0 and not options["until_up"]:
+            self.run_console_alone(options)
+        signal.signal(signal.SIGTERM, _interrupt)
+        data = Path(settings.KUBESPAN_DATA)
+        try:
+            outcome = self.run_demo(data, options)
+        except (LabError, embedded.NotPossible) as error:
+            raise CommandError(str(error)) from None
+        finally:
+            if data.name.startswith(DATA_PREFIX):
+                shutil.rmtree(data, ignore_errors=True)
+        if options["json"] and outcome:
+            self.stdout.write(json.dumps(outcome))
+
+    def run_console_alone(self, options: dict[str, Any]) -> None:
+        """Replace this process by the console."""
+        self.stderr.write(
+            "The machines of the demonstration are network namespaces, which need root: run `sudo make demo` to see a "
+            "mesh. Without it this is the console alone."
+        )
+        arguments = ["run", "--data", str(settings.KUBESPAN_DATA), "--listen", options["listen"]]
+        os.execv(sys.executable, [sys.executable, str(MANAGE), *arguments])  # noqa: S606 - our own program
+
+    def run_demo(self, data: Path, options: dict[str, Any]) -> dict[str, Any] | None:
+        """Make everything, wait for the mesh, stay until the end is asked for; returns the outcome."""
+        with contextlib.suppress(KeyboardInterrupt), open_mesh(data, _names(options["nodes"])) as (lab, mesh):
+            console = RunningConsole(data, listen=options["listen"], tls_listen=f"{lab.host_ipv4.ip}:{TLS_PORT}")
+            try:
+                self.start_console(console)
+                seconds = self.start_mesh(console, lab, mesh)
+                links = options["nodes"] * (options["nodes"] - 1)
+                self.say(f"all {links} directed links are up, {seconds:.1f} s after the first enrolment")
+                if not options["until_up"]:
+                    self.say(f"look at {console.url}; Ctrl-C takes everything away")
+                    signal.pause()
+                return {"nodes": options["nodes"], "links": links, "up": links, "seconds": round(seconds, 1)}
+            finally:
+                self.say("taking everything away")
+                console.stop()
+        return None
+
+    def start_console(self, console: RunningConsole) -> None:
+        """Start it, with an administrator whose password is printed this once."""
+        console.start()
+        password = secrets.token_urlsafe(12)
+        console.call(
+            "createsuperuser", "--noinput", "--username", ADMINISTRATOR, "--email", "",
+            env={"DJANGO_SUPERUSER_PASSWORD": password},
+        )  # fmt: skip
+        self.say(f"console: {console.url}  user: {ADMINISTRATOR}  password: {password}")
+
+    def start_mesh(self, console: RunningConsole, lab: Lab, mesh: Mesh) -> float:
+        """Enrol every machine by the real command, start its agent, and wait for all links; returns seconds."""
+        pin = certificates.fingerprint((console.directory / "tls" / "certificate.pem").read_bytes())
+        console.call("create_cluster", CLUSTER)
+        token = console.call("create_token", CLUSTER, "--uses", str(len(mesh.agents)), "--name", "demo")["token"]
+        started = time.monotonic()
+        for agent in mesh.agents.values():
+            agent.enrol(console.tls_url, pin, token)
+            agent.start()
+            self.say(f"{agent.machine.name} ({agent.machine.ipv4.ip}) has enrolled")
+        links = len(mesh.agents) * (len(mesh.agents) - 1)
+        try:
+            await_true(lambda: mesh.up() == links, LIMIT_SECONDS, "the mesh is not up")
+        except LabError as error:
+            raise LabError(f"{error}: {mesh.up()} of {links} links are") from None
+        return time.monotonic() - started
+
+    def say(self, text: str) -> None:
+        """Print a line at once: somebody is waiting."""
+        self.stdout.write(text)
+        self.stdout.flush()
+
+
+def _names(count: int) -> list[str]:
+    return [f"node-{number}" for number in range(1, count + 1)]
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
