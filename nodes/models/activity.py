@@ -28,11 +28,15 @@ class Transition(models.Model):
     before = models.CharField(max_length=64, blank=True)
     after = models.CharField(max_length=64, blank=True)
     text = models.TextField(blank=True)
+    count = models.PositiveIntegerField(default=1, help_text="Of a capped row: how many were left out.")
     at = models.DateTimeField(db_index=True)
 
     class Meta:
         ordering = ("-at", "-pk")
-        indexes = (models.Index(fields=("cluster", "-at")), models.Index(fields=("node", "-at")))
+        indexes = (
+            models.Index(fields=("cluster", "-at"), name="transition_cluster_at"),
+            models.Index(fields=("node", "-at"), name="transition_node_at"),
+        )
 
     def __str__(self) -> str:
         return f"{self.kind} {self.before} → {self.after}"
@@ -52,6 +56,8 @@ class Audit(models.Model):
 
     class Meta:
         ordering = ("-at", "-pk")
+        indexes = (models.Index(fields=("cluster", "-at"), name="audit_cluster_at"),)
+        verbose_name_plural = "audit"
 
     def __str__(self) -> str:
         return f"{self.actor_name} {self.verb} {self.target}"

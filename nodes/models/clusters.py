@@ -19,6 +19,9 @@ class Console(models.Model):
 
     key = models.CharField(max_length=64, help_text="Public name of this console; part of what agents sign.")
     epoch = models.PositiveBigIntegerField(default=1)
+    first_code = models.CharField(
+        max_length=64, blank=True, help_text="SHA-256 of the code that the first administrator's page asks for."
+    )
     created = models.DateTimeField(auto_now_add=True)
 
     class Meta:
@@ -37,6 +40,10 @@ class ClusterQuerySet(models.QuerySet["Cluster"]):
         pending = models.Count("nodes", filter=models.Q(nodes__status="pending"))
         return self.annotate(approved_count=approved, pending_count=pending)
 
+    def unpushed(self) -> ClusterQuerySet:
+        """Those with changes that no push has carried yet."""
+        return self.filter(pushed__lt=models.F("revision"))
+
 
 class Cluster(models.Model):
     """The machines that share one cluster id and secret."""
@@ -44,7 +51,9 @@ class Cluster(models.Model):
     uuid = models.UUIDField(default=uuid.uuid4, unique=True, editable=False)
     name = models.CharField(max_length=63, unique=True)
     cluster_id = models.CharField(
-        max_length=256, unique=True, help_text="Kept verbatim: discovery and the address prefix depend on its exact text."
+        max_length=256,
+        unique=True,
+        help_text="Kept verbatim: discovery and the address prefix depend on it.",
     )
     secret = SecretField(help_text="Encrypted at rest; shown only after signing in again, with an audit row.")
     secret_generation = models.PositiveIntegerField(default=1)

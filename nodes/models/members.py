@@ -26,6 +26,20 @@ class NodeQuerySet(models.QuerySet["Node"]):
         """All but the removed ones."""
         return self.exclude(status=Node.Status.REMOVED)
 
+    def connected(self) -> NodeQuerySet:
+        """Those with a connection to the console."""
+        return self.exclude(session="")
+
+    def behind(self, cluster: Cluster) -> NodeQuerySet:
+        """Those that have not applied the cluster's newest revision."""
+        return self.exclude(applied_epoch=cluster.epoch, applied_number__gte=cluster.revision)
+
+    def not_cut_off(self, tombstone: Tombstone) -> NodeQuerySet:
+        """Members that may still have the removed node as a peer: what they applied is older than its removal."""
+        newer = models.Q(applied_epoch__gt=tombstone.epoch)
+        applied = models.Q(applied_epoch=tombstone.epoch, applied_number__gte=tombstone.number)
+        return self.approved().filter(cluster=tombstone.cluster_id).exclude(newer | applied)
+
 
 class Node(models.Model):
     """A machine as the console keeps it."""
@@ -38,7 +52,9 @@ class Node(models.Model):
         REMOVED = "removed", "removed"
 
     cluster = models.ForeignKey(Cluster, on_delete=models.CASCADE, related_name="nodes")
-    index = models.PositiveIntegerField(null=True, blank=True, help_text="Member index; given at approval, kept for ever.")
+    index = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Member index; given at approval, kept for ever."
+    )
     node_id = models.CharField(max_length=256)
     name = models.CharField(max_length=253)
     public_key = models.CharField(max_length=44, help_text="WireGuard public key.")
@@ -72,6 +88,12 @@ class Node(models.Model):
     session = models.CharField(max_length=32, blank=True, help_text="Its present connection; empty when away.")
     connected_at = models.DateTimeField(null=True, blank=True)
     last_seen = models.DateTimeField(null=True, blank=True)
+    away = models.BooleanField(
+        default=True, help_text="Not heard of for so long that Activity has a line on it; a short reconnect has none."
+    )
+    peer_address = models.GenericIPAddressField(
+        null=True, blank=True, help_text="Where its connection last came from; one of its endpoints' addresses."
+    )
     clock_skew = models.FloatField(null=True, blank=True, help_text="Seconds by which its clock is ahead of ours.")
 
     objects = NodeQuerySet.as_manager()
@@ -85,12 +107,21 @@ class Node(models.Model):
             models.UniqueConstraint(
                 fields=("cluster", "node_id"), condition=~models.Q(status="removed"), name="node_id_once"
             ),
-            models.UniqueConstraint(fields=("public_key",), condition=~models.Q(status="removed"), name="node_key_once"),
+            models.UniqueConstraint(
+                fields=("public_key",), condition=~models.Q(status="removed"), name="node_key_once"
+            ),
+            models.UniqueConstraint(
+                fields=("verify_key",), condition=~models.Q(status="removed"), name="node_verify_key_once"
+            ),
             models.UniqueConstraint(
                 fields=("cluster", "address"), condition=~models.Q(status="removed"), name="node_address_once"
             ),
             models.UniqueConstraint(fields=("cluster", "index"), name="node_index_once"),
+            models.CheckConstraint(
+                condition=~models.Q(status="approved") | models.Q(index__isnull=False), name="node_member_has_index"
+            ),
         )
+        indexes = (models.Index(fields=("cluster", "status"), name="node_cluster_status"),)
 
     def __str__(self) -> str:
         return self.name
@@ -140,12 +171,13 @@ class Tombstone(models.Model):
     """A removed node's id, key and address: none of them comes back without an operator's yes."""
 
     cluster = models.ForeignKey(Cluster, on_delete=models.CASCADE, related_name="tombstones")
-    node = models.OneToOneField(Node, on_delete=models.CASCADE, related_name="tombstone")
+    removed_node = models.OneToOneField(Node, on_delete=models.CASCADE, related_name="tombstone")
     node_id = models.CharField(max_length=256)
     public_key = models.CharField(max_length=44)
     verify_key = models.CharField(max_length=44)
     address = models.GenericIPAddressField(protocol="IPv6")
     at = models.DateTimeField()
+    epoch = models.PositiveBigIntegerField(default=1)
     number = models.PositiveBigIntegerField(help_text="The revision from which on nobody has it as a peer.")
 
     def __str__(self) -> str:

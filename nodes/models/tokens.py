@@ -29,6 +29,9 @@ class Token(models.Model):
 
     class Meta:
         ordering = ("-created",)
+        constraints = (
+            models.CheckConstraint(condition=models.Q(used__lte=models.F("uses")), name="token_not_overused"),
+        )
 
     def __str__(self) -> str:
         return self.name
