@@ -73,14 +73,14 @@ class _Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Base of all messages: nothing unknown gets in."""
 
 
-class _Message(_Strict, tag_field="type", tag=str.lower):
+class _Message(_Strict, frozen=True, tag_field="type", tag=str.lower):
     """A frame of the conversation; its tag is the class name in lower case."""
 
 
 # Enrolment: one HTTP request, so that a script can make it too.
 
 
-class EnrolRequest(_Strict):
+class EnrolRequest(_Strict, frozen=True):
     """A machine asks to join: public keys only, the private ones stay where they were made."""
 
     versions: tuple[int, ...]
@@ -104,7 +104,7 @@ class EnrolRequest(_Strict):
         return f"EnrolRequest(node_id={self.node_id!r}, name={self.name!r})"  # the token stays out of logs
 
 
-class EnrolReply(_Strict):
+class EnrolReply(_Strict, frozen=True):
     """What a machine must keep to come back: nothing here is secret, and a pending node learns no member."""
 
     version: int
@@ -120,7 +120,7 @@ class EnrolReply(_Strict):
     """The node's KubeSpan address, which follows from cluster id and interface id."""
 
 
-class Refusal(_Strict):
+class Refusal(_Strict, frozen=True):
     """The body of a refused request, and of the last frame before a connection is closed."""
 
     code: str
@@ -131,14 +131,14 @@ class Refusal(_Strict):
 # Console → agent.
 
 
-class Challenge(_Message):
+class Challenge(_Message, frozen=True):
     """The first frame: sign this."""
 
     nonce: str
     versions: tuple[int, ...]
 
 
-class Welcome(_Message):
+class Welcome(_Message, frozen=True):
     """The hello was good; sent again when a pending node is approved."""
 
     version: int
@@ -151,14 +151,14 @@ class Welcome(_Message):
     frame_limit: Count = FRAME_BASE
 
 
-class ClusterSecret(_Message):
+class ClusterSecret(_Message, frozen=True):
     """The cluster secret, sealed to the node's WireGuard public key (kubespan.core.sealing)."""
 
     generation: Count
     sealed: str
 
 
-class Member(_Strict):
+class Member(_Strict, frozen=True):
     """One machine of the mesh as every other one must know it; the columns of an affiliate (spec/kubespan.md §2.2)."""
 
     index: Count
@@ -176,7 +176,7 @@ class Member(_Strict):
     operating_system: Text = ""
 
 
-class Snapshot(_Message):
+class Snapshot(_Message, frozen=True):
     """Everything a node needs but the secret, as of a revision."""
 
     revision: Revision
@@ -185,7 +185,7 @@ class Snapshot(_Message):
     members: tuple[Member, ...]
 
 
-class Delta(_Message):
+class Delta(_Message, frozen=True):
     """What changed after `since`; each entry is the whole present value, so applying it twice does no harm.
 
     It may be applied by whoever holds any revision from `since` to `revision` of the same epoch.
@@ -199,30 +199,30 @@ class Delta(_Message):
     gone: tuple[Count, ...] = ()
 
 
-class Pace(_Message):
+class Pace(_Message, frozen=True):
     """Somebody looks at this node's links: report every `seconds` for the next `lease` seconds."""
 
     seconds: Seconds
     lease: Seconds
 
 
-class Resync(_Message):
+class Resync(_Message, frozen=True):
     """The console has a gap: send a complete report (and a claim)."""
 
 
-class TryAgain(_Message):
+class TryAgain(_Message, frozen=True):
     """An operator asks: take the next endpoint of these members now, whatever their state's patience."""
 
     members: tuple[Count, ...]
 
 
-class Removed(_Message):
+class Removed(_Message, frozen=True):
     """The node is no longer of the cluster: take the mesh down and forget the secret."""
 
     reason: str
 
 
-class Refused(_Message):
+class Refused(_Message, frozen=True):
     """The last frame before the console closes: what was wrong with what the agent sent."""
 
     code: str
@@ -232,7 +232,7 @@ class Refused(_Message):
 # Agent → console.
 
 
-class Hello(_Message):
+class Hello(_Message, frozen=True):
     """Who connects, proved by a signature over `challenge_text` with the node's Ed25519 key (base64)."""
 
     version: int
@@ -246,14 +246,14 @@ class Hello(_Message):
     agent_time: float = 0.0
 
 
-class Applied(_Message):
+class Applied(_Message, frozen=True):
     """The node's WireGuard, routes and rules now follow this revision; with `fault`, why they do not."""
 
     revision: Revision
     fault: str = ""
 
 
-class Claim(_Message):
+class Claim(_Message, frozen=True):
     """What the machine says of itself; nothing of it is believed unchecked (trust)."""
 
     hostname: Text
@@ -265,7 +265,7 @@ class Claim(_Message):
     networks: tuple[Text, ...] = ()
 
 
-class Report(_Message):
+class Report(_Message, frozen=True):
     """Peer statuses in columns of equal length, by member index; only what changed, or everything when `complete`."""
 
     number: Count
@@ -288,7 +288,7 @@ class Report(_Message):
             raise ValueError("report: all columns must have the length of members")
 
 
-class Notice(_Message):
+class Notice(_Message, frozen=True):
     """Something at the machine that an operator should know: drift that was healed, a fault that was met."""
 
     kind: Literal["drift", "fault"]
