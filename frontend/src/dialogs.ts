@@ -1,0 +1,58 @@
+// Dialogs are <dialog> elements: the browser keeps the focus inside. `data-open="id"` opens, `data-close` closes.
+// `data-stay` is for what is shown only once: neither Esc nor a click outside closes it.
+// `data-open-at-load` opens with the page (after a refused form, or a secret just made).
+
+function stays(dialog: HTMLDialogElement): boolean {
+  return "stay" in dialog.dataset;
+}
+
+function open(dialog: HTMLDialogElement): void {
+  if (dialog.open) return;
+  dialog.showModal();
+  dialog.querySelector<HTMLElement>("[data-focus]")?.focus();
+}
+
+function wireDialog(dialog: HTMLDialogElement): void {
+  dialog.addEventListener("cancel", (event) => stays(dialog) && event.preventDefault());
+  dialog.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && stays(dialog)) event.preventDefault();
+  });
+  dialog.addEventListener("mousedown", (event) => {
+    if (event.target === dialog && !stays(dialog)) dialog.close(); // the backdrop belongs to the dialog itself
+  });
+}
+
+/** Whether the typed name is the one asked for; surrounding blanks are forgiven. */
+export function nameMatches(typed: string, wanted: string): boolean {
+  return typed.trim() === wanted;
+}
+
+/** A destructive form's button works once the name is typed: `data-typed-name` on the field names it. */
+function wireTypedName(field: HTMLInputElement): void {
+  const button = field.form?.querySelector<HTMLButtonElement>("[data-needs-name]");
+  if (!button) return;
+  const settle = () => {
+    button.disabled = !nameMatches(field.value, field.dataset.typedName ?? "");
+  };
+  field.addEventListener("input", settle);
+  settle();
+}
+
+export function wireDialogs(root: ParentNode = document): void {
+  for (const dialog of root.querySelectorAll("dialog")) wireDialog(dialog);
+  for (const field of root.querySelectorAll<HTMLInputElement>("input[data-typed-name]")) wireTypedName(field);
+  for (const dialog of root.querySelectorAll<HTMLDialogElement>("dialog[data-open-at-load]")) open(dialog);
+}
+
+export function wireDialogButtons(): void {
+  document.addEventListener("click", (event) => {
+    const target = event.target as Element;
+    const opener = target.closest<HTMLElement>("[data-open]");
+    if (opener) {
+      const dialog = document.getElementById(opener.dataset.open ?? "");
+      if (dialog instanceof HTMLDialogElement) open(dialog);
+      return;
+    }
+    if (target.closest("[data-close]")) target.closest("dialog")?.close();
+  });
+}

@@ -1,0 +1,67 @@
+// The frame around every page: the drawer on a phone, the theme button, the menu of the signed-in user.
+import { type Theme, chosenTheme, chooseTheme, nextTheme } from "./themes.ts";
+
+const THEME_WORDS: Record<Theme, string> = { system: "as the system", light: "light", dark: "dark" };
+
+function wireDrawer(): void {
+  const button = document.querySelector<HTMLButtonElement>("[data-drawer]");
+  const nav = document.getElementById("navigation");
+  if (!button || !nav) return;
+  const set = (open: boolean) => {
+    document.body.classList.toggle("drawer-open", open);
+    button.setAttribute("aria-expanded", String(open));
+    if (open) nav.querySelector<HTMLElement>("a")?.focus();
+  };
+  button.addEventListener("click", () => set(button.getAttribute("aria-expanded") !== "true"));
+  document.querySelector("[data-drawer-shade]")?.addEventListener("click", () => set(false));
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || button.getAttribute("aria-expanded") !== "true") return;
+    set(false);
+    button.focus();
+  });
+}
+
+function wireTheme(): void {
+  for (const button of document.querySelectorAll<HTMLButtonElement>("[data-theme-button]")) {
+    const name = () => {
+      button.setAttribute("aria-label", `Theme: ${THEME_WORDS[chosenTheme()]}. Change it`);
+      button.title = `Theme: ${THEME_WORDS[chosenTheme()]}`;
+    };
+    button.addEventListener("click", () => {
+      chooseTheme(nextTheme(chosenTheme()));
+      name();
+    });
+    name();
+  }
+}
+
+/** Menus are <details>: they close when something else is clicked or Esc is pressed. */
+function wireMenus(): void {
+  const close = (except: Element | null) => {
+    for (const menu of document.querySelectorAll<HTMLDetailsElement>("details.ks-menu[open]")) {
+      if (menu !== except) menu.open = false;
+    }
+  };
+  document.addEventListener("click", (event) => close((event.target as Element).closest("details.ks-menu")));
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    const menu = (event.target as Element).closest<HTMLDetailsElement>("details.ks-menu[open]");
+    close(null);
+    menu?.querySelector("summary")?.focus();
+  });
+}
+
+/** Forms that filter send themselves when a choice is made; Enter still works everywhere. */
+function wireFilters(): void {
+  document.addEventListener("change", (event) => {
+    const form = (event.target as Element).closest<HTMLFormElement>("form[data-send-on-change]");
+    form?.requestSubmit();
+  });
+}
+
+export function wireShell(): void {
+  wireDrawer();
+  wireTheme();
+  wireMenus();
+  wireFilters();
+}
