@@ -1,0 +1,46 @@
+"""Tell open pages that something of a cluster changed; they read the rows again, so a lost word costs only time."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import redis
+import structlog
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
+
+Kind = Literal[
+    "cluster.changed",  # options, secret, name
+    "cluster.deleted",
+    "node.enrolled",
+    "node.approved",
+    "node.changed",  # claim, endpoints, networks, options
+    "node.removed",
+    "node.connected",
+    "node.away",
+    "node.applied",
+    "token.changed",
+]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+log = structlog.get_logger(__name__)
+
+
+def group(cluster_pk: int) -> str:
+    """Name of the channel layer's group of a cluster's pages."""
+    return f"cluster.{cluster_pk}"
+
+
+def announce(cluster_pk: int, kind: Kind, **fields: object) -> None:
+    """Tell the cluster's pages from synchronous code, after the commit; never fails for want of Redis."""
+    async_to_sync(announce_soon)(cluster_pk, kind, **fields)
+
+
+async def announce_soon(cluster_pk: int, kind: Kind, **fields: object) -> None:
+    """`announce` for a coroutine."""
+    if kind not in KINDS:
+        raise ValueError(f"{kind!r} is no announcement; one of {', '.join(KINDS)} is")
+    try:
+        await get_channel_layer().group_send(group(cluster_pk), {"type": kind, **fields})
+    except (redis.RedisError, OSError) as error:
+        log.warning("pages were not told", kind=kind, error=str(error))

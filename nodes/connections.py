@@ -1,0 +1,39 @@
+"""Connections to Redis: one pool a process for synchronous code, one client a loop for coroutines."""
+
+from __future__ import annotations
+
+import functools
+
+import redis
+import redis.asyncio
+from django.conf import settings
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+TIMEOUT = 5.0
+"""Seconds after which Redis counts as away."""
+
+
+@functools.cache
+def sync_redis() -> redis.Redis:
+    """The process's client for synchronous code; its pool is shared by all threads."""
+    return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
+
+
+def async_redis() -> redis.asyncio.Redis:
+    """A client for commands within one event loop; whoever asks for it closes it."""
+    return redis.asyncio.Redis.from_url(settings.REDIS_URL, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
+
+
+def subscriber_redis() -> redis.asyncio.Redis:
+    """A client for a subscription: it may be silent for as long as it likes, and says at once when it is cut.
+
+    redis-py would otherwise reconnect by itself, and what was published meanwhile would be missed unnoticed.
+    """
+    return redis.asyncio.Redis.from_url(
+        settings.REDIS_URL,
+        socket_timeout=None,
+        socket_connect_timeout=TIMEOUT,
+        socket_keepalive=True,
+        retry=Retry(NoBackoff(), 0),
+    )
