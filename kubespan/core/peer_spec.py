@@ -88,7 +88,7 @@ def _address_ranges(affiliate: Affiliate, family: int) -> list[Range]:
     excluded = [
         network_range(network) for network in affiliate.exclude_advertised_networks if network.version == family
     ]
-    kept = subtract(unite(wanted), excluded)
+    kept = subtract(unite(wanted), unite(excluded))
     if affiliate.address is not None and affiliate.address.version == family:
         kept.append((int(affiliate.address), int(affiliate.address)))
     return unite(kept)

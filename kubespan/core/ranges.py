@@ -7,9 +7,10 @@ A cluster of 1,000 machines is a few thousand ranges; comparing networks pairwis
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
+from itertools import islice
 
 from kubespan.core.endpoint import IPInterface, IPNetwork
 
@@ -43,22 +44,24 @@ def unite(ranges: Iterable[Range]) -> list[Range]:
     return joined
 
 
-def subtract(ranges: Iterable[Range], holes: Iterable[Range]) -> list[Range]:
-    """Cut holes out of sorted ranges; the holes need no order."""
-    left = list(ranges)
-    for first, last in holes:
-        left = [part for whole in left for part in _cut(whole, first, last)]
+def subtract(ranges: Iterable[Range], holes: Sequence[Range]) -> list[Range]:
+    """Cut holes out of ranges; both sorted and disjoint, as `unite` leaves them."""
+    left = []
+    place = 0
+    for first, last in ranges:
+        start = first
+        while place < len(holes) and holes[place][1] < start:
+            place += 1
+        # The last hole that matters may reach into the next range: it is not passed yet.
+        for hole_first, hole_last in islice(holes, place, None):
+            if hole_first > last:
+                break
+            if start < hole_first:
+                left.append((start, hole_first - 1))
+            start = hole_last + 1
+        if start <= last:
+            left.append((start, last))
     return left
-
-
-def _cut(whole: Range, first: int, last: int) -> Iterator[Range]:
-    if last < whole[0] or whole[1] < first:
-        yield whole
-        return
-    if whole[0] < first:
-        yield whole[0], first - 1
-    if last < whole[1]:
-        yield last + 1, whole[1]
 
 
 def prefixes(ranges: Iterable[Range], family: int) -> list[IPNetwork]:
@@ -93,7 +96,7 @@ class TakenRanges:
             place -= 1
         end = bisect_left(self.starts, last + 1, lo=place)
         taken = self.claims[place:end]
-        free = subtract([wanted], ((start, stop) for start, stop, _ in taken))
+        free = subtract([wanted], [(start, stop) for start, stop, _ in taken])
         self.claims[place:end] = sorted([*taken, *((start, stop, owner) for start, stop in free)])
         self.starts[place:end] = [start for start, _, _ in self.claims[place : place + len(taken) + len(free)]]
         return free, {holder for _, _, holder in taken if holder != owner}
