@@ -1,4 +1,4 @@
-"""Settings come from the environment, or from files that it names; what is missing or wrong stops the start, plainly."""
+"""Settings come from the environment or from files that it names; what is missing or wrong stops the start."""
 
 from __future__ import annotations
 

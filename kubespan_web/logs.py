@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import sys
 from typing import Any
 
 import structlog
 
-SECRET_NAME = re.compile(r"token|secret|private|password|passwd|psk|preshared|cookie|authorization|session_?key", re.IGNORECASE)
+SECRET_NAME = re.compile(
+    r"token|secret|private|password|passwd|psk|preshared|cookie|authorization|session_?key", re.IGNORECASE
+)
 BLOT = "[redacted]"
 
 Event = structlog.typing.EventDict
@@ -42,6 +46,17 @@ _SHARED: list[structlog.typing.Processor] = [
 ]
 
 
+class Stderr(logging.Handler):
+    """Writes to whatever standard error is at that moment; it may be replaced after the start."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+        except Exception:  # noqa: BLE001 - a log line must never stop what it speaks of; logging has a way to say so
+            self.handleError(record)
+
+
 def configure(form: str, level: str) -> dict[str, Any]:
     """Set structlog up, and return the LOGGING that sends the standard library's loggers the same way."""
     structlog.configure(
@@ -70,7 +85,7 @@ def configure(form: str, level: str) -> dict[str, Any]:
                 "foreign_pre_chain": _SHARED,
             }
         },
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "structured"}},
+        "handlers": {"stderr": {"()": Stderr, "formatter": "structured"}},
         "root": {"handlers": ["stderr"], "level": level},
         "loggers": {
             # Servers bring handlers of their own; theirs give way to ours.

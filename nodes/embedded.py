@@ -6,12 +6,14 @@ Django is not loaded yet when this is used: the settings read what is prepared h
 from __future__ import annotations
 
 import argparse
+import atexit
 import base64
 import fcntl
 import hashlib
 import os
 import secrets
 import shlex
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
@@ -42,8 +44,10 @@ def prepare(arguments: Sequence[str], environ: MutableMapping[str, str]) -> None
     command = arguments[1] if len(arguments) > 1 else ""
     options = _early_options(arguments[2:])
     named = options.data or environ.get("KUBESPAN_DATA")
-    if not named and command == "demo":
+    if command == "demo" and not options.data:
+        # A demonstration never touches what somebody keeps.
         named = tempfile.mkdtemp(prefix="kubespan-demo-")
+        atexit.register(shutil.rmtree, named, ignore_errors=True)
     if not named and command != "run":
         return
     data = make_private(Path(named or DEFAULT_DATA).expanduser().resolve())
@@ -92,7 +96,12 @@ def _host(address: str) -> str:
 
 def make_private(directory: Path) -> Path:
     """Make a directory that only its owner may look into; refuse one that is somebody else's."""
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except FileExistsError:
+        pass  # something else of that name: refused below
+    except OSError as error:
+        raise NotPossible(f"{directory}: {error.strerror}") from None
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         raise NotPossible(f"{directory}: not a directory of this user")

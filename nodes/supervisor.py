@@ -74,8 +74,8 @@ async def _keep(child: Child, stop: asyncio.Event) -> None:
 
 async def _start(child: Child) -> Process:
     """Start a child in a session of its own, so that Ctrl-C reaches this process alone."""
-    # Should this process be killed outright, the kernel tells the child to end.
-    leash = ["setpriv", "--pdeathsig", "TERM", "--"] if shutil.which("setpriv") else []
+    # Should this process be killed outright, the kernel kills the child too: no half a console stays behind.
+    leash = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
     return await asyncio.create_subprocess_exec(
         *leash,
         *child.command,

@@ -46,15 +46,17 @@ class Valkey:
         """Start it, and wait until it answers."""
         self._process = subprocess.Popen(embedded.valkey_command(self.data), stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + VALKEY_SECONDS
-        while True:
-            try:
-                with self.client() as client:
-                    client.ping()
-                return
-            except redis.ConnectionError:
-                assert self._process.poll() is None, "valkey-server ended"
-                assert time.monotonic() < deadline, "valkey-server does not answer"
-                time.sleep(0.01)
+        while not self._answers():
+            assert self._process.poll() is None, "valkey-server ended"
+            assert time.monotonic() < deadline, "valkey-server does not answer"
+            time.sleep(0.01)
+
+    def _answers(self) -> bool:
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except redis.ConnectionError:
+            return False
 
     def stop(self) -> None:
         """Kill it: what it held is gone."""

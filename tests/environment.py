@@ -1,4 +1,4 @@
-"""The surroundings of every test: settings in the environment, a data directory and a private Valkey, PostgreSQL on demand.
+"""The surroundings of every test: settings, a data directory, where its Valkey listens, PostgreSQL on demand.
 
 Loaded by `-p tests.environment`, before Django's settings are. Each xdist worker loads it too, and so has a data
 directory and a Valkey of its own; PostgreSQL is started once, by whoever started pytest.

@@ -104,7 +104,7 @@ def worker() -> Child:
 
 def beat() -> Child:
     """Keeps the timetable."""
-    return Child("beat", [sys.executable, "-m", "celery", "-A", "kubespan_web", "beat"])
+    return Child("beat", [sys.executable, "-m", "celery", "-A", "kubespan_web", "beat", "--pidfile="])
 
 
 def valkey(data: Path) -> Child | None:
