@@ -1,0 +1,272 @@
+"""WireGuard by wireguard-go, where the kernel has none: a process of its own, spoken to over its UAPI socket.
+
+The process is nobody's child. It is started in a session of its own, under systemd also in a scope of its own, puts
+itself into the background, and goes on when the agent ends; the next agent finds it by its socket and adopts it. It
+ends with its interface: when somebody deletes that, or kills the process, the other goes too, the kernel announces
+the interface's end, and the agent's next pass makes both anew.
+
+The protocol is text, a request ends with an empty line, and a wrong line leaves those before it applied: an error
+says nothing of what is set now, which is for the next observation to tell. Numbers and keys are as in
+https://www.wireguard.com/xplatform/.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from pathlib import Path
+
+from kubespan.agent.kernel import Backend, Device, KernelError, refusal
+from kubespan.agent.netlink import delete_link
+from kubespan.core.endpoint import Endpoint, IPNetwork
+from kubespan.core.plan import LINK_NAME, Link, Peer, PeerCounters
+
+PROGRAM = "wireguard-go"
+SOCKETS = Path("/run/wireguard")
+SYSTEMD = Path("/run/systemd/system")
+"""Exists where systemd is the first process (sd_booted(3))."""
+TUN = Path("/dev/net/tun")
+
+ANSWER_SECONDS = 10.0
+"""The longest wait for an answer; 1,000 peers take a tenth of a second."""
+START_SECONDS = 10.0
+"""The longest wait for the process to start, or to end."""
+POLL_SECONDS = 0.01
+
+_NO_KEY = bytes(32).hex()
+_INSTALL = f"install the package {PROGRAM}, or use a kernel with WireGuard"
+
+
+def encode_device(link: Link, present: Device) -> str:
+    """Write what differs of the device's own settings: setting a port again would open its sockets anew."""
+    lines = []
+    if link.private_key != present.private_key:
+        lines.append(f"private_key={_hex(link.private_key)}")
+    if link.fwmark != present.fwmark:
+        lines.append(f"fwmark={link.fwmark}")
+    if link.listen_port != present.listen_port:
+        lines.append(f"listen_port={link.listen_port}")
+    return "\n".join(lines)
+
+
+def encode_peers(peers: Iterable[Peer]) -> str:
+    """Write peers to add or change."""
+    return "\n".join(line for peer in peers for line in _encode_peer(peer))
+
+
+def _encode_peer(peer: Peer) -> Iterator[str]:
+    yield f"public_key={_hex(peer.public_key)}"
+    yield f"preshared_key={_hex(peer.preshared_key) or _NO_KEY}"
+    if peer.endpoint is not None:
+        yield f"endpoint={peer.endpoint}"
+    yield f"persistent_keepalive_interval={peer.keepalive}"
+    yield "replace_allowed_ips=true"
+    for network in peer.allowed_ips:
+        yield f"allowed_ip={network}"
+
+
+def encode_removals(public_keys: Iterable[str]) -> str:
+    """Write the removal of peers."""
+    return "\n".join(f"public_key={_hex(key)}\nremove=true" for key in public_keys)
+
+
+def decode_device(answer: str) -> Device:
+    """Read the answer to `get=1`."""
+    own: dict[str, str] = {}
+    found: list[_DumpedPeer] = []
+    for line in answer.splitlines():
+        name, _, value = line.partition("=")
+        if name == "public_key":
+            found.append(_DumpedPeer(public_key=_base64(value)))
+        elif found:
+            found[-1].read(name, value)
+        else:
+            own[name] = value
+    return Device(
+        private_key=_base64(own.get("private_key", _NO_KEY)),
+        listen_port=int(own.get("listen_port", "0")),
+        fwmark=int(own.get("fwmark", "0")),
+        peers={peer.public_key: peer.value() for peer in found},
+        counters={peer.public_key: peer.counters() for peer in found},
+    )
+
+
+@dataclass(slots=True)
+class _DumpedPeer:
+    public_key: str
+    values: dict[str, str] = field(default_factory=dict, repr=False)
+    allowed: list[IPNetwork] = field(default_factory=list)
+
+    def read(self, name: str, value: str) -> None:
+        if name == "allowed_ip":
+            self.allowed.append(ip_network(value))
+        else:
+            self.values[name] = value
+
+    def value(self) -> Peer:
+        endpoint = self.values.get("endpoint")
+        return Peer(
+            public_key=self.public_key,
+            preshared_key=_base64(self.values.get("preshared_key", _NO_KEY)),
+            endpoint=_parse_endpoint(endpoint) if endpoint else None,
+            allowed_ips=tuple(self.allowed),
+            keepalive=int(self.values.get("persistent_keepalive_interval", "0")),
+        )
+
+    def counters(self) -> PeerCounters:
+        seconds = int(self.values.get("last_handshake_time_sec", "0"))
+        nanoseconds = int(self.values.get("last_handshake_time_nsec", "0"))
+        return PeerCounters(
+            last_handshake=seconds + nanoseconds / 1e9,
+            received=int(self.values.get("rx_bytes", "0")),
+            sent=int(self.values.get("tx_bytes", "0")),
+        )
+
+
+def _parse_endpoint(text: str) -> Endpoint:
+    """Read an endpoint; a link-local one has a zone, which is this machine's own word and is dropped."""
+    host, _, port = text.rpartition(":")
+    address, zone, _ = host.partition("%")
+    return Endpoint.parse(f"{address}{']' if zone else ''}:{port}")
+
+
+def _hex(key: str) -> str:
+    return b64decode(key).hex()
+
+
+def _base64(key: str) -> str:
+    return "" if key == _NO_KEY else b64encode(bytes.fromhex(key)).decode()
+
+
+class UserspaceWireGuard:
+    """WireGuard of a wireguard-go process."""
+
+    backend: Backend = "userspace"
+
+    def __init__(self, name: str = LINK_NAME) -> None:
+        self._name = name
+        self._socket = SOCKETS / f"{name}.sock"
+
+    async def create(self) -> None:
+        """Start the process, which makes the interface; one of that name that nobody serves is removed first."""
+        await self.delete()
+        code, error = await _run(_command(self._name))
+        if code != 0:
+            raise KernelError(f"{PROGRAM} did not start: {error}", _start_remedy())
+        await self._wait(alive=True)
+
+    async def delete(self) -> None:
+        """Remove the interface, and with it the process; none is no error."""
+        await delete_link(self._name)
+        await self._wait(alive=False)
+
+    async def configure(self, link: Link) -> None:
+        """Set key, port and mark where they differ."""
+        present = await self.dump()
+        if present is None:
+            raise KernelError(f"{PROGRAM} has vanished")
+        await self._set("setting up WireGuard", encode_device(link, present))
+
+    async def set_peers(self, peers: Sequence[Peer]) -> None:
+        """Add or change these peers."""
+        await self._set("setting peers", encode_peers(peers))
+
+    async def remove_peers(self, public_keys: Sequence[str]) -> None:
+        """Remove these peers; a missing one is no error."""
+        await self._set("removing peers", encode_removals(public_keys))
+
+    async def dump(self) -> Device | None:
+        """Read the device; none where no process serves it."""
+        answer = await self._ask("get=1")
+        if answer is None:
+            return None
+        return decode_device(self._checked("reading WireGuard's state", answer))
+
+    async def _set(self, doing: str, lines: str) -> None:
+        if not lines:
+            return
+        answer = await self._ask(f"set=1\n{lines}")
+        if answer is None:
+            raise KernelError(f"{doing}: {PROGRAM} has vanished")
+        self._checked(doing, answer)
+
+    def _checked(self, doing: str, answer: str) -> str:
+        """Take the errno, which ends every answer, off it; raise KernelError where it is one."""
+        body, separator, number = answer.rstrip("\n").rpartition("errno=")
+        if not separator:
+            raise KernelError(f"{doing}: {PROGRAM} broke off")
+        if number != "0":
+            raise refusal(doing, abs(int(number)))
+        return body
+
+    async def _ask(self, request: str) -> str | None:
+        """Send one request; none where nobody listens."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                reader, writer = await asyncio.open_unix_connection(self._socket)
+                try:
+                    writer.write(f"{request}\n\n".encode())
+                    writer.write_eof()
+                    return (await reader.read()).decode()
+                finally:
+                    writer.close()
+        except (FileNotFoundError, ConnectionError):
+            return None
+        except TimeoutError:
+            raise KernelError(
+                f"{PROGRAM} does not answer within {ANSWER_SECONDS:.0f} s", "end that process; the agent starts another"
+            ) from None
+        except OSError as error:
+            raise refusal(f"asking {PROGRAM}", error.errno or 0) from None
+
+    async def _wait(self, *, alive: bool) -> None:
+        """Wait until somebody, or nobody, listens; that takes milliseconds."""
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                # Nothing announces that a process listens, or that it no longer does.
+                while (await self._ask("get=1") is not None) is not alive:  # noqa: ASYNC110
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError:
+            state = "start" if alive else "end"
+            raise KernelError(f"{PROGRAM} did not {state} within {START_SECONDS:.0f} s") from None
+
+
+def _start_remedy() -> str:
+    if not TUN.exists():
+        return f"load the module tun, or give the container the device {TUN}"
+    return "" if os.geteuid() == 0 else "run the agent as root"
+
+
+def _command(name: str) -> list[str]:
+    """Word the start: under systemd in a scope of its own, or the service's end would be its end."""
+    scope = ["systemd-run", "--scope", "--quiet", "--collect", f"--description=WireGuard of {name}"]
+    return [*(scope if SYSTEMD.is_dir() else ()), PROGRAM, name]
+
+
+async def _run(command: Sequence[str]) -> tuple[int, str]:
+    """Run a program that puts itself into the background; what it wrote until then is the reason when it fails."""
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD": "1"}
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            cwd="/",
+            env=environment,
+        )
+    except FileNotFoundError:
+        raise KernelError(f"{command[0]} is not installed", _INSTALL) from None
+    try:
+        _, error = await asyncio.wait_for(process.communicate(), START_SECONDS)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        raise KernelError(f"{PROGRAM} did not start within {START_SECONDS:.0f} s") from None
+    lines = error.decode(errors="replace").strip().splitlines()
+    return process.returncode or 0, lines[-1] if lines else "no reason given"
