@@ -47,7 +47,7 @@ def test_what_is_wrong_is_named(monkeypatch, read, value, sentence):
 
 def test_a_file_that_is_not_there_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("SOMETHING_FILE", str(tmp_path / "none"))
-    with pytest.raises(env.SettingsError, match="SOMETHING_FILE: .*/none: No such file or directory"):
+    with pytest.raises(env.SettingsError, match=r"SOMETHING_FILE: .*/none: No such file or directory"):
         env.env("SOMETHING")
 
 
@@ -75,5 +75,5 @@ def test_base_url(monkeypatch, url):
 )
 def test_base_url_refused(monkeypatch, url):
     monkeypatch.setenv("SOMETHING", url)
-    with pytest.raises(env.SettingsError, match="^SOMETHING: "):
+    with pytest.raises(env.SettingsError, match=r"^SOMETHING: "):
         env.base_url("SOMETHING", "")

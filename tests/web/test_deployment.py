@@ -1,0 +1,44 @@
+"""What is shipped for others to run: the compose file, the image, the names that must not be in any file."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+def test_the_compose_file_follows_the_specification():
+    checker = Path(sys.executable).parent / "check-jsonschema"
+    command = [checker, "--builtin-schema", "vendor.compose-spec", "docker-compose.yml"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert ran.returncode == 0, ran.stdout
+
+
+def test_every_process_is_there():
+    assert set(COMPOSE["services"]) == {"migrate", "web", "worker", "beat", "redis", "postgres", "caddy"}
+    assert COMPOSE["services"]["caddy"]["profiles"] == ["tls"]
+
+
+def test_no_secret_is_in_the_compose_file():
+    for service in COMPOSE["services"].values():
+        for name in service.get("environment", {}):
+            assert not re.search("SECRET|PASSWORD|KEYS|DATABASE_URL", name) or name.endswith("_FILE"), name
+
+
+def test_every_file_that_the_image_copies_is_there():
+    for line in (ROOT / "Dockerfile").read_text().splitlines():
+        if line.startswith("COPY ") and "--from" not in line:
+            for name in line.split()[1:-1]:
+                assert (ROOT / name).exists(), name
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists() or not shutil.which("git"), reason="not a clone")
+def test_no_tracked_file_names_a_package_host():
+    ran = subprocess.run([ROOT / "scripts" / "names.sh"], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout

@@ -1,0 +1,67 @@
+"""Settings: what is missing stops the start by name; production's pass Django's own deployment checks."""
+
+import json
+
+import pytest
+
+SHOW = (
+    "import json, sys; from kubespan_web import settings;"
+    " print(json.dumps({name: getattr(settings, name) for name in sys.argv[1:]}, default=str))"
+)
+
+
+def show(python, *names, **environ):
+    ran = python("-c", SHOW, *names, **environ)
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+@pytest.mark.parametrize("name", ["KUBESPAN_SECRET_KEY", "KUBESPAN_KEYS", "REDIS_URL"])
+def test_a_missing_setting_stops_the_start_with_its_name(python, production, name):
+    ran = python("manage.py", "check", **{key: value for key, value in production.items() if key != name})
+    assert (ran.returncode, ran.stderr.strip()) == (1, f"set {name} or {name}_FILE")
+
+
+def test_without_any_place_for_rows_the_start_says_so(python, production):
+    environ = {key: value for key, value in production.items() if key != "DATABASE_URL"}
+    ran = python("-c", "import kubespan_web.settings", **environ)
+    assert (ran.returncode, ran.stderr.strip()) == (
+        1,
+        "set DATABASE_URL, or KUBESPAN_DATA for the embedded database",
+    )
+
+
+def test_a_wrong_key_is_named_and_not_shown(python, production):
+    ran = python("-c", "import kubespan_web.settings", **production | {"KUBESPAN_KEYS": "old:c2VjcmV0"})
+    assert ran.returncode == 1
+    assert "key old" in ran.stderr
+    assert "c2VjcmV0" not in ran.stderr
+
+
+def test_production_passes_the_deployment_checks(python, production):
+    ran = python("-W", "error", "manage.py", "check", "--deploy", "--fail-level", "WARNING", **production)
+    assert (ran.returncode, ran.stderr) == (0, "")
+
+
+def test_no_migration_is_missing(python, production, tmp_path):
+    environ = production | {"DATABASE_URL": f"sqlite:///{tmp_path}/rows"}
+    ran = python("manage.py", "makemigrations", "--check", "--dry-run", **environ)
+    assert ran.returncode == 0, ran.stdout
+
+
+def test_the_embedded_database(python, production, tmp_path):
+    environ = {key: value for key, value in production.items() if key != "DATABASE_URL"}
+    database = show(python, "DATABASES", **environ, KUBESPAN_DATA=str(tmp_path))["DATABASES"]["default"]
+    assert database["NAME"] == f"{tmp_path}/console.sqlite3"
+    assert database["OPTIONS"]["transaction_mode"] == "IMMEDIATE"
+
+
+def test_a_unix_socket_has_another_name_for_celery(python, production):
+    shown = show(python, "CELERY_BROKER_URL", **production | {"REDIS_URL": "unix:///run/valkey.sock"})
+    assert shown == {"CELERY_BROKER_URL": "redis+socket:///run/valkey.sock"}
+
+
+def test_cookies_are_only_for_tls_where_the_console_has_it(python, production):
+    names = ("SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE", "SECURE_SSL_REDIRECT", "SECURE_HSTS_SECONDS")
+    assert all(show(python, *names, **production).values())
+    assert not any(show(python, *names, **production | {"KUBESPAN_URL": "http://127.0.0.1:8000"}).values())
