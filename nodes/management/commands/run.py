@@ -32,7 +32,7 @@ class Command(BaseCommand):
         embedded.add_options(parser)
 
     def handle(self, *args, **options):
-        data = settings.KUBESPAN_DATA
+        data = Path(settings.KUBESPAN_DATA)  # manage.py saw to it
         try:
             with embedded.only_one(data):
                 asyncio.run(self.run(data, options))
@@ -120,6 +120,6 @@ async def answers() -> bool:
     """Whether Redis answers."""
     async with redis.asyncio.Redis.from_url(settings.REDIS_URL) as client:
         try:
-            return bool(await client.ping())
+            return bool(await client.ping())  # type: ignore[misc]  # annotated for both kinds of client
         except redis.RedisError:
             return False
