@@ -1,0 +1,88 @@
+"""`kubespanctl`: ask the agent of this machine, and make what a cluster needs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+from pathlib import Path
+
+import click
+
+import kubespan
+from kubespan.core.cluster import KEY_BYTES, make_cluster_id, make_cluster_secret
+from kubespan.core.resources import FILE_NAME, Resource, parse, resolve
+from kubespan.ctl.output import FORMS, Form, dump_yaml, render
+
+STATE_DIR = "/var/lib/kubespan-agent"
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Look at a machine's mesh, and make secrets for a new cluster."""
+
+
+@main.command()
+@click.argument("resource")
+@click.argument("id_", metavar="[ID]", required=False)
+@click.option("-o", "--output", "form", type=click.Choice(FORMS), default="table", show_default=True, help="Form.")
+@click.option(
+    "--state-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=lambda: os.environ.get("KUBESPAN_STATE_DIR", STATE_DIR),
+    show_default=STATE_DIR,
+    help="Where the agent keeps its state; or KUBESPAN_STATE_DIR.",
+)
+def get(resource: str, id_: str | None, form: Form, state_dir: Path) -> None:
+    """Show what the agent of this machine knows, for example `get kubespanpeerstatuses`."""
+    try:
+        definition = resolve(resource)
+        published = read_published(state_dir / FILE_NAME)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    of_type = [one for one in published if one.metadata.type == definition.type]
+    found = [one for one in of_type if id_ is None or one.metadata.id == id_]
+    if id_ is not None and not found:
+        raise click.ClickException(f"there is no {definition.display_type} {id_!r} on this machine")
+    click.echo(render(found, definition, form, platform.node()), nl=False)
+
+
+def read_published(path: Path) -> list[Resource]:
+    """Read the agent's records; raises ValueError that says what to do."""
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist: is kubespan-agent running here, with this state directory?") from None
+    except PermissionError:
+        raise ValueError(f"{path} may only be read by root: try again with sudo") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+@main.group()
+def gen() -> None:
+    """Make what a new cluster needs."""
+
+
+@gen.command("secrets")
+def gen_secrets() -> None:
+    """Print a new cluster id and cluster secret, in the form of Talos' secrets bundle."""
+    bundle = {
+        "id": make_cluster_id(secrets.token_bytes(KEY_BYTES)),
+        "secret": make_cluster_secret(secrets.token_bytes(KEY_BYTES)),
+    }
+    click.echo(dump_yaml({"cluster": bundle}), nl=False)
+
+
+@main.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(kubespan.__version__)
+
+
+if __name__ == "__main__":
+    main()
