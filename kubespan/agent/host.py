@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from kubespan.agent.kernel import KernelError, WireGuardDevice
+from kubespan.agent.kernel import KernelError, WireGuardDevice, refusal
 from kubespan.agent.netlink import route_socket
 from kubespan.agent.userspace import PROGRAM, UserspaceWireGuard
 from kubespan.agent.wireguard import KernelWireGuard, is_available
@@ -31,6 +31,7 @@ SCOPE_LINK = 253
 OS_RELEASE = (Path("/etc/os-release"), Path("/usr/lib/os-release"))
 
 RECEIVE_BYTES = 1 << 16
+BUFFER_BYTES = 1 << 20
 
 DATA_PLANES = ("auto", "kernel", "userspace")
 
@@ -136,8 +137,12 @@ class Watch:
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        self._socket.bind((0, self._GROUPS))
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
+            self._socket.bind((0, self._GROUPS))
+        except OSError as error:
+            self._socket.close()
+            raise refusal("listening to the kernel", error.errno or errno.EIO) from None
 
     def close(self) -> None:
         """Stop listening; iteration ends."""
@@ -176,7 +181,7 @@ class Watch:
                 return kinds
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
-                    raise
+                    raise refusal("listening to the kernel", error.errno or errno.EIO) from None
                 kinds = self._EVERYTHING
 
     def _read(self, data: bytes) -> Iterator[str]:

@@ -49,6 +49,9 @@ EVERYWHERE: Mapping[int, str] = {4: "0.0.0.0/0", 6: "::/0"}
 ROUTE_PRIORITY = 1
 PROTOCOL_STATIC = 4
 """RTPROT_STATIC: set by an administrator, to the kernel; routing daemons leave such routes alone."""
+PROTOCOL_KERNEL = 2
+"""RTPROT_KERNEL, for the rules: systemd-networkd, each time it starts, removes those that say anything else, and
+until they are back traffic would leave unencrypted."""
 SCOPE_GLOBAL = 0
 UNICAST = 1
 TO_TABLE = 1
@@ -307,7 +310,7 @@ def _rule_request(rule: Rule) -> dict[str, Any]:
         "fwmark": rule.mark,
         "fwmask": rule.mask,
         "action": TO_TABLE,
-        "protocol": PROTOCOL_STATIC,
+        "protocol": PROTOCOL_KERNEL,
     }
 
 
@@ -326,7 +329,7 @@ def _is_our_rule(message: Message) -> bool:
     return (
         mark == (TO_WIREGUARD, MARK_MASK)
         and message.get_attr("FRA_TABLE") == ROUTE_TABLE
-        and message.get_attr("FRA_PROTOCOL") == PROTOCOL_STATIC
+        and message.get_attr("FRA_PROTOCOL") == PROTOCOL_KERNEL
         and message["action"] == TO_TABLE
         and (message["src_len"], message["dst_len"]) == (0, 0)
     )

@@ -1,0 +1,366 @@
+"""Each change of the data plane, made on a real kernel: in namespaces, on whatever WireGuard the machine has.
+
+The `kernel` cases need a kernel with WireGuard; `tests/vm` runs them in a virtual machine where this one has none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from base64 import b64encode
+from dataclasses import replace
+from ipaddress import IPv6Interface, collapse_addresses, ip_address, ip_network
+
+import pytest
+
+from kubespan.agent.kernel import KernelError
+from kubespan.agent.netlink import LinuxKernel
+from kubespan.agent.userspace import UserspaceWireGuard
+from kubespan.agent.wireguard import KernelWireGuard, is_available
+from kubespan.core.endpoint import Endpoint
+from kubespan.core.identity import KeyPair
+from kubespan.core.plan import (
+    NOTHING,
+    Desired,
+    Firewall,
+    Link,
+    Peer,
+    RemovePeers,
+    Route,
+    Rule,
+    SetFirewall,
+    SetLink,
+    SetPeers,
+    plan,
+)
+from tests.namespaces import Lab
+
+pytestmark = pytest.mark.root
+
+SECRET = b64encode(bytes(range(32))).decode()
+OTHER_SECRET = b64encode(bytes(range(1, 33))).decode()
+ADDRESS = IPv6Interface("fd7f:175a:b97c:5602:42:acff:fe11:2/64")
+OTHER_ADDRESS = IPv6Interface("fd7f:175a:b97c:5602:42:acff:fe11:3/64")
+
+
+def make_key(number: int) -> KeyPair:
+    return KeyPair.make((number << 64).to_bytes(32))  # in the middle: clamping changes the first and the last byte
+
+
+def make_peer(number: int, *networks: str, endpoint: str | None = None) -> Peer:
+    return Peer(
+        public_key=make_key(number).public_key,
+        preshared_key=SECRET,
+        endpoint=Endpoint.parse(endpoint) if endpoint else None,
+        allowed_ips=tuple(ip_network(network) for network in networks),
+    )
+
+
+def make_desired(*peers: Peer, mtu: int = 1420, port: int = 51820, address: IPv6Interface = ADDRESS) -> Desired:
+    networks = [network for peer in peers for network in peer.allowed_ips if network.version == 4]
+    return Desired(
+        link=Link(mtu=mtu, listen_port=port, private_key=make_key(1).private_key),
+        address=address,
+        peers={peer.public_key: peer for peer in peers},
+        routes=frozenset({Route(4, mtu), Route(6, mtu)}),
+        rules=frozenset({Rule(4), Rule(6)}),
+        firewall=Firewall(mtu=mtu, routed=frozenset(collapse_addresses(networks))),
+    )
+
+
+THREE = make_desired(
+    make_peer(2, "10.0.2.0/24", "fd7f:175a:b97c:5602::2/128", endpoint="192.0.2.2:51820"),
+    make_peer(3, "10.0.3.0/24", "10.1.0.0/16", endpoint="[2001:db8::3]:4000"),
+    make_peer(4),
+)
+
+
+@pytest.fixture(params=["userspace", pytest.param("kernel", marks=pytest.mark.kernel)])
+def wireguard(request):
+    """A data plane to make kernels of."""
+    if request.param == "userspace":
+        return UserspaceWireGuard
+    if not asyncio.run(is_available()):
+        pytest.skip("this kernel has no WireGuard; tests/vm runs this in a virtual machine")
+    return KernelWireGuard
+
+
+@pytest.fixture
+def machine():
+    with Lab() as lab:
+        yield lab.machine("one")
+
+
+def bring(machine, wireguard, desired):
+    """One pass, by an agent that knows nothing from before; returns the changes that it made."""
+
+    async def reconcile():
+        kernel = LinuxKernel(wireguard())
+        changes = plan(desired, await kernel.observe())
+        await kernel.apply(changes)
+        return changes
+
+    return machine.call(reconcile)
+
+
+def look(machine, wireguard):
+    return machine.call(LinuxKernel(wireguard()).observe)
+
+
+def test_an_empty_machine_has_nothing_of_ours(machine, wireguard):
+    assert plan(NOTHING, look(machine, wireguard)) == []
+
+
+def test_what_is_brought_up_is_read_back(machine, wireguard):
+    assert bring(machine, wireguard, THREE)
+    observed = look(machine, wireguard)
+    assert observed.link == THREE.link
+    assert observed.addresses == {ADDRESS}
+    assert observed.routes == THREE.routes
+    assert observed.rules == THREE.rules
+    assert observed.firewall == THREE.firewall
+    assert {key: (peer.endpoint, set(peer.allowed_ips)) for key, peer in observed.peers.items()} == {
+        key: (peer.endpoint, set(peer.allowed_ips)) for key, peer in THREE.peers.items()
+    }
+    assert set(observed.counters) == set(THREE.peers)
+    assert all(counters.last_handshake == 0.0 for counters in observed.counters.values())
+
+
+def test_a_second_pass_finds_nothing_to_do(machine, wireguard):
+    bring(machine, wireguard, THREE)
+    assert bring(machine, wireguard, THREE) == []
+
+
+def test_the_kernel_shows_what_the_specification_asks(machine, wireguard):
+    bring(machine, wireguard, THREE)
+    assert machine.ip("rule show priority 32500").split(":", 1)[1].strip() == "from all fwmark 0x40/0x60 lookup 180"
+    assert machine.ip("-6 rule show priority 32500").split(":", 1)[1].strip() == "from all fwmark 0x40/0x60 lookup 180"
+    four, six = (machine.ip(f"-{family} route show table 180") for family in (4, 6))
+    assert four.split() == ["default", "dev", "kubespan", "proto", "static", "metric", "1", "mtu", "1420"]
+    assert six.split()[:9] == ["default", "dev", "kubespan", "proto", "static", "metric", "1", "mtu", "1420"]
+    assert "fd7f:175a:b97c:5602::/64 dev kubespan" in machine.ip("-6 route")
+    assert "mtu 1420" in machine.ip("link show kubespan")
+
+
+def test_teardown_leaves_nothing(machine, wireguard):
+    before = machine.ip("rule") + machine.ip("-6 rule") + machine.ip("route show table all")
+    bring(machine, wireguard, THREE)
+    bring(machine, wireguard, NOTHING)
+    assert plan(NOTHING, look(machine, wireguard)) == []
+    assert machine.run("nft", "list", "ruleset") == ""
+    assert machine.ip("rule") + machine.ip("-6 rule") + machine.ip("route show table all") == before
+    assert machine.processes() == []
+
+
+CHANGES = {
+    "another port": make_desired(*THREE.peers.values(), port=51821),
+    "another mtu": make_desired(*THREE.peers.values(), mtu=1280),
+    "another address": make_desired(*THREE.peers.values(), address=OTHER_ADDRESS),
+    "another key": replace(THREE, link=replace(THREE.link, private_key=make_key(9).private_key)),
+    "no peers": make_desired(),
+    "one peer more": make_desired(*THREE.peers.values(), make_peer(5, "10.5.0.0/16", "::/0")),
+    "networks change their peer": make_desired(
+        make_peer(2, "10.0.3.0/24", endpoint="192.0.2.2:51820"), make_peer(3, "10.0.2.0/24"), make_peer(4)
+    ),
+    "another secret": replace(
+        THREE, peers={key: replace(peer, preshared_key=OTHER_SECRET) for key, peer in THREE.peers.items()}
+    ),
+    "no secret": replace(THREE, peers={key: replace(peer, preshared_key="") for key, peer in THREE.peers.items()}),
+    "one family only": replace(THREE, routes=frozenset({Route(4, 1420)}), rules=frozenset({Rule(4)})),
+    "all traffic": make_desired(make_peer(2, "0.0.0.0/0")),
+}
+
+
+@pytest.mark.parametrize("wanted", CHANGES.values(), ids=CHANGES.keys())
+def test_a_change_of_what_is_wanted_takes_one_pass(machine, wireguard, wanted):
+    bring(machine, wireguard, THREE)
+    assert bring(machine, wireguard, wanted)
+    assert bring(machine, wireguard, wanted) == []
+
+
+DRIFTS = {
+    "link deleted": "ip link del kubespan",
+    "link down": "ip link set kubespan down",
+    "mtu changed": "ip link set kubespan mtu 1300",
+    "address taken away": f"ip address del {ADDRESS} dev kubespan",
+    "address added": "ip address add 2001:db8::7/64 dev kubespan",
+    "route of IPv4 deleted": "ip route del default table 180",
+    "route of IPv6 deleted": "ip -6 route del default table 180",
+    "route's mtu changed": "ip route replace default dev kubespan table 180 metric 1 proto static mtu 1300",
+    "rule of IPv4 deleted": "ip rule del priority 32500",
+    "rule of IPv6 deleted": "ip -6 rule del priority 32500",
+    "stray rule": "ip rule add fwmark 0x40/0x60 lookup 180 priority 100 protocol kernel",
+    "table deleted": "nft delete table inet kubespan",
+    "table emptied": "nft flush table inet kubespan",
+    "rule inserted": "nft insert rule inet kubespan kubespan_outgoing drop",
+    "peer removed": f"wg set kubespan peer {make_peer(2).public_key} remove",
+    "peer added": f"wg set kubespan peer {make_peer(8).public_key} allowed-ips 10.8.0.0/16",
+    "peer's network changed": f"wg set kubespan peer {make_peer(2).public_key} allowed-ips 10.2.2.0/24",
+    "peer's endpoint changed": f"wg set kubespan peer {make_peer(2).public_key} endpoint 192.0.2.99:1",
+    "peer's keepalive changed": f"wg set kubespan peer {make_peer(2).public_key} persistent-keepalive 0",
+    "mark changed": "wg set kubespan fwmark 0x1",
+    "port changed": "wg set kubespan listen-port 4000",
+}
+
+
+@pytest.mark.parametrize("drift", DRIFTS.values(), ids=DRIFTS.keys())
+def test_drift_is_healed_in_one_pass(machine, wireguard, drift):
+    bring(machine, wireguard, THREE)
+    machine.run(*drift.split())
+    assert bring(machine, wireguard, THREE)
+    assert bring(machine, wireguard, THREE) == []
+
+
+def test_a_desired_peer_without_endpoint_keeps_the_one_it_has(machine, wireguard):
+    bring(machine, wireguard, THREE)
+    roaming = make_desired(
+        *(replace(peer, endpoint=None, keepalive=20) for peer in THREE.peers.values()),
+    )
+    assert bring(machine, wireguard, roaming)
+    assert look(machine, wireguard).peers[make_peer(2).public_key].endpoint == Endpoint.parse("192.0.2.2:51820")
+
+
+def test_removing_a_missing_peer_is_no_error(machine, wireguard):
+    bring(machine, wireguard, THREE)
+
+    async def remove():
+        kernel = LinuxKernel(wireguard())
+        await kernel.apply([RemovePeers((make_peer(7).public_key, make_peer(2).public_key))])
+        return await kernel.observe()
+
+    assert set(machine.call(remove).peers) == {make_peer(3).public_key, make_peer(4).public_key}
+
+
+def test_a_change_without_a_link_says_so(machine, wireguard):
+    with pytest.raises(KernelError, match=r"setting|has vanished"):
+        machine.call(lambda: LinuxKernel(wireguard()).apply([SetLink(THREE.link)]))
+
+
+def test_another_kind_of_interface_with_our_name_is_replaced(machine, wireguard):
+    machine.ip("link add kubespan type bridge")
+    assert look(machine, wireguard).link is None
+    bring(machine, wireguard, THREE)
+    assert bring(machine, wireguard, THREE) == []
+
+
+def test_a_taken_port_is_named_and_healed_once_it_is_free(machine, wireguard):
+    async def occupied():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as holder:
+            holder.bind(("0.0.0.0", 51820))
+            kernel = LinuxKernel(wireguard())
+            with pytest.raises(KernelError, match="another program holds WireGuard's UDP port"):
+                await kernel.apply(plan(THREE, await kernel.observe()))
+
+    machine.call(occupied)
+    bring(machine, wireguard, THREE)
+    assert bring(machine, wireguard, THREE) == []
+
+
+def test_ipv6_switched_off_by_default_is_switched_on_for_our_link_alone(machine, wireguard):
+    machine.run("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
+    machine.ip("link add other type bridge")
+    bring(machine, wireguard, THREE)
+    assert look(machine, wireguard).addresses == {ADDRESS}
+    assert machine.run("sysctl", "-n", "net.ipv6.conf.other.disable_ipv6").strip() == "1"
+
+
+def test_no_error_and_no_value_shows_a_key(machine, wireguard):
+    private = make_key(1).private_key
+    for text in (repr(THREE), repr(plan(THREE, look(machine, wireguard)))):
+        assert private not in text
+        assert SECRET not in text
+
+
+def test_a_thousand_peers_take_well_under_a_second(machine, wireguard):
+    peers = [
+        make_peer(
+            number, f"fd7f::{number:x}/128", f"10.{number // 250}.{number % 250}.0/25", endpoint="192.0.2.2:51820"
+        )
+        for number in range(10, 1010)
+    ]
+    many = make_desired(*peers)
+    bring(machine, wireguard, make_desired())
+
+    async def add():
+        kernel = LinuxKernel(wireguard())
+        changes = plan(many, await kernel.observe())
+        started = time.process_time(), time.monotonic()
+        await kernel.apply([change for change in changes if isinstance(change, SetPeers)])
+        observed = await kernel.observe()
+        return len(observed.peers), time.monotonic() - started[1]
+
+    found, seconds = machine.call(add)
+    assert found == 1000
+    print(f"1,000 peers set and read in {seconds:.3f} s")
+    bring(machine, wireguard, many)
+    assert bring(machine, wireguard, many) == []
+    one_more = make_desired(*peers, make_peer(9, "10.200.0.0/16"))
+    changed = bring(machine, wireguard, one_more)
+    assert [len(change.peers) for change in changed if isinstance(change, SetPeers)] == [1]
+    assert {type(change) for change in changed} == {SetPeers, SetFirewall}
+
+
+def test_a_peer_with_thousands_of_networks(machine, wireguard):
+    wide = make_desired(make_peer(2, *(f"10.{number >> 7}.{2 * (number & 127)}.0/24" for number in range(5000))))
+    bring(machine, wireguard, wide)
+    assert bring(machine, wireguard, wide) == []
+
+
+@pytest.fixture
+def pair(wireguard):
+    """Two machines with a tunnel between them, and what each wants of itself."""
+    with Lab() as lab:
+        one, two = lab.machine("one"), lab.machine("two")
+        lab.join(one, two, addresses=("192.0.2.1/24", "192.0.2.2/24"))
+        wanted = {}
+        for machine, own, other in ((one, 1, 2), (two, 2, 1)):
+            peer = make_peer(other, f"fd7f:175a:b97c:5602::{other}/128", endpoint=f"192.0.2.{other}:51820")
+            link = Link(mtu=1420, listen_port=51820, private_key=make_key(own).private_key)
+            address = IPv6Interface(f"fd7f:175a:b97c:5602::{own}/64")
+            wanted[own] = replace(make_desired(peer, address=address), link=link)
+            bring(machine, wireguard, wanted[own])
+        yield one, two, wanted
+
+
+def test_other_peers_come_and_go_without_one_lost_ping(pair, wireguard):
+    one, _, wanted = pair
+    address = "fd7f:175a:b97c:5602::2"
+    one.run("ping", "-6", "-c1", "-W5", address)
+    before = look(one, wireguard).counters[make_peer(2).public_key]
+    with one.start("ping", "-6", "-q", "-i0.01", "-w3", address, stdout=-1, text=True) as ping:
+        for number in range(20, 40):
+            more = make_peer(number, f"10.{number}.0.0/16", endpoint=f"192.0.2.{number}:51820")
+            bring(one, wireguard, replace(wanted[1], peers={**wanted[1].peers, more.public_key: more}))
+        bring(one, wireguard, wanted[1])
+        report = ping.communicate()[0]
+    assert " 0% packet loss" in report, report
+    after = look(one, wireguard).counters[make_peer(2).public_key]
+    assert after.last_handshake == before.last_handshake > 0
+    assert after.received > before.received
+    assert after.sent > before.sent
+
+
+def test_forced_traffic_enters_the_tunnel_and_its_own_packets_do_not(pair, wireguard):
+    """The peer's own underlay address is routed into the tunnel: only marks keep that from being a loop."""
+    one, two, wanted = pair
+    for machine, own, other in ((one, 1, 2), (two, 2, 1)):
+        (peer,) = wanted[own].peers.values()
+        forced = replace(peer, allowed_ips=(*peer.allowed_ips, ip_network(f"192.0.2.{other}/32")))
+        routed = frozenset({ip_network(f"192.0.2.{other}/32")})
+        bring(
+            machine,
+            wireguard,
+            replace(wanted[own], peers={peer.public_key: forced}, firewall=Firewall(mtu=1420, routed=routed)),
+        )
+    one.run("ping", "-c3", "-i0.1", "-W5", "192.0.2.2")
+    sent = look(one, wireguard).counters[make_peer(2).public_key].sent
+    one.run("ping", "-c3", "-i0.1", "-W5", "192.0.2.2")
+    assert look(one, wireguard).counters[make_peer(2).public_key].sent >= sent + 3 * 84
+
+
+def test_an_endpoint_is_read_back_as_ipv4_although_the_socket_is_dual(pair, wireguard):
+    one, two, _ = pair
+    one.run("ping", "-6", "-c1", "-W5", "fd7f:175a:b97c:5602::2")
+    endpoint = look(two, wireguard).peers[make_key(1).public_key].endpoint
+    assert endpoint == Endpoint(ip_address("192.0.2.1"), 51820)
