@@ -19,7 +19,9 @@ fi
 
 packages=$(sha256sum <frontend/package-lock.json)
 if [ "$(cat frontend/node_modules/.held 2>/dev/null)" != "$packages" ]; then
-    (cd frontend && npm ci --no-audit --no-fund --loglevel=error)
+    # Not `npm ci`: it refuses a lock file without the packages of all other platforms, which not every registry has.
+    # What the lock file names is installed in just that version and checked by its hash; the file is not written.
+    (cd frontend && npm install --no-save --no-audit --no-fund --loglevel=error)
     echo "$packages" >frontend/node_modules/.held
 fi
 if [ "${1:-build}" = check ]; then
