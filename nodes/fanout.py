@@ -273,8 +273,9 @@ class Socket:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
+                # The queue first: the welcome comes before the first settings, and what does not fit is soon dropped.
                 while self._gap or self._queue:
-                    if self._gap:
+                    if not self._queue:
                         await self._catch_up(read)
                     elif not await self._send_next():
                         return

@@ -11,6 +11,11 @@ from typing import Literal
 
 import msgspec
 
+from nodes.live import Seen, Summary
+
+FULL_LINKS = 50
+"""Nodes up to which a cluster's page gets all links; of a larger one, those that are not up."""
+
 State = Literal["unknown", "up", "down"]
 Status = Literal["pending", "approved", "removed"]
 
@@ -149,3 +154,11 @@ class EnrolmentDelta(msgspec.Struct, frozen=True, tag_field="type", tag="delta",
     nodes: list[Enrolled] = []
     used: int | None = None
     worthless: str = ""
+
+
+class Flushed(msgspec.Struct, frozen=True, array_like=True):
+    """What the processes with agents tell those with pages, by primary keys: not for browsers."""
+
+    nodes: list[tuple[int, Summary]]
+    links: list[tuple[int, int, Seen | None]]
+    """Node, peer, and how the node sees it; none when it does not any more."""

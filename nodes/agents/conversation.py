@@ -1,0 +1,400 @@
+"""One agent's connection: challenge, hello, welcome, and then two directions that do not wait for each other.
+
+What the agent sends is read here and handed to reports or the ledger, neither of which waits for a database. What it is
+sent is queued at its `Socket` and written by that one's writer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import structlog
+
+from kubespan.core.endpoint import IPAddress, parse_address
+from kubespan.core.messages import (
+    FRAME_BASE,
+    Applied,
+    Claim,
+    FromAgent,
+    Hello,
+    MessageError,
+    Notice,
+    Refused,
+    Removed,
+    Report,
+    dump,
+    frame_limit,
+    parse_from_agent,
+)
+from nodes.agents.ledger import Ledger
+from nodes.agents.reports import Line, Reports
+from nodes.agents.rows import AWAY, DatabaseRows, in_thread
+from nodes.announce import announce_soon
+from nodes.counters import Tally
+from nodes.fanout import (
+    CLOSE_LATER,
+    CLOSE_POLICY,
+    CLOSE_REMOVED,
+    CLOSE_TOO_BIG,
+    SEND_SECONDS,
+    Hub,
+    Socket,
+    Stalled,
+    Watch,
+)
+from nodes.services import sessions
+from nodes.services.refused import Refused as Refusal
+from nodes.services.sessions import Session
+
+HELLO_SECONDS = 10.0
+"""For the answer to the challenge."""
+
+ADMISSIONS = 16
+"""Connections that are let in at a time: a console that comes back meets a thousand agents at once."""
+
+STRANGERS = 2000
+"""Connections that have not said who they are; more must come back later."""
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+
+log = structlog.get_logger(__name__)
+
+
+class End:
+    """What all agents' sockets of this process share."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        tally = Tally()
+        self.tally = tally
+        self.ledger = Ledger(tally)
+        self.reports = Reports(self.ledger, tally)
+        self.hub = Hub(DatabaseRows(), self)
+        self.admission = asyncio.Semaphore(ADMISSIONS)
+        self.strangers = 0
+        self.conversations: dict[Socket, Conversation] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Begin to listen and to write."""
+        self.hub.start()
+        self.spawn(self.reports.write_always())
+        self.spawn(self.ledger.write_always())
+
+    async def stop(self) -> None:
+        """Send the agents elsewhere, write the last of what they said."""
+        await self.hub.stop()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.ledger.write()
+        await self.reports.stop()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run beside everything else, until the stop."""
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # What the hub hears (nodes.fanout.Listener).
+
+    def settle(self, socket: Socket) -> None:
+        """Open a socket's session anew."""
+        conversation = self.conversations.get(socket)
+        if conversation is not None:
+            self.spawn(conversation.settle_again())
+
+    def moved(self, cluster_pk: int) -> None:
+        """A cluster's members or options changed."""
+        self.reports.moved(cluster_pk)
+
+    def watched(self, cluster_pk: int, watch: Watch) -> None:
+        """A page looks."""
+        self.reports.watch(cluster_pk, watch)
+
+
+class _Ended(Exception):
+    """The agent went away."""
+
+
+class _Bad(Exception):
+    """The agent sent what it must not; it is told so, and the connection closed."""
+
+    def __init__(self, code: str, reason: str, close: int = CLOSE_POLICY) -> None:
+        super().__init__(reason)
+        self.frame = dump(Refused(code=code, reason=reason))
+        self.code = code
+        self.close = close
+
+
+class Conversation:
+    """One connection from accept to close."""
+
+    def __init__(self, end: End, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        self._end = end
+        self._receive = receive
+        self._send = send
+        self._peer = peer_address(scope)
+        self._limit = FRAME_BASE
+        self._settling = asyncio.Lock()
+        self._nonce = ""
+        self._hello: Hello
+        self._session: Session
+        self._socket: Socket
+        self._line: Line
+
+    async def run(self) -> None:
+        """Serve it to its end."""
+        if (await self._receive())["type"] != "websocket.connect":
+            return
+        await self._send({"type": "websocket.accept"})
+        try:
+            await self._begin()
+        except _Ended:
+            return
+        except _Bad as fault:
+            await self._refuse(fault)
+            return
+        except Refusal as refusal:
+            self._end.tally[f"hello.{refusal.code}"] += 1
+            await self._close(CLOSE_REMOVED, _farewell(refusal))
+            return
+        except AWAY as error:
+            log.warning("an agent cannot be let in yet", error=str(error))
+            self._end.tally["hello.later"] += 1
+            await self._close(CLOSE_LATER)
+            return
+        await self._converse()
+
+    # Who is it?
+
+    async def _begin(self) -> None:
+        end = self._end
+        if end.strangers >= STRANGERS:
+            end.tally["hello.crowded"] += 1
+            await self._close(CLOSE_LATER)
+            raise _Ended
+        end.strangers += 1
+        try:
+            challenge = sessions.challenge()
+            self._nonce = challenge.nonce
+            await self._send({"type": "websocket.send", "text": dump(challenge).decode()})
+            self._hello = await self._hear_hello()
+            async with end.admission, self._settling:
+                await self._let_in()
+        finally:
+            end.strangers -= 1
+
+    async def _hear_hello(self) -> Hello:
+        try:
+            async with asyncio.timeout(HELLO_SECONDS):
+                message = await self._hear()
+        except TimeoutError:
+            self._end.tally["hello.late"] += 1
+            await self._close(CLOSE_LATER, reason=f"no hello within {HELLO_SECONDS:.0f} s")
+            raise _Ended from None
+        if not isinstance(message, Hello):
+            raise _Bad("hello-expected", "the first message must be a hello that answers the challenge")
+        return message
+
+    async def _let_in(self) -> None:
+        session = await self._open_session()
+        socket = Socket(self._send, session.cluster_pk, session.node_pk, session.id, self._hello.held)
+        self._session, self._socket = session, socket
+        self._end.conversations[socket] = self
+        try:
+            await self._end.hub.join(socket)
+            self._line = await self._end.reports.open(socket, session.index)
+        except BaseException:
+            await self._leave()
+            raise
+        self._welcome()
+
+    async def _open_session(self) -> Session:
+        now = datetime.now(UTC)
+        return await in_thread(sessions.open_session, self._hello, self._nonce, self._peer, now)
+
+    def _welcome(self) -> None:
+        session, socket = self._session, self._socket
+        self._limit = max(FRAME_BASE, session.welcome.frame_limit)
+        socket.say(dump(session.welcome).decode())
+        if session.secret is not None:
+            socket.say(dump(session.secret).decode())
+            self._hello = msgspec.structs.replace(self._hello, secret_generation=session.secret.generation)
+        if session.status == "approved" and not socket.approved:
+            socket.follow(self._hello.held)
+
+    async def settle_again(self) -> None:
+        """The node's standing changed: open its session anew, and tell it what that means."""
+        async with self._settling:
+            if self._socket not in self._end.conversations:
+                return
+            held = self._socket.held if self._socket.approved else self._hello.held
+            self._hello = msgspec.structs.replace(self._hello, held=held)
+            try:
+                session = await self._open_session()
+            except Refusal as refusal:
+                self._socket.close(CLOSE_REMOVED, _farewell(refusal).decode())
+                return
+            except AWAY as error:
+                log.warning("a node's standing was not read", node=self._socket.node, error=str(error))
+                return
+            self._session = session
+            self._socket.session = session.id
+            if self._socket not in self._end.conversations:  # it left meanwhile
+                await self._close_session()
+                return
+            if self._line.index is None and session.index is not None:
+                self._line = await self._end.reports.open(self._socket, session.index)
+            self._welcome()
+
+    # Both directions.
+
+    async def _converse(self) -> None:
+        socket, end = self._socket, self._end
+        writer = asyncio.create_task(socket.write(end.hub.read))
+        reader = asyncio.create_task(self._read())
+        try:
+            await end.hub.claim(socket)
+            await announce_soon(socket.cluster, "node.connected", node=socket.node)
+            await asyncio.wait((writer, reader), return_when=asyncio.FIRST_COMPLETED)
+            if reader.done() and reader.exception() is not None and not writer.done():
+                self._stop_reading(reader.exception())
+                await asyncio.wait((writer,), timeout=SEND_SECONDS)
+        finally:
+            for task in (writer, reader):
+                task.cancel()
+            results = await asyncio.gather(writer, reader, return_exceptions=True)
+            self._note(results)
+            await self._leave()
+
+    def _stop_reading(self, error: BaseException | None) -> None:
+        if isinstance(error, _Bad):
+            self._end.tally[f"frame.{error.code}"] += 1
+            self._socket.close(error.close, error.frame.decode())
+        else:
+            log.error("an agent's message was not understood by us", node=self._socket.node, exc_info=error)
+            self._socket.close(1011)
+
+    def _note(self, results: list[Any]) -> None:
+        for result in results:
+            if isinstance(result, Stalled):
+                self._end.tally["sockets.stalled"] += 1
+                log.warning("an agent takes nothing any more", node=self._socket.node)
+            elif isinstance(result, OSError):
+                pass  # it went away while we wrote
+            elif isinstance(result, Exception) and not isinstance(result, _Bad | _Ended):
+                log.error("an agent's connection failed", node=self._socket.node, exc_info=result)
+
+    async def _leave(self) -> None:
+        """Let go of everything; what cannot be written now is found by the periodic tasks."""
+        socket, end = self._socket, self._end
+        end.conversations.pop(socket, None)
+        await end.hub.leave(socket)
+        if hasattr(self, "_line"):
+            await end.reports.close(self._line)
+        await self._close_session()
+        await announce_soon(socket.cluster, "node.away", node=socket.node)
+
+    async def _close_session(self) -> None:
+        try:
+            await in_thread(sessions.close_session, self._socket.node, self._socket.session, datetime.now(UTC))
+        except AWAY as error:
+            log.warning("the end of a session was not written", node=self._socket.node, error=str(error))
+
+    # What it says.
+
+    async def _read(self) -> None:
+        while True:
+            try:
+                message = await self._hear()
+            except _Ended:
+                return
+            try:
+                await self._take(message)
+            except MessageError as error:
+                raise _Bad("bad", str(error)) from None
+
+    async def _take(self, message: FromAgent) -> None:
+        ledger, socket = self._end.ledger, self._socket
+        match message:
+            case Report():
+                await self._take_report(message)
+            case Applied() if socket.approved:
+                ledger.note_applied(socket, message)
+            case Claim():
+                ledger.note_claim(socket, message, self._peer)
+            case Notice() if socket.approved:
+                ledger.note_notice(socket, message)
+            case Hello():
+                raise MessageError("a connection has one hello")
+
+    async def _take_report(self, report: Report) -> None:
+        try:
+            await self._end.reports.take(self._line, report)
+        except AWAY as error:
+            # Its cluster's members were never read; the next complete report makes good what is lost now.
+            log.warning("a report was lost", node=self._socket.node, error=str(error))
+            self._line.expected = -1
+
+    async def _hear(self) -> FromAgent:
+        """The next message; raises _Bad for what is none, and _Ended."""
+        event = await self._receive()
+        if event["type"] != "websocket.receive":
+            raise _Ended
+        frame = event.get("text")
+        if frame is None:
+            frame = event.get("bytes") or b""
+        size = len(frame) if isinstance(frame, bytes) or frame.isascii() else len(frame.encode())
+        if size > self._limit and size > await self._present_limit():
+            reason = f"a frame of {size} bytes is more than this cluster can need ({self._limit})"
+            raise _Bad("too-large", reason, CLOSE_TOO_BIG)
+        try:
+            return parse_from_agent(frame)
+        except MessageError as error:
+            raise _Bad("bad", str(error)) from None
+
+    async def _present_limit(self) -> int:
+        """The limit by the number of members now; it grows with the cluster."""
+        if not hasattr(self, "_socket") or not self._socket.approved:
+            return self._limit
+        try:
+            roster = await self._end.reports.roster(self._socket.cluster)
+        except AWAY:
+            return self._limit
+        self._limit = max(self._limit, frame_limit(len(roster.members)))
+        return self._limit
+
+    async def _refuse(self, fault: _Bad) -> None:
+        self._end.tally[f"frame.{fault.code}"] += 1
+        await self._close(fault.close, fault.frame)
+
+    async def _close(self, code: int, frame: bytes = b"", reason: str = "") -> None:
+        """Say the last word and close, where there is no writer yet."""
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                if frame:
+                    await self._send({"type": "websocket.send", "text": frame.decode()})
+                await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        except (TimeoutError, OSError):
+            pass  # it went first
+
+
+def _farewell(refusal: Refusal) -> bytes:
+    if refusal.code == "removed":
+        return dump(Removed(reason=refusal.reason))
+    return dump(Refused(code=refusal.code, reason=refusal.reason))
+
+
+def peer_address(scope: dict[str, Any]) -> IPAddress | None:
+    """Where the connection comes from; the wiring has put the client's address there for trusted proxies."""
+    client = scope.get("client")
+    try:
+        return parse_address(client[0]) if client else None
+    except ValueError:  # a Unix socket
+        return None

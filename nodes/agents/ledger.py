@@ -1,0 +1,178 @@
+"""What agents said that belongs into rows: gathered, then written by the services many at a time.
+
+The newest of each kind and node is kept while the database is away, so that nothing here makes an agent wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import structlog
+
+from kubespan.core.endpoint import IPAddress
+from kubespan.core.messages import Applied, Claim, Notice, Refused, Revision, dump
+from nodes.agents.rows import AWAY, in_thread
+from nodes.announce import announce_soon
+from nodes.counters import Tally
+from nodes.fanout import CLOSE_POLICY, Socket
+from nodes.live import Moved
+from nodes.models import Transition
+from nodes.services import nodes, sessions, transitions
+from nodes.services.refused import Refused as Refusal
+
+WRITE_SECONDS = 0.1
+"""How often rows are written, many at a time."""
+
+RETRY_SECONDS = 2.0
+"""How long the next try waits after the database was found away."""
+
+HARVEST_SECONDS = 2.0
+"""How long harvested endpoints are gathered: each change of endpoints is a revision for everybody."""
+
+KEPT = 20_000
+"""Transitions a cluster, and notices in all, that wait for a database that is away; the rest is counted as lost."""
+
+log = structlog.get_logger(__name__)
+
+
+class Ledger:
+    """What waits to be written by this process."""
+
+    def __init__(self, tally: Tally, clock: Callable[[], float] = time.time) -> None:
+        self._tally = tally
+        self._clock = clock
+        self._applied: dict[int, tuple[int, Revision, str]] = {}
+        self._claims: dict[int, tuple[Socket, Claim, IPAddress | None]] = {}
+        self._notices: list[tuple[int, Notice, datetime]] = []
+        self._links: dict[int, list[Transition]] = {}
+        self._harvest: dict[int, set[tuple[int, int, str]]] = {}
+        self._harvested_at = float("-inf")
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
+
+    def note_applied(self, socket: Socket, applied: Applied) -> None:
+        """A node follows a revision."""
+        self._applied[socket.node] = (socket.cluster, applied.revision, applied.fault)
+
+    def note_claim(self, socket: Socket, claim: Claim, peer: IPAddress | None) -> None:
+        """A node says what it is."""
+        self._claims[socket.node] = (socket, claim, peer)
+
+    def note_notice(self, socket: Socket, notice: Notice) -> None:
+        """Something at a machine."""
+        if len(self._notices) < KEPT:
+            self._notices.append((socket.node, notice, self._now()))
+        else:
+            self._tally["notices.lost"] += 1
+
+    def note_link(self, cluster: int, node: int, peer: int, moved: Moved) -> None:
+        """A link changed its state or endpoint."""
+        waiting = self._links.setdefault(cluster, [])
+        if len(waiting) < KEPT:
+            waiting.append(_transition(cluster, node, peer, moved, self._now()))
+        else:
+            self._tally["transitions.lost"] += 1
+
+    def note_harvest(self, cluster: int, observer: int, member: int, endpoint: str) -> None:
+        """A neighbour saw a member at an endpoint that this one does not know of."""
+        self._harvest.setdefault(cluster, set()).add((observer, member, endpoint))
+
+    async def write_always(self) -> None:
+        """Write for ever."""
+        while True:
+            pause = WRITE_SECONDS if await self.write() else RETRY_SECONDS
+            await asyncio.sleep(pause)
+
+    async def write(self) -> bool:
+        """Write what waits; false when the database is away, and then it waits on."""
+        steps = (self._write_applied, self._write_claims, self._write_notices, self._write_links, self._write_harvest)
+        for step in steps:
+            try:
+                await step()
+            except AWAY as error:
+                log.warning("not written yet", what=step.__name__, error=str(error))
+                return False
+        return True
+
+    async def _write_applied(self) -> None:
+        waiting, self._applied = self._applied, {}
+        if not waiting:
+            return
+        rows = [(node, revision, fault) for node, (_, revision, fault) in waiting.items()]
+        try:
+            await _try(in_thread(sessions.record_applied, rows, self._now()), "applied revisions")
+        except AWAY:
+            self._applied = {**waiting, **self._applied}
+            raise
+        for cluster in {cluster for cluster, _, _ in waiting.values()}:
+            await announce_soon(cluster, "node.applied")
+
+    async def _write_claims(self) -> None:
+        while self._claims:
+            node, (socket, claim, peer) = next(iter(self._claims.items()))
+            try:
+                await _try(in_thread(nodes.record_claim, node, claim, peer, self._now()), "a claim")
+            except Refusal as refusal:
+                self._tally[f"claim.{refusal.code}"] += 1
+                socket.close(CLOSE_POLICY, dump(Refused(code=refusal.code, reason=refusal.reason)).decode())
+            # While it was written a newer one may have come.
+            if self._claims.get(node) == (socket, claim, peer):
+                del self._claims[node]
+
+    async def _write_notices(self) -> None:
+        while self._notices:
+            node, notice, at = self._notices[0]
+            await _try(in_thread(sessions.record_notice, node, notice, at), "a notice")
+            self._notices.pop(0)
+
+    async def _write_links(self) -> None:
+        for cluster in list(self._links):
+            waiting = self._links[cluster]
+            count = len(waiting)
+            await _try(in_thread(transitions.record_transitions, cluster, waiting[:count], self._now()), "transitions")
+            del waiting[:count]
+            if not waiting:
+                del self._links[cluster]
+
+    async def _write_harvest(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._harvested_at < HARVEST_SECONDS:
+            return
+        self._harvested_at = now
+        for cluster in list(self._harvest):
+            seen = sorted(self._harvest[cluster])
+            await _try(in_thread(nodes.record_harvest, cluster, seen, self._now()), "harvested endpoints")
+            self._harvest[cluster].difference_update(seen)
+            if not self._harvest[cluster]:
+                del self._harvest[cluster]
+
+
+async def _try(writing: Awaitable[object], what: str) -> None:
+    """Write; what fails for another reason than an absent database would fail for ever, and is left with a trace."""
+    try:
+        await writing
+    except (*AWAY, Refusal):
+        raise
+    except Exception:
+        log.exception("not written", what=what)
+
+
+def _transition(cluster: int, node: int, peer: int, moved: Moved, at: datetime) -> Transition:
+    if moved.before == moved.after:
+        text = f"endpoint {moved.endpoint_before} → {moved.endpoint}"
+    else:
+        text = f"endpoint {moved.endpoint}" if moved.endpoint else "no endpoint"
+    return Transition(
+        cluster_id=cluster,
+        node_id=node,
+        peer_id=peer,
+        kind=Transition.Kind.LINK,
+        before=moved.before,
+        after=moved.after,
+        text=text,
+        at=at,
+    )

@@ -1,0 +1,87 @@
+"""What agents' sockets ask of the database, in threads of its own: the event loop never waits for a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
+
+import msgspec
+from channels.db import DatabaseSyncToAsync
+from django.db import InterfaceError, OperationalError
+
+from kubespan.core.messages import Revision
+from nodes.fanout import Frame, Standing
+from nodes.models import Candidate, Cluster, Node
+from nodes.services import revisions
+
+THREADS = 8
+"""Connections to the database that a process's agents use; what is more waits its turn."""
+
+AWAY = (OperationalError, InterfaceError)
+"""The database cannot be reached or is locked; what was to be written is tried again."""
+
+_threads = ThreadPoolExecutor(THREADS, thread_name_prefix="rows")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function that uses the database; connections that are too old are closed before and after."""
+    call: Any = DatabaseSyncToAsync(function, thread_sensitive=False, executor=_threads)
+    return await call(*args, **kwargs)  # type: ignore[no-any-return]
+
+
+class RosterMember(msgspec.Struct, frozen=True):
+    """An approved node as reports need it: who has this member index, and at which endpoints it says it is."""
+
+    pk: int
+    endpoints: frozenset[str]
+
+
+class Roster(msgspec.Struct, frozen=True):
+    """A cluster's members by index, as of a revision."""
+
+    revision: Revision
+    members: dict[int, RosterMember]
+    harvest: bool
+    """Whether endpoints that neighbours saw are wanted."""
+
+
+def read_roster(cluster_pk: int) -> Roster:
+    """Read a cluster's members; two queries, a third with the endpoints where harvesting is on."""
+    cluster = Cluster.objects.get(pk=cluster_pk)
+    harvest = cluster.kubespan.harvest_extra_endpoints
+    endpoints: dict[int, set[str]] = {}
+    if harvest:
+        own = Candidate.objects.filter(node__cluster=cluster).exclude(source=Candidate.Source.HARVESTED).order_by()
+        for node_pk, endpoint in own.values_list("node_id", "endpoint"):
+            endpoints.setdefault(node_pk, set()).add(endpoint)
+    approved = Node.objects.approved().filter(cluster=cluster, index__isnull=False).order_by()
+    members = {
+        index: RosterMember(pk, frozenset(endpoints.get(pk, ()))) for index, pk in approved.values_list("index", "pk")
+    }
+    return Roster(cluster.current, members, harvest)
+
+
+def read_standings(cluster_pk: int) -> dict[int, Standing]:
+    """Status and present session of each node of a cluster."""
+    rows = Node.objects.filter(cluster=cluster_pk).order_by().values_list("pk", "status", "session")
+    return {pk: Standing(status, session) for pk, status, session in rows}
+
+
+class DatabaseRows:
+    """The hub's questions (nodes.fanout.Rows), answered by the database."""
+
+    async def read_frame(self, cluster_pk: int, since: Revision | None) -> Frame:
+        """What leads from `since` to the present."""
+        return await in_thread(revisions.frame, cluster_pk, since)
+
+    async def read_current(self, cluster_pk: int) -> Revision:
+        """The newest revision."""
+        return await in_thread(revisions.current, cluster_pk)
+
+    async def read_standings(self, cluster_pk: int) -> dict[int, Standing]:
+        """Each node of the cluster by its primary key."""
+        return await in_thread(read_standings, cluster_pk)

@@ -1,0 +1,276 @@
+"""The last reports of all nodes: merged per connection, flushed to Redis many at a time, read by pages.
+
+Redis holds two values a node, each with a time to live: its **record** and its **summary**. A record is a header and
+one row of fixed width per member index, so that merging writes in place, storing is a copy, and what thousand peers see
+of one node is read by ranges instead of whole records. A summary is the counts by state, all that lists need; it exists
+for as long as the node is connected, and so tells presence. Everything here may be lost and is refilled by reports.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Container, Iterable, Iterator
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address
+
+import msgspec
+
+from kubespan.core.endpoint import Endpoint
+from kubespan.core.messages import REPORT_SECONDS, MessageError, Report
+from nodes.connections import sync_redis
+from nodes.models import Cluster, Node
+
+TIME_TO_LIVE = 2.5 * REPORT_SECONDS
+"""Seconds that a value lives: one report may be late, another lost."""
+
+STATES = ("unknown", "up", "down")
+UNKNOWN, UP, DOWN = range(3)
+
+_HEADER = struct.Struct("<4sIq")  # format, report number, unix time of the report in ms
+_ROW = struct.Struct("<BBH16sqqq")  # state, IP version, port, address, handshake as unix time in ms, received, sent
+_FORMAT = b"KSR1"
+_ABSENT = 255
+_NEVER = -1
+_NO_ROW = _ROW.pack(_ABSENT, 0, 0, bytes(16), _NEVER, 0, 0)
+
+
+def record_key(node_pk: int) -> str:
+    """Where a node's record is."""
+    return f"kubespan:report:{node_pk}"
+
+
+def summary_key(node_pk: int) -> str:
+    """Where a node's summary is."""
+    return f"kubespan:summary:{node_pk}"
+
+
+class Seen(msgspec.Struct, frozen=True, array_like=True):
+    """A link as its node last reported it."""
+
+    state: str
+    endpoint: str
+    handshake: float | None
+    """Unix time of the last handshake."""
+    received: int
+    sent: int
+    at: float
+    """Unix time of the node's report."""
+
+
+class Summary(msgspec.Struct, frozen=True, array_like=True):
+    """What lists show of a connected node's links."""
+
+    session: str
+    at: float | None = None
+    """Unix time of its last report; none before the first."""
+    number: int = 0
+    up: int = 0
+    unknown: int = 0
+    down: int = 0
+    worst: int | None = None
+    """Member index of the link that is worst off: down before unknown, the longest without a handshake first."""
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """A link whose state or endpoint changed."""
+
+    member: int
+    before: str
+    after: str
+    endpoint_before: str
+    endpoint: str
+
+
+_encode = msgspec.msgpack.encode
+_summary_decoder = msgspec.msgpack.Decoder(Summary)
+
+
+@lru_cache(maxsize=1 << 16)  # thousand nodes see a machine at the same few endpoints
+def _pack_endpoint(text: str) -> tuple[int, int, bytes]:
+    if not text:
+        return 0, 0, bytes(16)
+    endpoint = Endpoint.parse(text)
+    return endpoint.ip.version, endpoint.port, endpoint.ip.packed.ljust(16, b"\0")
+
+
+@lru_cache(maxsize=1 << 16)
+def _endpoint_text(version: int, port: int, address: bytes) -> str:
+    if version == 0:
+        return ""
+    return str(Endpoint(IPv4Address(address[:4]) if version == 4 else IPv6Address(address), port))  # noqa: PLR2004
+
+
+class Table:
+    """What one node last said of all its links: the record, in memory."""
+
+    def __init__(self, record: bytes | None = None) -> None:
+        self.known = record is not None and record[:4] == _FORMAT
+        """Whether it continues an earlier connection's; if not, its first complete report is no news but a start."""
+        self._rows = bytearray()
+        self.counts = [0, 0, 0]
+        self.number, self.at = 0, 0
+        if record is not None and self.known:
+            _, self.number, self.at = _HEADER.unpack_from(record)
+            self._rows += record[_HEADER.size :]
+            states = bytes(self._rows[:: _ROW.size])
+            self.counts = [states.count(state) for state in range(3)]
+
+    def merge(self, report: Report, own: int, members: Container[int], now: float) -> tuple[list[int], list[Moved]]:
+        """Take a report of the node with index `own` in; gives the indexes that it changed, and what moved.
+
+        Members that the cluster does not know are left out; raises MessageError for an endpoint that is none.
+        """
+        now_ms = int(now * 1000)
+        try:
+            endpoints = [_pack_endpoint(text) for text in report.endpoints]
+        except ValueError as error:
+            raise MessageError(f"report: {error}") from None
+        quiet = report.complete and not self.known
+        changed: list[int] = []
+        moved: list[Moved] = []
+        if report.complete:
+            kept = set(report.members)
+            changed += [index for index in self.indexes() if index not in kept]
+            self.drop(changed)
+        columns = zip(
+            report.members, report.states, endpoints, report.handshakes, report.received, report.sent, strict=True
+        )
+        for index, state, endpoint, age, received, sent in columns:
+            if index == own or index not in members:
+                continue
+            handshake = _NEVER if age < 0 else now_ms - age
+            news = self._put(index, state, endpoint, handshake, received, sent)
+            changed.append(index)
+            if news is not None and not quiet:
+                moved.append(news)
+        self.number, self.at, self.known = report.number, now_ms, True
+        return changed, moved
+
+    def _put(
+        self, index: int, state: int, endpoint: tuple[int, int, bytes], handshake: int, received: int, sent: int
+    ) -> Moved | None:
+        offset = index * _ROW.size
+        if offset >= len(self._rows):
+            self._rows += _NO_ROW * (index + 1 - len(self._rows) // _ROW.size)
+        before, *endpoint_before, _, _, _ = _ROW.unpack_from(self._rows, offset)
+        if before != state:
+            if before != _ABSENT:
+                self.counts[before] -= 1
+            self.counts[state] += 1
+        _ROW.pack_into(self._rows, offset, state, *endpoint, handshake, received, sent)
+        before = UNKNOWN if before == _ABSENT else before
+        elsewhere = endpoint_before[0] and endpoint[0] and tuple(endpoint_before) != endpoint
+        if before == state and not elsewhere:
+            return None
+        return Moved(index, STATES[before], STATES[state], _endpoint_text(*endpoint_before), _endpoint_text(*endpoint))
+
+    def drop(self, indexes: Iterable[int]) -> None:
+        """Forget links, as of members that are gone."""
+        for index in list(indexes):
+            offset = index * _ROW.size
+            state = self._rows[offset]
+            if state != _ABSENT:
+                self.counts[state] -= 1
+                self._rows[offset : offset + _ROW.size] = _NO_ROW
+
+    def indexes(self, *states: int) -> list[int]:
+        """Members of whom it says something; with `states`, in one of these."""
+        found = self._rows[:: _ROW.size]
+        wanted = states or (UNKNOWN, UP, DOWN)
+        return [index for index, state in enumerate(found) if state in wanted]
+
+    def seen(self, index: int) -> Seen | None:
+        """One link."""
+        offset = index * _ROW.size
+        return _seen(bytes(self._rows[offset : offset + _ROW.size]), self.at)
+
+    def links(self, *states: int) -> Iterator[tuple[int, Seen]]:
+        """All links, or those in one of the states, by member index."""
+        for index in self.indexes(*states):
+            if (seen := self.seen(index)) is not None:
+                yield index, seen
+
+    def worst(self) -> int | None:
+        """The link worst off, if any is not up."""
+        for state in (DOWN, UNKNOWN):
+            if self.counts[state]:
+                return min(self.indexes(state), key=self._handshake)
+        return None
+
+    def _handshake(self, index: int) -> int:
+        return int(_ROW.unpack_from(self._rows, index * _ROW.size)[4])
+
+    def dump(self) -> bytes:
+        """The record."""
+        return _HEADER.pack(_FORMAT, self.number & 0xFFFFFFFF, self.at) + self._rows
+
+    def summary(self, session: str) -> bytes:
+        """The summary, encoded."""
+        return _encode(self.summarise(session))
+
+    def summarise(self, session: str) -> Summary:
+        """The summary."""
+        unknown, up, down = self.counts
+        return Summary(session, self.at / 1000 or None, self.number, up, unknown, down, self.worst())
+
+
+def _seen(row: bytes, at_ms: int) -> Seen | None:
+    if len(row) < _ROW.size or row[0] == _ABSENT:
+        return None
+    state, version, port, address, handshake, received, sent = _ROW.unpack(row)
+    endpoint = _endpoint_text(version, port, address)
+    return Seen(
+        STATES[state], endpoint, None if handshake == _NEVER else handshake / 1000, received, sent, at_ms / 1000
+    )
+
+
+def summary_start(summary: Summary) -> bytes:
+    """The bytes that every summary of the same session begins with."""
+    return _encode(summary)[: 1 + len(_encode(summary.session))]
+
+
+# What pages read. A few calls to Redis whatever the number of nodes; each may raise redis.RedisError.
+
+
+def read_summaries(cluster: Cluster) -> dict[int, Summary]:
+    """Summaries of a cluster's connected nodes, by the node's primary key."""
+    return read_summaries_of(Node.objects.present().filter(cluster=cluster).values_list("pk", flat=True))
+
+
+def read_summaries_of(node_pks: Iterable[int]) -> dict[int, Summary]:
+    """Summaries of those of these nodes that are connected, as for a list over all clusters."""
+    pks = list(node_pks)
+    values = sync_redis().mget([summary_key(pk) for pk in pks]) if pks else []
+    return {pk: _summary_decoder.decode(value) for pk, value in zip(pks, values, strict=True) if value is not None}
+
+
+def read_links(node: Node) -> dict[int, Seen]:
+    """A node's links as it sees them, by the peer's member index."""
+    return dict(Table(sync_redis().get(record_key(node.pk))).links())
+
+
+def read_links_to(node: Node, peer_pks: Iterable[int]) -> dict[int, Seen]:
+    """A node's links as its peers see them, by the peer's primary key."""
+    pks = list(peer_pks)
+    if node.index is None or not pks:
+        return {}
+    start = _HEADER.size + node.index * _ROW.size
+    with sync_redis().pipeline(transaction=False) as pipeline:
+        for pk in pks:
+            pipeline.getrange(record_key(pk), 0, _HEADER.size - 1)
+            pipeline.getrange(record_key(pk), start, start + _ROW.size - 1)
+        values = pipeline.execute()
+    seen = {}
+    for pk, header, row in zip(pks, values[::2], values[1::2], strict=True):
+        if header[:4] == _FORMAT and (link := _seen(row, _HEADER.unpack(header)[2])) is not None:
+            seen[pk] = link
+    return seen
+
+
+def read_matrix(node_pks: Iterable[int]) -> Iterator[tuple[int, Table]]:
+    """The tables of these nodes, by the node's primary key; of a thousand, 44 MB travel."""
+    pks = list(node_pks)
+    values = sync_redis().mget([record_key(pk) for pk in pks]) if pks else []
+    for pk, value in zip(pks, values, strict=True):
+        if value is not None:
+            yield pk, Table(value)
