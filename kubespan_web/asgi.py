@@ -43,5 +43,10 @@ def settle_memory():
     gc.set_threshold(100_000, 50, 50)
 
 
-application = ProxyHeadersMiddleware(route, settings.TRUSTED_PROXIES) if settings.TRUSTED_PROXIES else route
+def behind(proxies, app):
+    """Believe X-Forwarded-For and -Proto of these addresses alone; nobody's where there are none."""
+    return ProxyHeadersMiddleware(app, proxies) if proxies else app
+
+
+application = behind(settings.TRUSTED_PROXIES, route)
 settle_memory()

@@ -46,7 +46,8 @@ if [ "${1:-}" = uv ]; then
     exit
 fi
 
-held=$(cat requirements/dev.lock pyproject.toml <(echo "$PWD") | sha256sum)
+# Of pyproject.toml only what an installation depends on: what stands before the tools' tables.
+held=$({ cat requirements/dev.lock; sed '/^\[tool/,$d' pyproject.toml; echo "$PWD"; } | sha256sum)
 [ "$(cat .venv/.held 2>/dev/null)" = "$held" ] && exit
 echo "making .venv from requirements/dev.lock"
 make_uv

@@ -1,0 +1,51 @@
+"""Who is handed which connection, and whose word on where it comes from is believed."""
+
+import pytest
+from asgiref.testing import ApplicationCommunicator
+
+from kubespan.core.messages import AGENT_PATH
+from kubespan_web import asgi
+
+
+def http(path, **more):
+    scope = {"type": "http", "http_version": "1.1", "method": "GET", "path": path, "raw_path": path.encode()}
+    scope |= {"query_string": b"", "headers": [(b"host", b"127.0.0.1")], "client": ("10.0.0.9", 1), "scheme": "http"}
+    return scope | more
+
+
+async def test_a_page_goes_to_django():
+    communicator = ApplicationCommunicator(asgi.application, http("/healthz"))
+    await communicator.send_input({"type": "http.request", "body": b""})
+    assert (await communicator.receive_output(5))["status"] == 200
+
+
+async def test_a_browsers_socket_from_another_site_is_refused():
+    headers = [(b"host", b"127.0.0.1"), (b"origin", b"https://elsewhere.example")]
+    path = "/live/cluster/00000000-0000-0000-0000-000000000000"
+    communicator = ApplicationCommunicator(asgi.application, http(path, type="websocket", headers=headers))
+    await communicator.send_input({"type": "websocket.connect"})
+    assert (await communicator.receive_output(5))["type"] == "websocket.close"
+
+
+def test_agents_have_their_path():
+    assert asgi.AGENT_PATH == AGENT_PATH
+
+
+@pytest.mark.parametrize(
+    ("proxies", "seen"),
+    [
+        pytest.param(["10.0.0.0/8"], ("192.0.2.7", "https"), id="a proxy of ours"),
+        pytest.param(["172.16.0.0/12"], ("10.0.0.9", "http"), id="somebody who is none"),
+        pytest.param([], ("10.0.0.9", "http"), id="no proxies"),
+    ],
+)
+async def test_forwarded_headers(proxies, seen):
+    found = []
+
+    async def app(scope, receive, send):
+        found.append((scope["client"][0], scope["scheme"]))
+
+    # The first address was made up by the client, who came to the proxy from the second one.
+    headers = [(b"x-forwarded-for", b"203.0.113.1, 192.0.2.7"), (b"x-forwarded-proto", b"https")]
+    await asgi.behind(proxies, app)(http("/", headers=headers), None, None)
+    assert found == [seen]

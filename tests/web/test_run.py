@@ -1,0 +1,151 @@
+"""`manage.py run`, from an empty directory: everything comes up, whatever dies comes back, nothing stays behind."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import urllib3
+
+from nodes import certificates
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 60
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+def descendants(pid):
+    """All processes below one, with their command lines."""
+    found = {}
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        try:
+            found[int(child)] = Path(f"/proc/{child}/cmdline").read_text().split("\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        found |= descendants(int(child))
+    return found
+
+
+class Console:
+    """One that was started for a test."""
+
+    def __init__(self, data):
+        self.data, self.log = data, data.parent / "log"
+        self.port, self.tls_port = free_port(), free_port()
+        listen = ["--listen", f"127.0.0.1:{self.port}", "--tls-listen", f"127.0.0.1:{self.tls_port}"]
+        self.command = [sys.executable, "manage.py", "run", "--data", str(data), *listen]
+        self.environ = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(self.command, cwd=ROOT, env=self.environ, stdout=log, stderr=log)
+
+    def ready(self):
+        try:
+            reply = urllib3.request("GET", f"http://127.0.0.1:{self.port}/readyz", retries=False, timeout=5)
+        except urllib3.exceptions.HTTPError:
+            return False
+        return json.loads(reply.data)["ready"]
+
+    def await_true(self, condition):
+        deadline = time.monotonic() + SECONDS
+        while not condition():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.1)
+
+    def child(self, *words):
+        """The process whose command line has these words."""
+        for pid, command in descendants(self.process.pid).items():
+            if all(any(part.endswith(word) for part in command) for word in words):
+                return pid
+        return None
+
+    def end(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        return self.process.wait(SECONDS)
+
+
+@pytest.fixture
+def console(tmp_path):
+    started = Console(tmp_path / "data")
+    yield started
+    if started.process.poll() is None:
+        started.end(signal.SIGKILL)
+
+
+def gone(pids):
+    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+@pytest.mark.slow
+def test_a_console_from_nothing(console):
+    console.await_true(console.ready)
+    assert "first administrator: " in console.log.read_text()
+
+    second = subprocess.run(console.command, cwd=ROOT, env=console.environ, capture_output=True, text=True, check=False)
+    assert (second.returncode, "another console runs on" in second.stderr) == (1, True)
+
+    for words in (("uvicorn", str(console.port)), ("valkey-server",), ("celery", "worker")):
+        old = console.child(*words)
+        os.kill(old, signal.SIGKILL)
+        console.await_true(lambda old=old, words=words: console.child(*words) not in {old, None})
+        console.await_true(console.ready)
+
+    pids = list(descendants(console.process.pid))
+    assert console.end() == 0
+    assert gone(pids)
+    assert oct(console.data.stat().st_mode & 0o777) == "0o700"
+
+
+@pytest.mark.slow
+def test_killed_outright_it_leaves_nothing_and_starts_again(console, tmp_path):
+    console.await_true(lambda: console.child("celery", "beat"))
+    pids = list(descendants(console.process.pid))
+    console.process.kill()
+    console.process.wait()
+    deadline = time.monotonic() + SECONDS
+    while not gone(pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    again = Console(console.data)
+    try:
+        again.await_true(again.ready)
+    finally:
+        assert again.end() == 0
+
+
+@pytest.mark.slow
+def test_agents_find_the_certificate_that_they_pin(console):
+    console.await_true((console.data / "tls" / "certificate.pem").exists)
+    pinned = certificates.fingerprint((console.data / "tls" / "certificate.pem").read_bytes())
+    console.await_true(console.ready)
+    pool = urllib3.HTTPSConnectionPool(
+        "127.0.0.1", console.tls_port, assert_fingerprint=pinned.removeprefix("sha256:"), cert_reqs="CERT_NONE"
+    )
+    with pool:
+        assert pool.request("GET", "/healthz", retries=False).status == 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        pytest.param(["--listen", "0.0.0.0:1"], "plain HTTP is for loopback only; use --tls-listen", id="plain HTTP"),
+        pytest.param(["--listen", "127.0.0.1"], "127.0.0.1: expected HOST:PORT", id="no port"),
+        pytest.param(["--tls-listen", "192.0.2.1:1"], "cannot listen on 192.0.2.1 port 1", id="not ours"),
+    ],
+)
+def test_what_cannot_be_is_said_at_once(tmp_path, arguments, sentence):
+    environ = {"PATH": os.environ["PATH"], "KUBESPAN_URL": "http://127.0.0.1:8000"}
+    command = [sys.executable, "manage.py", "run", "--data", str(tmp_path), *arguments]
+    ran = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+    assert ran.returncode == 1
+    assert sentence in ran.stderr
+    assert "Traceback" not in ran.stderr
