@@ -73,7 +73,7 @@ class Node(models.Model):
     backend = models.CharField(max_length=16, blank=True, help_text="kernel or userspace WireGuard.")
     listen_port = models.PositiveIntegerField(default=51820)
     addresses = models.JSONField(default=list, blank=True, help_text="Node addresses that were believed.")
-    refused_claims = models.JSONField(default=list, blank=True, help_text="Claims not believed: [{claim, reason}].")
+    refused_claims = models.JSONField(default=list, blank=True, help_text="Claims not believed: kind, claim, reason.")
     claimed_networks = models.JSONField(default=list, blank=True, help_text="Networks it asks to advertise.")
 
     # What an operator set for it.

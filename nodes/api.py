@@ -1,0 +1,52 @@
+"""Requests of machines: enrolment."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest, HttpResponse
+from django.utils import timezone
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_POST
+
+from kubespan.core.endpoint import IPAddress, parse_address
+from kubespan.core.messages import EnrolRequest, MessageError, Refusal, dump, parse_body
+from nodes.counters import count
+from nodes.services import enrolment
+from nodes.services.refused import Refused
+
+BODY_LIMIT = 64 * 1024
+"""Bytes of an enrolment request: keys, names, and at most some hundred addresses."""
+
+
+@csrf_exempt  # a machine with a token, no browser with cookies
+@require_POST
+def enrol(request: HttpRequest) -> HttpResponse:
+    """POST /agent/v1/enrol: an EnrolRequest in, an EnrolReply or a Refusal out."""
+    try:
+        reply = enrolment.enrol(_read(request), peer=_find_peer(request), now=timezone.now())
+    except Refused as refused:
+        count(f"enrol.{refused.code}")
+        return _answer(dump(Refusal(code=refused.code, reason=refused.reason)), refused.status)
+    return _answer(dump(reply), 200)
+
+
+def _read(request: HttpRequest) -> EnrolRequest:
+    # Read with a limit of our own: the length that a sender states need not be the true one, or there at all.
+    body = request.read(BODY_LIMIT + 1)
+    if len(body) > BODY_LIMIT:
+        raise Refused("too-large", f"An enrolment request has at most {BODY_LIMIT} bytes.", 413)
+    try:
+        return parse_body(body, EnrolRequest)
+    except MessageError as error:
+        raise Refused("request", f"{error}.") from None
+
+
+def _find_peer(request: HttpRequest) -> IPAddress | None:
+    """Where the request comes from; proxies that are trusted have been looked through by now."""
+    try:
+        return parse_address(request.META.get("REMOTE_ADDR", ""))
+    except ValueError:  # a Unix socket, or a proxy that hides its clients
+        return None
+
+
+def _answer(body: bytes, status: int) -> HttpResponse:
+    return HttpResponse(body, status=status, content_type="application/json")

@@ -1,0 +1,181 @@
+"""What a machine may say of its own addresses and networks (docs/security.md).
+
+Node addresses and advertised networks become everybody's allowed IPs: who may claim any of them may draw any traffic to
+itself. So each claim is checked, and what is not believed is kept with its reason.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from ipaddress import IPv6Network, ip_network
+from urllib.parse import urlsplit
+
+from django.conf import settings
+
+from kubespan.core.cluster import is_kubespan_ula, ula_prefix
+from kubespan.core.endpoint import IPAddress, IPNetwork, parse_address, parse_network
+from nodes.models import Candidate, Cluster, Node
+
+CLAIMS_LIMIT = 128
+"""Addresses or networks that one machine may claim; more are refused together."""
+
+FORBIDDEN_RANGES: tuple[tuple[IPNetwork, str], ...] = (
+    (ip_network("127.0.0.0/8"), "loopback"),
+    (ip_network("::1/128"), "loopback"),
+    (ip_network("224.0.0.0/4"), "multicast"),
+    (ip_network("ff00::/8"), "multicast"),
+    (ip_network("169.254.0.0/16"), "link-local"),
+    (ip_network("fe80::/10"), "link-local"),
+    (ip_network("0.0.0.0/8"), "no machine's"),
+    (ip_network("::/128"), "no machine's"),
+    (ip_network("255.255.255.255/32"), "broadcast"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """What the other members of a cluster have already, each with the member's name; texts in canonical form."""
+
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    endpoints: Mapping[str, str] = field(default_factory=dict)
+    """By address alone."""
+    networks: Sequence[tuple[IPNetwork, str]] = ()
+    console: frozenset[IPAddress] = frozenset()
+    prefix: IPv6Network | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What of a machine's claims is believed, and what is not."""
+
+    addresses: list[str]
+    networks: list[str]
+    refused: list[dict[str, str]]
+    """Each with `kind` (address, network, limit), `claim` and `reason`."""
+
+
+def printable(text: str, limit: int = 256) -> str:
+    """What may be kept of a text that a machine sent: no control characters (some databases refuse them), no novels."""
+    return "".join(character for character in text if character.isprintable())[:limit]
+
+
+def judge(
+    addresses: Iterable[str], networks: Iterable[str], *, own: str, peer: IPAddress | None, neighbours: Neighbours
+) -> Verdict:
+    """Check all claims of a machine; `own` is its KubeSpan address, `peer` where its connection comes from."""
+    verdict = Verdict([], [], [])
+    for claim in _limited(addresses, verdict):
+        try:
+            address = parse_address(claim)
+            if str(address) == own:
+                continue  # it is given, not claimed
+            _check_address(address, peer, neighbours)
+        except ValueError as error:
+            verdict.refused.append(_refusal("address", claim, str(error)))
+        else:
+            verdict.addresses.append(str(address))
+    for claim in _limited(networks, verdict):
+        try:
+            network = parse_network(claim)
+            check_network(network, neighbours)
+        except ValueError as error:
+            verdict.refused.append(_refusal("network", claim, str(error)))
+        else:
+            verdict.networks.append(str(network))
+    return verdict
+
+
+def _limited(claims: Iterable[str], verdict: Verdict) -> list[str]:
+    distinct = list(dict.fromkeys(printable(claim) for claim in claims))
+    if len(distinct) > CLAIMS_LIMIT:
+        left_out = len(distinct) - CLAIMS_LIMIT
+        verdict.refused.append(_refusal("limit", f"{left_out} more", f"a machine may claim at most {CLAIMS_LIMIT}"))
+    return distinct[:CLAIMS_LIMIT]
+
+
+def _refusal(kind: str, claim: str, reason: str) -> dict[str, str]:
+    return {"kind": kind, "claim": claim, "reason": reason}
+
+
+def _check_address(address: IPAddress, peer: IPAddress | None, neighbours: Neighbours) -> None:
+    for forbidden, kind in FORBIDDEN_RANGES:
+        if address in forbidden:
+            raise ValueError(f"{address} is {kind}, and means another machine everywhere")
+    if is_kubespan_ula(address):
+        raise ValueError(f"{address} is a KubeSpan address, but not this machine's own")
+    if address in neighbours.console:
+        raise ValueError(f"{address} is this console's own address")
+    if name := neighbours.addresses.get(str(address)):
+        raise ValueError(f"{address} is an address of {name} already; equal ones cannot be told apart in one mesh")
+    # Behind one NAT all are seen at the router's address, and the router may join too: who comes from it, has it.
+    if address != peer and (name := neighbours.endpoints.get(str(address))):
+        raise ValueError(f"{name} is reached at {address}")
+    for network, name in neighbours.networks:
+        if address in network:
+            raise ValueError(f"{address} lies in {network}, which {name} advertises")
+
+
+def check_network(network: IPNetwork, neighbours: Neighbours) -> None:
+    """Raise ValueError with the reason why a machine may not advertise this network, whoever asks for it."""
+    if network.prefixlen == 0:
+        raise ValueError(f"{network} is a default route")
+    taken: list[tuple[IPNetwork, str]] = [*FORBIDDEN_RANGES, *_taken(neighbours)]
+    for other, whose in taken:
+        if other.version == network.version and network.overlaps(other):
+            raise ValueError(f"{network} overlaps {other}, which is {whose}")
+
+
+def _taken(neighbours: Neighbours) -> Iterator[tuple[IPNetwork, str]]:
+    if neighbours.prefix is not None:
+        yield neighbours.prefix, "for the cluster's KubeSpan addresses"
+    yield from ((ip_network(address), "this console's own address") for address in neighbours.console)
+    yield from ((ip_network(text), f"an address of {name}") for text, name in neighbours.addresses.items())
+    yield from ((ip_network(text), f"an endpoint of {name}") for text, name in neighbours.endpoints.items())
+    yield from ((network, f"advertised by {name}") for network, name in neighbours.networks)
+
+
+def read_neighbours(cluster: Cluster, but: int | None) -> Neighbours:
+    """Read what all members of the cluster have, but the one of this primary key; two queries."""
+    members = cluster.nodes.approved()
+    if but is not None:
+        members = members.exclude(pk=but)
+    addresses: dict[str, str] = {}
+    networks: list[tuple[IPNetwork, str]] = []
+    for name, own, believed, advertised in members.values_list("name", "address", "addresses", "networks"):
+        addresses.update(dict.fromkeys((own, *believed), name))
+        networks += [(parse_network(text), name) for text in advertised]
+    candidates = Candidate.objects.filter(node__in=members.values("pk")).order_by()
+    endpoints = {
+        endpoint.rpartition(":")[0].strip("[]"): name
+        for endpoint, name in candidates.values_list("endpoint", "node__name")
+    }
+    return Neighbours(addresses, endpoints, networks, _console_addresses(), ula_prefix(cluster.cluster_id))
+
+
+def _console_addresses() -> frozenset[IPAddress]:
+    """Where this console is reached, as far as its own URL says; loopback is forbidden to everybody anyway."""
+    host = urlsplit(settings.KUBESPAN_URL).hostname or ""
+    try:
+        return frozenset({parse_address(host)})
+    except ValueError:
+        pass
+    try:
+        return _resolve(host)
+    except OSError:
+        return frozenset()
+
+
+@cache  # what could not be resolved is an exception, and tried again
+def _resolve(host: str) -> frozenset[IPAddress]:
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return frozenset(parse_address(str(info[4][0]).partition("%")[0]) for info in found)
+
+
+def node_claims(node: Node) -> tuple[list[str], list[str]]:
+    """Addresses and networks that a node claimed when it last spoke, believed or not."""
+    refused = [(entry["kind"], entry["claim"]) for entry in node.refused_claims]
+    addresses = [*node.addresses, *(claim for kind, claim in refused if kind == "address")]
+    return addresses, [*node.claimed_networks, *(claim for kind, claim in refused if kind == "network")]

@@ -1,0 +1,258 @@
+"""Enrolment: a machine with a token becomes a node, once, however often its request arrives."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from django.db import IntegrityError, models, transaction
+from django.db.models import F
+
+from kubespan.core.cluster import ula_prefix
+from kubespan.core.endpoint import IPAddress, parse_address
+from kubespan.core.identity import MAX_NODE_ID_BYTES, decode_node_id, is_public_key, node_address
+from kubespan.core.messages import EnrolReply, EnrolRequest, MessageError, negotiate, parse_key
+from nodes.models import Change, Cluster, Node, Token, Tombstone
+from nodes.services import after, audit, claims, endpoints, revisions
+from nodes.services.refused import Refused
+from nodes.services.tokens import digest_token
+
+NAME_FORM = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+INTERFACE_ID_FORM = re.compile(r"[0-9a-fA-F]{16}")
+
+_WORTHLESS = {
+    "revoked": "This token was revoked; ask for a new one.",
+    "expired": "This token has expired; ask for a new one.",
+    "used-up": "This token has enrolled as many machines as it may; ask for a new one.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Applicant:
+    """A machine that asks to join, as far as its request can be checked by itself."""
+
+    request: EnrolRequest
+    version: int
+    interface_id: bytes
+
+
+def enrol(request: EnrolRequest, *, peer: IPAddress | None, now: datetime) -> EnrolReply:
+    """Take a machine in, approved or pending as its token says; raises Refused.
+
+    The same machine asking again gets the same reply, and no use of the token is counted for it.
+    """
+    applicant = check_request(request)
+    cluster_pk = _find_token(request.token).cluster_id
+    try:
+        with transaction.atomic():
+            cluster = revisions.lock(cluster_pk)
+            token = _find_token(request.token)  # once more, as it is now that the cluster is ours
+            node = _known(applicant, cluster, token, now) or _take_in(applicant, cluster, token, peer, now)
+    except IntegrityError:  # the key went to another cluster's node while we looked
+        raise Refused("duplicate-key", _TAKEN["public_key"].format("another machine"), 409) from None
+    return _reply(applicant, cluster, node)
+
+
+def check_request(request: EnrolRequest) -> Applicant:
+    """Read a request's own fields; raises Refused for the first that is wrong."""
+    try:
+        version = negotiate(request.versions)
+    except MessageError as error:
+        raise Refused("version", f"{error}.") from None
+    _check_node_id(request.node_id)
+    if not NAME_FORM.fullmatch(request.name):
+        raise Refused(
+            "name",
+            "A node's name has 1 to 253 letters, digits, dots, hyphens or underscores, "
+            "and begins and ends with a letter or digit.",
+        )
+    _check_keys(request)
+    if not INTERFACE_ID_FORM.fullmatch(request.interface_id):
+        raise Refused("interface-id", "The interface id must be 16 hexadecimal digits.")
+    if not int(request.interface_id, 16):
+        raise Refused("interface-id", "The interface id must not be all zero: that address means any machine.")
+    return Applicant(request, version, bytes.fromhex(request.interface_id))
+
+
+def _check_node_id(node_id: str) -> None:
+    try:
+        size = len(decode_node_id(node_id))
+    except ValueError as error:
+        raise Refused("node-id", f"{error}.") from None
+    if not size or len(node_id) > MAX_NODE_ID_BYTES:
+        raise Refused("node-id", f"A node id has 1 to {MAX_NODE_ID_BYTES} characters.")
+
+
+def _check_keys(request: EnrolRequest) -> None:
+    for text, what in ((request.public_key, "the WireGuard public key"), (request.verify_key, "the signing key")):
+        try:
+            parse_key(text, what)
+        except MessageError as error:
+            raise Refused("key", f"{error}.") from None
+        if not is_public_key(text):
+            raise Refused("key", f"{what} is not written as WireGuard would write it.")
+    try:
+        public = X25519PublicKey.from_public_bytes(parse_key(request.public_key, "the WireGuard public key"))
+        X25519PrivateKey.generate().exchange(public)
+    except ValueError:  # a point of low order: everybody would share the same secret with it
+        raise Refused("key", "the WireGuard public key is not one: no private key belongs to it.") from None
+
+
+def _find_token(plain: str) -> Token:
+    token = Token.objects.filter(digest=digest_token(plain)).first()
+    if token is None:
+        raise Refused("token-unknown", "This console knows no such token; check that it was copied whole.", 403)
+    return token
+
+
+def _known(applicant: Applicant, cluster: Cluster, token: Token, now: datetime) -> Node | None:
+    """Find the machine where it has been enrolled before by this token, or shows another one that is still good."""
+    request = applicant.request
+    node = (
+        cluster.nodes.present()
+        .filter(node_id=request.node_id, public_key=request.public_key, verify_key=request.verify_key)
+        .first()
+    )
+    if node is None:
+        return None
+    worthless = token.worthless(now)
+    if worthless is not None and (worthless == "revoked" or node.token_id != token.pk):
+        raise _refuse_token(worthless)
+    return node
+
+
+def _refuse_token(worthless: str) -> Refused:
+    return Refused(f"token-{worthless}", _WORTHLESS[worthless], 403)
+
+
+def _take_in(applicant: Applicant, cluster: Cluster, token: Token, peer: IPAddress | None, now: datetime) -> Node:
+    """Make the node, under the cluster's lock; raises Refused, and then the caller's transaction leaves no trace."""
+    address = str(node_address(ula_prefix(cluster.cluster_id), applicant.interface_id))
+    _use_token(token, now)
+    _check_unique(applicant.request, cluster, address)
+    node = _make_node(applicant.request, cluster, token, address, peer, now)
+    returning = _is_tombstoned(node)
+    if token.approval_required or returning:
+        node.save()
+        endpoints.refresh([node], cluster.kubespan, now)
+    else:
+        join(cluster, node, now)
+    details = {"token": token.name, "status": node.status, "returning": returning, "from": node.peer_address}
+    audit.write(f"node {node.name}", "node.enrolled", node, now, **details)
+    after.announce(cluster.pk, "node.enrolled", node=node.pk, token=token.pk)
+    return node
+
+
+def _use_token(token: Token, now: datetime) -> None:
+    good = Token.objects.filter(pk=token.pk, revoked_at=None, expires__gt=now, used__lt=F("uses"))
+    if not good.update(used=F("used") + 1, last_used=now):
+        raise _refuse_token(token.worthless(now) or "used-up")
+
+
+_TAKEN = {
+    "name": "{} has this name already; give this machine another one with --name.",
+    "node_id": "{} has this node id; if this is that machine anew, remove it on the console first.",
+    "public_key": "{} has this WireGuard key; each machine needs its own: delete this one's state and enrol again.",
+    "verify_key": "{} has this signing key; each machine needs its own: delete this one's state and enrol again.",
+    "address": "{} has the KubeSpan address that follows from this interface id; "
+    "two machines with one hardware address cannot be in one cluster.",
+}
+
+
+def _check_unique(request: EnrolRequest, cluster: Cluster, address: str) -> None:
+    here = models.Q(cluster=cluster)
+    rules = {
+        "public_key": models.Q(public_key=request.public_key),
+        "verify_key": models.Q(verify_key=request.verify_key),
+        "node_id": here & models.Q(node_id=request.node_id),
+        "address": here & models.Q(address=address),
+        "name": here & models.Q(name=request.name),
+    }
+    any_rule = models.Q()
+    for rule in rules.values():
+        any_rule |= rule
+    holder = Node.objects.present().filter(any_rule).first()
+    if holder is None:
+        return
+    for field, rule in rules.items():
+        if Node.objects.present().filter(rule, pk=holder.pk).exists():
+            # Another cluster's names are not this cluster's business.
+            name = f"The node {holder.name}" if holder.cluster_id == cluster.pk else "A node of another cluster"
+            code = {"public_key": "key", "verify_key": "key", "node_id": "id"}.get(field, field)
+            raise Refused(f"duplicate-{code}", _TAKEN[field].format(name), 409)
+
+
+def _make_node(
+    request: EnrolRequest, cluster: Cluster, token: Token, address: str, peer: IPAddress | None, now: datetime
+) -> Node:
+    node = Node(
+        cluster=cluster,
+        node_id=request.node_id,
+        name=request.name,
+        public_key=request.public_key,
+        verify_key=request.verify_key,
+        address=address,
+        token=token,
+        enrolled=now,
+        hostname=claims.printable(request.hostname, 253),
+        operating_system=claims.printable(request.operating_system, 128),
+        agent_version=claims.printable(request.agent_version, 64),
+        listen_port=request.listen_port,
+        peer_address=str(peer) if peer is not None else None,
+        last_seen=now,
+    )
+    believe(node, cluster, request.addresses, request.networks)
+    return node
+
+
+def believe(node: Node, cluster: Cluster, addresses: Iterable[str], networks: Iterable[str]) -> None:
+    """Judge a node's claims beside what the members have, and set its columns; nothing is saved."""
+    verdict = claims.judge(
+        addresses,
+        networks,
+        own=node.address,
+        peer=parse_address(node.peer_address) if node.peer_address else None,
+        neighbours=claims.read_neighbours(cluster, node.pk),
+    )
+    node.addresses = verdict.addresses
+    node.claimed_networks = [network for network in verdict.networks if network not in node.networks]
+    node.refused_claims = verdict.refused
+
+
+def _is_tombstoned(node: Node) -> bool:
+    """Whether a removed node had this id, one of these keys or this address: it returns by an operator's yes only."""
+    same = (
+        models.Q(node_id=node.node_id)
+        | models.Q(public_key=node.public_key)
+        | models.Q(verify_key=node.verify_key)
+        | models.Q(address=node.address)
+    )
+    return Tombstone.objects.filter(same, cluster=node.cluster_id).exists()
+
+
+def join(cluster: Cluster, node: Node, now: datetime) -> None:
+    """Make a node a member, under the cluster's lock: it gets its index, and everybody hears of it."""
+    node.status = Node.Status.APPROVED
+    node.approved_at = now
+    node.index = cluster.next_index
+    cluster.next_index += 1
+    cluster.save(update_fields=["next_index"])
+    node.save()
+    endpoints.refresh([node], cluster.kubespan, now)
+    revisions.append(cluster, Change.Kind.MEMBER, node, now=now)
+
+
+def _reply(applicant: Applicant, cluster: Cluster, node: Node) -> EnrolReply:
+    return EnrolReply(
+        version=applicant.version,
+        status="approved" if node.status == Node.Status.APPROVED else "pending",
+        cluster=str(cluster.uuid),
+        cluster_id=cluster.cluster_id,
+        cluster_name=cluster.name,
+        console_key=revisions.console_key(),
+        node_id=node.node_id,
+        address=node.address,
+    )

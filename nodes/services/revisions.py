@@ -1,0 +1,284 @@
+"""The cluster's change log: taking the next revision, telling everybody, and the frame from one revision to another.
+
+A number is taken under the cluster's row lock, so commit order is number order. A frame always carries the members'
+present values, not those of its revision: applying one twice, or one newer than its number says, does no harm.
+"""
+
+from __future__ import annotations
+
+import builtins
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from uuid import UUID
+
+import redis
+import structlog
+from celery import current_app
+from django.db import models, transaction
+from django.db.models import Exists, F, OuterRef, Q
+from django.db.models.functions import Greatest
+from kombu.exceptions import OperationalError
+
+from kubespan.core.messages import Delta, Member, Revision, Snapshot, dump
+from nodes import fanout
+from nodes.connections import sync_redis
+from nodes.models import Candidate, Change, Cluster, Console, Node
+from nodes.services import audit
+
+PUSH_GATHER = 0.05
+"""Seconds that a push waits for further changes: long enough for a burst, too short to notice."""
+PUSH_MARKER_SECONDS = 5
+"""A push that was asked for and not begun within this time is asked for again by the next change."""
+LAG_AFTER = timedelta(seconds=15)
+"""What a node may take to apply a push, and a new connection to be told of one."""
+CHANGES_KEPT = 10_000
+CHANGES_KEPT_FOR = timedelta(days=7)
+"""The log reaches back at least so many changes of a cluster and so many days; who holds less gets a snapshot."""
+SNAPSHOTS_CACHED = 32
+"""Clusters whose newest snapshot a process keeps encoded: about 250 kB each at 1,000 members."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """An encoded Snapshot (`since` is none) or Delta, the same for every node of the cluster."""
+
+    bytes: builtins.bytes
+    since: Revision | None
+    revision: Revision
+
+
+@cache
+def _console_key() -> str:
+    console, _ = Console.objects.get_or_create(pk=1, defaults={"key": secrets.token_hex(16)})
+    return console.key
+
+
+def console_settings() -> tuple[int, str]:
+    """Epoch and key of this console; the row is made at the first call."""
+    key = _console_key()
+    return Console.objects.values_list("epoch", flat=True).get(pk=1), key
+
+
+def console_key() -> str:
+    """The public name of this console, which never changes."""
+    return _console_key()
+
+
+def lock(cluster_pk: int) -> Cluster:
+    """Take the cluster's row for this transaction; every change of a cluster begins so."""
+    return Cluster.objects.select_for_update().get(pk=cluster_pk)
+
+
+def append(cluster: Cluster, kind: Change.Kind, node: Node | None = None, *, now: datetime) -> Revision:
+    """Take the next revision for one change, within the caller's transaction and under the cluster's lock."""
+    return append_all(cluster, [(kind, node.index if node else None)], now=now)
+
+
+def append_all(cluster: Cluster, changes: Iterable[tuple[Change.Kind, int | None]], *, now: datetime) -> Revision:
+    """Take a revision for each change (kind and member index); agents hear of them in one push after the commit."""
+    rows = [
+        Change(cluster=cluster, number=number, kind=kind, index=index, at=now)
+        for number, (kind, index) in enumerate(changes, cluster.revision + 1)
+    ]
+    if rows:
+        Change.objects.bulk_create(rows)
+        cluster.revision = rows[-1].number
+        cluster.save(update_fields=["revision"])
+        cluster_pk = cluster.pk
+        transaction.on_commit(lambda: ask_push(cluster_pk), robust=True)
+    return cluster.current
+
+
+def current(cluster_pk: int) -> Revision:
+    """The cluster's newest revision."""
+    return Revision(*Cluster.objects.values_list("epoch", "revision").get(pk=cluster_pk))
+
+
+def ask_push(cluster_pk: int) -> None:
+    """Have a worker push the cluster soon; many askings within a moment are one push.
+
+    Without Redis nothing happens: the periodic check finds the cluster again.
+    """
+    try:
+        if sync_redis().set(_marker(cluster_pk), 1, nx=True, ex=PUSH_MARKER_SECONDS):
+            current_app.send_task("nodes.tasks.push_cluster", [cluster_pk], countdown=PUSH_GATHER, retry=False)
+    except (redis.RedisError, OperationalError) as error:
+        log.warning("push not asked for", cluster=cluster_pk, error=str(error))
+
+
+def push(cluster_pk: int) -> Revision | None:
+    """Send what was not pushed yet to all nodes of the cluster; none when there was nothing.
+
+    The marker goes first: a change committed from here on asks for a push of its own.
+    """
+    sync_redis().delete(_marker(cluster_pk))
+    cluster = Cluster.objects.filter(pk=cluster_pk).unpushed().first()
+    if cluster is None:
+        return None
+    news = frame(cluster_pk, Revision(cluster.epoch, cluster.pushed))
+    fanout.publish_frame(cluster_pk, news)
+    same_epoch = Cluster.objects.filter(pk=cluster_pk, epoch=news.revision.epoch)
+    same_epoch.update(pushed=Greatest(F("pushed"), news.revision.number))
+    return news.revision
+
+
+def find_unpushed() -> list[int]:
+    """Clusters with changes that no push has carried, because Redis or the workers were away."""
+    return list(Cluster.objects.unpushed().values_list("pk", flat=True))
+
+
+def push_again(now: datetime) -> int:
+    """Send connected members that lag behind what was pushed the difference once more; to how many clusters.
+
+    Those that say why they cannot follow, and those that have only just connected, are left alone.
+    """
+    settled = Node.objects.approved().connected().filter(fault="", connected_at__lt=now - LAG_AFTER)
+    lagging = settled.filter(cluster__epoch=F("applied_epoch"), applied_number__lt=F("cluster__pushed")).exclude(
+        cluster__changes__number=F("cluster__pushed"), cluster__changes__at__gte=now - LAG_AFTER
+    )
+    rows = lagging.order_by().values_list("cluster_id", "applied_epoch")
+    oldest = rows.annotate(number=models.Min("applied_number"))
+    for cluster_pk, epoch, number in oldest:
+        fanout.publish_frame(cluster_pk, frame(cluster_pk, Revision(epoch, number)))
+    return len(oldest)
+
+
+def _marker(cluster_pk: int) -> str:
+    return f"kubespan:push:{cluster_pk}"
+
+
+def frame(cluster_pk: int, since: Revision | None) -> Frame:
+    """Encode what happened after `since`: a Delta, or a Snapshot where the log does not reach back so far.
+
+    The number of queries is the same for any number of members and changes.
+    """
+    cluster = _with_reach(cluster_pk, since)
+    if since is None or not cluster.reaches:  # type: ignore[attr-defined] # annotated
+        return _snapshot(cluster)
+    return _delta(cluster, since)
+
+
+def _with_reach(cluster_pk: int, since: Revision | None) -> Cluster:
+    """Read the cluster and whether its log holds every change after `since`."""
+    if since is None:
+        return Cluster.objects.get(pk=cluster_pk)
+    next_change = Change.objects.filter(cluster=OuterRef("pk"), number=since.number + 1)
+    reaches = Q(epoch=since.epoch) & (Q(revision=since.number) | Exists(next_change))
+    return Cluster.objects.annotate(
+        reaches=models.Case(models.When(reaches, then=True), default=False, output_field=models.BooleanField())
+    ).get(pk=cluster_pk)
+
+
+def _delta(cluster: Cluster, since: Revision) -> Frame:
+    kinds, indexes = _changed(cluster, since)
+    # A subquery, not a list: databases limit how many values a statement may carry.
+    touched = Change.objects.filter(cluster=cluster, number__gt=since.number, index__isnull=False).values("index")
+    present = _members(cluster, Node.objects.filter(index__in=touched)) if indexes else {}
+    changed = tuple(member for index, member in sorted(present.items()) if index in indexes)
+    delta = Delta(
+        since=since,
+        revision=cluster.current,
+        secret_generation=cluster.secret_generation,
+        options=cluster.kubespan if Change.Kind.OPTIONS in kinds else None,
+        changed=changed,
+        gone=tuple(sorted(indexes - present.keys())),
+    )
+    return Frame(dump(delta), since, cluster.current)
+
+
+def _changed(cluster: Cluster, since: Revision) -> tuple[set[str], set[int]]:
+    changes = cluster.changes.filter(number__gt=since.number, number__lte=cluster.revision)
+    rows = list(changes.order_by().values_list("kind", "index").distinct())
+    return {kind for kind, _ in rows}, {index for _, index in rows if index is not None}
+
+
+_snapshots: OrderedDict[UUID, Frame] = OrderedDict()
+_snapshots_lock = threading.Lock()
+
+
+def _snapshot(cluster: Cluster) -> Frame:
+    """Encode everything; the newest of each cluster is kept, for when all nodes return at once."""
+    with _snapshots_lock:
+        kept = _snapshots.get(cluster.uuid)
+    if kept is not None and kept.revision == cluster.current:
+        return kept
+    members = _members(cluster, Node.objects.all())
+    snapshot = Snapshot(
+        revision=cluster.current,
+        secret_generation=cluster.secret_generation,
+        options=cluster.kubespan,
+        members=tuple(member for _, member in sorted(members.items())),
+    )
+    made = Frame(dump(snapshot), None, cluster.current)
+    with _snapshots_lock:
+        _snapshots[cluster.uuid] = made
+        _snapshots.move_to_end(cluster.uuid)
+        while len(_snapshots) > SNAPSHOTS_CACHED:
+            _snapshots.popitem(last=False)
+    return made
+
+
+def _members(cluster: Cluster, nodes: models.QuerySet[Node]) -> dict[int, Member]:
+    """Members among these nodes by index, in two queries."""
+    members = nodes.filter(cluster=cluster, status=Node.Status.APPROVED)
+    candidates = Candidate.objects.filter(node__in=members.values("pk")).order_by("node", "order", "pk")
+    endpoints: dict[int, list[str]] = {}
+    for node_pk, endpoint in candidates.values_list("node_id", "endpoint"):
+        endpoints.setdefault(node_pk, []).append(endpoint)
+    excluded = cluster.kubespan.exclude_advertised_networks
+    return {
+        node.index: member(node, endpoints.get(node.pk, ()), excluded) for node in members if node.index is not None
+    }
+
+
+def member(node: Node, endpoints: Iterable[str], excluded: Iterable[str]) -> Member:
+    """What every other machine must know of an approved node; the cluster's exclusions hold for each machine."""
+    assert node.index is not None  # noqa: S101 - a constraint of the table
+    return Member(
+        index=node.index,
+        node_id=node.node_id,
+        name=node.name,
+        public_key=node.public_key,
+        address=node.address,
+        addresses=tuple(node.addresses),
+        endpoints=tuple(endpoints),
+        networks=tuple(node.networks),
+        excluded=tuple(dict.fromkeys((*node.excluded_networks, *excluded))),
+        hostname=node.hostname,
+        operating_system=node.operating_system,
+    )
+
+
+def prune(now: datetime) -> int:
+    """Forget changes that are older than the log promises to reach back, in any cluster; how many they were."""
+    deleted = 0
+    for cluster in Cluster.objects.filter(revision__gt=CHANGES_KEPT):
+        young = cluster.changes.filter(at__gte=now - CHANGES_KEPT_FOR).aggregate(first=models.Min("number"))["first"]
+        # By number, not by time: the log must have no holes, even where a clock was set back.
+        last = min(cluster.revision - CHANGES_KEPT, (young or cluster.revision + 1) - 1)
+        deleted += cluster.changes.filter(number__lte=last).delete()[0]
+    return deleted
+
+
+@transaction.atomic
+def start_epoch(actor: audit.Actor, now: datetime) -> int:
+    """Begin a new epoch after a backup was restored: whatever agents hold of the old one, they get a snapshot.
+
+    The epoch is the present time, so that two restorations of one backup differ.
+    """
+    console_settings()
+    console = Console.objects.select_for_update().get(pk=1)
+    console.epoch = max(console.epoch + 1, int(now.timestamp()))
+    console.save(update_fields=["epoch"])
+    Cluster.objects.update(epoch=console.epoch, pushed=0)
+    audit.write(actor, "console.restored", console, now, epoch=console.epoch)
+    for cluster_pk in Cluster.objects.values_list("pk", flat=True):
+        transaction.on_commit(lambda cluster_pk=cluster_pk: ask_push(cluster_pk), robust=True)  # type: ignore[misc]
+    return console.epoch

@@ -1,0 +1,237 @@
+"""An agent's connection: who it is, what it must be told, and what it says of what it applied."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import structlog
+from django.db import transaction
+from django.db.models import Case, Count, Q, Value, When
+
+from kubespan.core.endpoint import IPAddress
+from kubespan.core.identity import verify
+from kubespan.core.messages import (
+    NONCE_BYTES,
+    VERSIONS,
+    Challenge,
+    ClusterSecret,
+    Hello,
+    Notice,
+    Revision,
+    Welcome,
+    challenge_text,
+    frame_limit,
+)
+from kubespan.core.sealing import seal
+from nodes import live
+from nodes.models import Node, Transition
+from nodes.secrets import Unreadable
+from nodes.services import after, claims, nodes, revisions, transitions
+from nodes.services.refused import Refused
+
+FAULT_LIMIT = 1000
+SILENT_AFTER = timedelta(seconds=live.TIME_TO_LIVE)
+"""A node that was not heard of for so long is away, and Activity says so."""
+CHUNK = 1000
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One connection of one node, and what to answer its hello with."""
+
+    id: str
+    node_pk: int
+    cluster_pk: int
+    cluster_uuid: UUID
+    index: int | None
+    status: str
+    welcome: Welcome
+    secret: ClusterSecret | None
+    """Sealed to the node; none where it holds the newest one, or is pending."""
+    members: int
+    """How many members the cluster has: what limits a frame's size."""
+    harvest: bool
+    """Whether the cluster wants to hear of endpoints that its members see."""
+
+
+def challenge() -> Challenge:
+    """A new challenge; its nonce serves one connection."""
+    return Challenge(nonce=base64.b64encode(secrets.token_bytes(NONCE_BYTES)).decode(), versions=VERSIONS)
+
+
+def open_session(hello: Hello, nonce: str, peer: IPAddress | None, now: datetime) -> Session:
+    """Check who says hello, and make this its one connection; raises Refused. Two queries where it is as it was.
+
+    A newer connection takes the place of an older one: a machine that lost its network comes back before we notice.
+    """
+    if hello.version not in VERSIONS:
+        spoken = ", ".join(map(str, VERSIONS))
+        raise Refused("version", f"Version {hello.version} of the protocol is not spoken here, but {spoken}.")
+    node = _find_node(hello)
+    text = challenge_text(revisions.console_key(), hello.cluster, hello.node_id, nonce)
+    if not verify(node.verify_key, hello.signature, text):
+        raise Refused("signature", "The hello is not signed with the key that this node enrolled with.", 403)
+    if node.status == Node.Status.REMOVED:
+        raise Refused("removed", f"{node} was removed from the cluster {node.cluster}; enrol it again.", 403)
+    session = secrets.token_hex(16)
+    was_away = node.away
+    Node.objects.filter(pk=node.pk).update(
+        session=session,
+        connected_at=now,
+        last_seen=now,
+        away=False,
+        clock_skew=hello.agent_time - now.timestamp() if hello.agent_time else None,
+        agent_version=claims.printable(hello.agent_version, 64) or node.agent_version,
+    )
+    if peer is not None and str(peer) != node.peer_address:
+        nodes.record_peer(node.pk, peer, now)
+    if was_away:
+        _note_presence(node, "away", "connected", now)
+    return _describe(node, session, hello.version, hello.secret_generation, now)
+
+
+def _find_node(hello: Hello) -> Node:
+    """The newest row of this id: a removed machine that was enrolled again has one after its old one."""
+    try:
+        cluster = UUID(hello.cluster)
+    except ValueError:
+        raise Refused("cluster", "The cluster's name here must be a UUID, as the enrolment's reply gave it.") from None
+    members = Count("cluster__nodes", filter=Q(cluster__nodes__status=Node.Status.APPROVED))
+    nodes_with_cluster = Node.objects.select_related("cluster").annotate(members=members)
+    node = nodes_with_cluster.filter(cluster__uuid=cluster, node_id=hello.node_id).order_by("-pk").first()
+    if node is None:
+        raise Refused("node-unknown", "This console knows no such node in such a cluster; enrol it.", 403)
+    return node
+
+
+def _describe(node: Node, session: str, version: int, secret_generation: int, now: datetime) -> Session:
+    members: int = node.members  # type: ignore[attr-defined] # annotated
+    approved = node.status == Node.Status.APPROVED
+    welcome = Welcome(
+        version=version,
+        status="approved" if approved else "pending",
+        console_time=now.timestamp(),
+        index=node.index,
+        frame_limit=frame_limit(members),
+    )
+    return Session(
+        id=session,
+        node_pk=node.pk,
+        cluster_pk=node.cluster_id,
+        cluster_uuid=node.cluster.uuid,
+        index=node.index,
+        status=node.status,
+        welcome=welcome,
+        secret=_seal(node, secret_generation) if approved else None,
+        members=members,
+        harvest=node.cluster.kubespan.harvest_extra_endpoints,
+    )
+
+
+def _seal(node: Node, held: int) -> ClusterSecret | None:
+    cluster = node.cluster
+    if held == cluster.secret_generation:
+        return None
+    try:
+        secret = cluster.secret.reveal()
+    except Unreadable as error:
+        # The rest of the conversation does not need it; a node that holds a secret goes on meshing.
+        log.error("cluster secret not handed out", cluster=cluster.name, error=str(error))  # noqa: TRY400 - no trace
+        return None
+    sealed = seal(
+        secret,
+        node.public_key,
+        cluster=str(cluster.uuid),
+        node_id=node.node_id,
+        generation=cluster.secret_generation,
+    )
+    return ClusterSecret(generation=cluster.secret_generation, sealed=sealed)
+
+
+def close_session(node_pk: int, session: str, now: datetime) -> bool:
+    """Note that a connection ended; false when a newer one has taken its place, which goes on."""
+    return bool(Node.objects.filter(pk=node_pk, session=session).update(session="", last_seen=now))
+
+
+def record_applied(applied: Sequence[tuple[int, Revision, str]], now: datetime) -> None:
+    """Keep which revision each node follows now, or why it cannot follow the newest: one UPDATE for any number.
+
+    With a fault, the revision that it follows is the one that it followed before.
+    """
+    newest = {node_pk: (revision, claims.printable(fault, FAULT_LIMIT)) for node_pk, revision, fault in applied}
+    if not newest:
+        return
+    done = {pk: revision for pk, (revision, fault) in newest.items() if not fault}
+    Node.objects.filter(pk__in=newest).update(
+        fault=Case(*(When(pk=pk, then=Value(fault)) for pk, (_, fault) in newest.items() if fault), default=Value("")),
+        last_seen=now,
+        **(_columns(done) if done else {}),
+    )
+
+
+def _columns(done: dict[int, Revision]) -> dict[str, Case]:
+    """Set epoch and number of many nodes; nearly always they are one and the same, which is one branch."""
+    groups: dict[Revision, list[int]] = {}
+    for pk, revision in done.items():
+        groups.setdefault(revision, []).append(pk)
+    return {
+        column: Case(
+            *(When(pk__in=pks, then=Value(getattr(revision, field))) for revision, pks in groups.items()),
+            default=column,
+        )
+        for column, field in (("applied_epoch", "epoch"), ("applied_number", "number"))
+    }
+
+
+def record_notice(node_pk: int, notice: Notice, now: datetime) -> None:
+    """Keep what a machine wants an operator to know: drift that it healed, a fault that it met."""
+    cluster_pk = Node.objects.filter(pk=node_pk).values_list("cluster_id", flat=True).first()
+    if cluster_pk is None:
+        return
+    kind = Transition.Kind.DRIFT if notice.kind == "drift" else Transition.Kind.FAULT
+    text = claims.printable(notice.text, transitions.TEXT_LIMIT)
+    transitions.record_transitions(cluster_pk, [Transition(node_id=node_pk, kind=kind, text=text, at=now)], now)
+
+
+def mark_silent(heard: Iterable[int], now: datetime) -> list[int]:
+    """Note which of the connected nodes have been heard of lately, and which have fallen silent; gives the latter.
+
+    `heard` are primary keys of nodes whose last report is not too old. A node is silent only some time after it was
+    last heard of: when Redis has lost what it knew, the next reports come before that.
+    """
+    pks = list(heard)
+    for start in range(0, len(pks), CHUNK):
+        Node.objects.filter(pk__in=pks[start : start + CHUNK]).connected().update(last_seen=now)
+    silent = Node.objects.present().filter(away=False, last_seen__lt=now - SILENT_AFTER)
+    by_cluster: dict[int, list[Node]] = {}
+    for node in silent:
+        by_cluster.setdefault(node.cluster_id, []).append(node)
+    for cluster_pk, fallen in by_cluster.items():
+        _mark_away(cluster_pk, fallen, now)
+    return [node.pk for fallen in by_cluster.values() for node in fallen]
+
+
+def _mark_away(cluster_pk: int, nodes: Sequence[Node], now: datetime) -> None:
+    with transaction.atomic():
+        rows = [
+            Transition(node_id=node.pk, kind=Transition.Kind.NODE, before="connected", after="away", at=now)
+            for node in nodes
+        ]
+        transitions.record_transitions(cluster_pk, rows, now)
+        # Not one that has come back between our look and this.
+        same = Node.objects.filter(pk__in=[node.pk for node in nodes], last_seen__lt=now - SILENT_AFTER)
+        same.update(session="", away=True)
+        for node in nodes:
+            after.announce(cluster_pk, "node.away", node=node.pk)
+
+
+def _note_presence(node: Node, before: str, present: str, now: datetime) -> None:
+    row = Transition(node_id=node.pk, kind=Transition.Kind.NODE, before=before, after=present, at=now)
+    transitions.record_transitions(node.cluster_id, [row], now)
