@@ -1,0 +1,279 @@
+"""`kubespan-agent`: one machine's part in a mesh."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+from kubespan import __version__
+from kubespan.agent.enrol import EnrolError, Wish, enrol
+from kubespan.agent.kernel import KernelError
+from kubespan.agent.logs import set_up_logs
+from kubespan.agent.publish import Condition
+from kubespan.agent.store import DEFAULT_STATE_DIR, RESOURCES, STATUS, Busy, Store, StoreError
+from kubespan.agent.trust import TrustError, parse_pin
+from kubespan.agent.units import EXIT_REMOVED, EXIT_SETUP, UnitError, install
+from kubespan.core.endpoint import LISTEN_PORT, MAX_PORT, parse_network
+from kubespan.core.messages import EnrolReply
+from kubespan.core.resources import PEER_STATUSES, Resource, parse, resolve
+from kubespan.ctl.output import FORMS, Form, render
+
+TOKEN_VARIABLE = "KUBESPAN_TOKEN"  # noqa: S105 - the variable's name
+DATA_PLANES = ("auto", "kernel", "userspace")
+
+Result = TypeVar("Result")
+
+state_dir_option = click.option(
+    "--state-dir",
+    "store",
+    metavar="DIRECTORY",
+    default=lambda: os.environ.get("KUBESPAN_STATE_DIR", DEFAULT_STATE_DIR),
+    show_default=DEFAULT_STATE_DIR,
+    callback=lambda _context, _parameter, value: Store(Path(value)),
+    help="Where identity and settings are kept; or KUBESPAN_STATE_DIR.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Mesh this machine with the others of its cluster, by WireGuard."""
+    set_up_logs()
+
+
+def _networks(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    try:
+        return tuple(str(parse_network(value)) for value in values)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _pin(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    try:
+        return parse_pin(value) if value else ""
+    except TrustError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@main.command("enrol")
+@click.argument("url")
+@click.option("--token-file", metavar="FILE", help="File with the token; - is standard input, which is the default.")
+@click.option("--token", metavar="TOKEN", help="The token itself; only with --token-on-command-line.")
+@click.option("--token-on-command-line", is_flag=True, help="Accept that others on this machine may read the token.")
+@click.option(
+    "--pin", default="", callback=_pin, metavar="sha256:HEX", help="Fingerprint of the console's certificate."
+)
+@click.option(
+    "--insecure-http", is_flag=True, help="Allow plain HTTP over a network. Everybody on the way sees the token."
+)
+@click.option("--name", default="", help="The node's name; the host name by default.")
+@click.option(
+    "--listen-port", default=LISTEN_PORT, show_default=True, type=click.IntRange(1, MAX_PORT), help="UDP port."
+)
+@click.option(
+    "--data-plane", default="auto", show_default=True, type=click.Choice(DATA_PLANES), help="Who does WireGuard."
+)
+@click.option(
+    "--advertise", "networks", multiple=True, callback=_networks, metavar="CIDR", help="A network behind this machine."
+)
+@state_dir_option
+def enrol_command(
+    url: str,
+    token_file: str | None,
+    token: str | None,
+    *,
+    token_on_command_line: bool,
+    pin: str,
+    insecure_http: bool,
+    name: str,
+    listen_port: int,
+    data_plane: str,
+    networks: tuple[str, ...],
+    store: Store,
+) -> None:
+    """Join the cluster whose console is at URL; may be repeated.
+
+    The token comes from --token-file, from KUBESPAN_TOKEN, or from standard input.
+    """
+    if insecure_http:
+        click.secho("WARNING: plain HTTP: everybody on the way to the console can read the token.", fg="red", err=True)
+    wish = Wish(
+        url=url,
+        token=_read_token(token_file, token, on_command_line=token_on_command_line),
+        pin=pin,
+        insecure_http=insecure_http,
+        name=name,
+        listen_port=listen_port,
+        data_plane=data_plane,
+        networks=networks,
+    )
+    _tell(_or_fail(lambda: enrol(store, wish, asyncio.run(_start().read_machine()))))
+
+
+def _read_token(file: str | None, token: str | None, *, on_command_line: bool) -> str:
+    if token is not None:
+        if not on_command_line:
+            raise click.UsageError(
+                "a token in the list of arguments can be read by everybody on this machine: use --token-file, "
+                f"{TOKEN_VARIABLE} or standard input, or add --token-on-command-line"
+            )
+        text = token
+    elif file not in {None, "-"}:
+        try:
+            text = Path(str(file)).read_text()
+        except (OSError, UnicodeError) as error:
+            raise click.UsageError(f"cannot read the token from {file}: {getattr(error, 'strerror', error)}") from None
+    elif file is None and TOKEN_VARIABLE in os.environ:
+        text = os.environ[TOKEN_VARIABLE]
+    elif sys.stdin.isatty():
+        text = click.prompt("Token", hide_input=True, err=True)
+    else:
+        text = sys.stdin.readline()
+    if not text.strip():
+        raise click.UsageError(f"there is no token: give it by --token-file, {TOKEN_VARIABLE} or standard input")
+    return text.strip()
+
+
+def _tell(reply: EnrolReply) -> None:
+    click.echo(f"enrolled in cluster {reply.cluster_name}; this machine's address is {reply.address}")
+    if reply.status == "pending":
+        click.echo("an operator must approve it at the console before it meshes")
+    click.echo("next: kubespan-agent install (a service of systemd), or kubespan-agent run")
+
+
+@main.command()
+@click.option("--data-plane", type=click.Choice(DATA_PLANES), help="Instead of the one chosen at enrolment.")
+@state_dir_option
+def run(store: Store, data_plane: str | None) -> None:
+    """Mesh until stopped; the mesh stays afterwards."""
+    start = _start()
+    try:
+        with store.lock():
+            ending = asyncio.run(start.run_agent(store, data_plane))
+    except Busy as error:
+        raise click.ClickException(str(error)) from None
+    except (StoreError, TrustError) as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(EXIT_SETUP)
+    except KernelError as error:
+        raise click.ClickException(str(error)) from None
+    sys.exit(EXIT_REMOVED if ending is start.Ending.REMOVED else 0)
+
+
+@main.command()
+@click.option(
+    "--data-plane", default="auto", show_default=True, type=click.Choice(DATA_PLANES), help="Which to look at."
+)
+@state_dir_option
+def down(store: Store, data_plane: str) -> None:
+    """Take the mesh away from this machine; identity and settings stay, and `run` brings it back."""
+
+    def take_down() -> None:
+        with store.lock():
+            asyncio.run(_start().take_mesh_down(data_plane))
+
+    _or_fail(take_down)
+    click.echo("this machine is out of the mesh")
+
+
+@main.command()
+@state_dir_option
+def status(store: Store) -> None:
+    """Say how this machine is doing; exit status 1 unless it is enrolled, running and without fault."""
+    state = _or_fail(store.agent)
+    if state is None or state.enrolment is None:
+        raise click.ClickException("this machine is not enrolled: run kubespan-agent enrol first")
+    enrolment = state.enrolment
+    click.echo(f"cluster   {enrolment.cluster_name} ({enrolment.cluster_id})")
+    click.echo(f"address   {enrolment.address}")
+    click.echo(f"console   {enrolment.url}")
+    content = _or_fail(lambda: store.read_published(STATUS))
+    if content is None or not _or_fail(store.is_locked):
+        raise click.ClickException("the agent does not run: systemctl start kubespan-agent, or kubespan-agent run")
+    condition = _or_fail(lambda: _parse_condition(content))
+    connection = "connected" if condition.connected else "not connected"
+    click.echo(f"          {connection}{f': {condition.console}' if condition.console else ''}")
+    click.echo(f"agent     running, process {condition.process}, {condition.backend} WireGuard")
+    click.echo(f"revision  {condition.revision or 'none yet'}")
+    click.echo(f"peers     {_count_peers(_published(store))}")
+    if condition.fault:
+        raise click.ClickException(condition.fault)
+
+
+def _parse_condition(content: bytes) -> Condition:
+    try:
+        return msgspec.json.decode(content, type=Condition)
+    except msgspec.DecodeError:
+        raise StoreError(f"{STATUS} is not what this release publishes; restart the agent") from None
+
+
+def _count_peers(resources: list[Resource]) -> str:
+    states = Counter(one.spec["state"] for one in resources if one.metadata.type == PEER_STATUSES.type)
+    return ", ".join(f"{number} {state}" for state, number in sorted(states.items(), reverse=True)) or "none"
+
+
+@main.command()
+@click.argument("resource")
+@click.option("-o", "--output", "form", type=click.Choice(FORMS), default="table", show_default=True, help="Form.")
+@state_dir_option
+def get(resource: str, form: Form, store: Store) -> None:
+    """Show what the agent knows, for example `get kubespanpeerstatuses`."""
+    try:
+        definition = resolve(resource)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    of_type = [one for one in _published(store) if one.metadata.type == definition.type]
+    click.echo(render(of_type, definition, form, platform.node()), nl=False)
+
+
+def _published(store: Store) -> list[Resource]:
+    content = _or_fail(lambda: store.read_published(RESOURCES))
+    if content is None:
+        raise click.ClickException(f"the agent has published nothing in {store.directory} yet: does it run?")
+    try:
+        return parse(content)
+    except ValueError as error:
+        raise click.ClickException(f"{store.path(RESOURCES)}: {error}") from None
+
+
+@main.command("install")
+@state_dir_option
+def install_command(store: Store) -> None:
+    """Make the agent a service of systemd: written, enabled and started."""
+    command = [str(Path(sys.argv[0]).resolve()), "run"]
+    if str(store.directory) != DEFAULT_STATE_DIR:
+        command += ["--state-dir", str(store.directory.resolve())]
+    path = _or_fail(lambda: install(command))
+    click.echo(f"wrote {path}; the service is enabled and started")
+
+
+@main.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(__version__)
+
+
+def _start() -> Any:
+    """The part that touches the kernel, whose libraries take longer to load than `get` to answer."""
+    from kubespan.agent import start  # noqa: PLC0415 - see above
+
+    return start
+
+
+def _or_fail(act: Callable[[], Result]) -> Result:
+    try:
+        return act()
+    except (EnrolError, KernelError, StoreError, TrustError, UnitError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""One WebSocket to the console, made outwards and made again for ever: settings in, reports out.
+
+The conversation itself is `kubespan.core.messages`. This file knows sockets, limits and patience; what is said is the
+business of a `Party`, the loop. Nothing here can stop the data plane: whatever the console sends or fails to send ends
+a connection at worst, and the next one begins with the revision that is held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from kubespan.agent.sockets import dial, may_mark
+from kubespan.agent.trust import ConsoleUrl
+from kubespan.core.messages import (
+    AGENT_PATH,
+    Challenge,
+    FromAgent,
+    FromConsole,
+    Hello,
+    MessageError,
+    Refused,
+    Removed,
+    dump,
+    parse_from_console,
+)
+
+log = structlog.get_logger()
+
+OPEN_SECONDS = 10.0
+"""For connecting, for TLS and WebSocket, and for the challenge to come, each."""
+PING_SECONDS = 20.0
+"""Between pings, and until a connection without an answer counts as dead: NATs forget silently."""
+MAX_FRAME = 8 * 1024 * 1024
+"""Bytes of the largest frame that is read: a snapshot of 1,000 members with some 30 endpoints each has about 2 MB."""
+
+BACKOFF_FIRST = 1.0
+BACKOFF_MOST = 60.0
+SLOW_RETRY = 300.0
+"""Seconds after a refusal: only an operator can change it, and there may be thousands of us."""
+SETTLED = 10.0
+"""Seconds that a connection must have lasted to count as a good one; else a console that hangs up is not spared."""
+
+POLICY_VIOLATION = 1008
+GOING_AWAY = 1001
+CLOSE_REASON_BYTES = 120
+"""A close frame carries at most 123 bytes of reason (RFC 6455 §5.5)."""
+
+
+class Party(Protocol):
+    """Who talks to the console."""
+
+    def greet(self, challenge: Challenge) -> Hello:
+        """Answer the challenge; raises MessageError when there is no common version."""
+
+    def hear(self, message: FromConsole) -> None:
+        """Take a message; raises MessageError when it does not fit what is held, which ends the connection."""
+
+    def speak(self) -> Iterator[FromAgent]:
+        """Give what is to be said now, one after another; one that was taken has reached the socket before the next."""
+
+    async def need(self) -> None:
+        """Wait until there may be something to say."""
+
+    def left(self, reason: str) -> None:
+        """Hear that there is no connection, and why."""
+
+
+class RefusedError(Exception):
+    """The console told us why it does not want us; the text is its own."""
+
+    def __init__(self, message: Refused, *, at_the_door: bool) -> None:
+        super().__init__(f"the console refuses this machine: {message.reason} ({message.code})")
+        self.at_the_door = at_the_door
+        """Refused before any welcome: who we are is not wanted, not what we said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where the console is and how it is known."""
+
+    url: ConsoleUrl
+    tls: ssl.SSLContext | None
+
+
+def backoff(attempt: int, chance: float) -> float:
+    """Seconds to wait after so many failures in a row: exponential with full jitter, `chance` from 0 to 1."""
+    return chance * float(min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** min(attempt, 16)))
+
+
+def slow_retry(chance: float) -> float:
+    """Seconds to wait after a refusal: never soon, and not all at once."""
+    return SLOW_RETRY * (0.5 + chance)
+
+
+async def converse(way: Way, party: Party, chance: Callable[[], float]) -> None:
+    """Be connected whenever possible, for ever; ends only by cancellation."""
+    marked = may_mark()
+    if not marked:
+        log.warning(
+            "connections to the console are not marked, forced routing may catch them: CAP_NET_ADMIN is missing"
+        )
+    attempt = 0
+    while True:
+        started = time.monotonic()
+        try:
+            await _connection(way, party, marked=marked)
+            reason = "the console closed the connection"
+        except RefusedError as error:
+            reason = str(error)
+            if error.at_the_door:
+                party.left(reason)
+                await asyncio.sleep(slow_retry(chance()))
+                continue
+        except (OSError, InvalidHandshake, ConnectionClosed, ValueError) as error:
+            # ValueError: a message that does not fit, a host name that cannot be one, a redirect.
+            reason = _sentence(error)
+        except Exception as error:
+            log.exception("talking to the console failed")
+            reason = f"a fault of this agent: {type(error).__name__}"
+        party.left(reason)
+        attempt = 0 if time.monotonic() - started > SETTLED else attempt + 1
+        await asyncio.sleep(backoff(attempt, chance()))
+
+
+async def _connection(way: Way, party: Party, *, marked: bool) -> None:
+    """One connection from dialling to its end."""
+    async with asyncio.timeout(OPEN_SECONDS):
+        socket = await dial(way.url.host, way.url.port, marked=marked)
+    tls: dict[str, Any] = {} if way.tls is None else {"ssl": way.tls, "server_hostname": way.url.host}
+    try:
+        connection = await connect(
+            way.url.at(AGENT_PATH, websocket=True),
+            sock=socket,
+            compression=None,  # 33 kB of memory a connection at the console, and frames are small
+            open_timeout=OPEN_SECONDS,
+            ping_interval=PING_SECONDS,
+            ping_timeout=PING_SECONDS,
+            close_timeout=2,
+            max_size=MAX_FRAME,
+            user_agent_header=None,
+            **tls,
+        )
+    except BaseException:
+        socket.close()
+        raise
+    try:
+        await _talk(connection, party)
+    except MessageError as error:
+        await connection.close(POLICY_VIOLATION, _close_reason(str(error)))
+        raise
+    except asyncio.CancelledError:
+        await connection.close(GOING_AWAY)
+        raise
+    finally:
+        await connection.close()
+
+
+async def _talk(connection: ClientConnection, party: Party) -> None:
+    async with asyncio.timeout(OPEN_SECONDS):
+        first = parse_from_console(await connection.recv())
+    if isinstance(first, Refused):
+        raise RefusedError(first, at_the_door=True)
+    if not isinstance(first, Challenge):
+        raise MessageError("the first frame must be a challenge")
+    await _send(connection, party.greet(first))
+    tasks = [asyncio.create_task(_listen(connection, party)), asyncio.create_task(_speak(connection, party))]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    # When both ended, what was heard last says more than that nothing can be sent any more.
+    for task in tasks:
+        if task in done:
+            task.result()
+
+
+async def _listen(connection: ClientConnection, party: Party) -> None:
+    at_the_door = True
+    async for frame in connection:
+        message = parse_from_console(frame)
+        if isinstance(message, Refused):
+            raise RefusedError(message, at_the_door=at_the_door)
+        party.hear(message)
+        if isinstance(message, Removed):
+            return
+        at_the_door = False
+
+
+async def _speak(connection: ClientConnection, party: Party) -> None:
+    """Say what is to be said, no faster than the socket takes it: what waits is always the newest."""
+    while True:
+        await party.need()
+        for message in party.speak():
+            await _send(connection, message)
+
+
+async def _send(connection: ClientConnection, message: FromAgent) -> None:
+    await connection.send(dump(message), text=True)
+
+
+def _close_reason(text: str) -> str:
+    return text.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore")
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "the console does not answer in time"
+    if isinstance(error, ConnectionClosed):
+        frame = error.rcvd or error.sent
+        return f"the connection to the console ended: {frame.reason or frame.code}" if frame else "the connection broke"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the console shows a certificate that is not trusted: {error.verify_message}"
+    if isinstance(error, MessageError):
+        return f"what the console said cannot be used: {error}"
+    return f"cannot connect to the console: {error}"

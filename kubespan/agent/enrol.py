@@ -1,0 +1,248 @@
+"""Joining a cluster: keys are made and kept, one request is sent, the reply is checked and kept.
+
+Safe to repeat at any point: keys are kept before they are sent, and the console knows a node by its keys, so a request
+whose reply was lost is answered again and costs no second use of the token.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import urllib3
+from urllib3.exceptions import HTTPError
+
+from kubespan import __version__
+from kubespan.agent.sockets import MARK, may_mark
+from kubespan.agent.store import AgentState, Enrolment, Store
+from kubespan.agent.trust import ConsoleUrl, dump_certificate, fetch_pinned, tls_context
+from kubespan.core.cluster import ula_prefix
+from kubespan.core.endpoint import LISTEN_PORT
+from kubespan.core.identity import (
+    KeyPair,
+    encode_node_id,
+    interface_id,
+    make_signing_key,
+    node_address,
+    random_mac,
+)
+from kubespan.core.messages import (
+    ENROL_PATH,
+    MAX_TEXT,
+    VERSIONS,
+    EnrolReply,
+    EnrolRequest,
+    MessageError,
+    Refusal,
+    parse_body,
+)
+
+CONNECT_SECONDS = 10.0
+READ_SECONDS = 30.0
+ATTEMPTS = 4
+MAX_REPLY = 64 * 1024
+"""Bytes of a reply; a whole one has about 600."""
+
+_OK = 200
+_PASSING = (502, 503, 504)
+"""What a front says while the console behind it restarts."""
+
+
+class EnrolError(Exception):
+    """This machine did not join; the sentence says why, and nothing but its keys was kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the host says of itself at enrolment."""
+
+    hostname: str
+    operating_system: str
+    addresses: tuple[str, ...]
+    mac: bytes | None
+    """Of the interface that spec/kubespan.md §1.5 picks; none where there is no such interface."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the operator asked for."""
+
+    url: str
+    token: str = field(repr=False)
+    pin: str = ""
+    insecure_http: bool = False
+    name: str = ""
+    listen_port: int = LISTEN_PORT
+    data_plane: str = "auto"
+    networks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """This machine's keys, whole."""
+
+    keys: KeyPair
+    node_id: str
+    state: AgentState
+
+
+def enrol(store: Store, wish: Wish, machine: Machine) -> EnrolReply:
+    """Join; raises EnrolError, TrustError or StoreError."""
+    url = ConsoleUrl.parse(wish.url, insecure_http=wish.insecure_http)
+    with store.lock("enrol.lock"):
+        identity = make_identity(store, machine.mac)
+        certificate = _look_at(url, wish.pin)
+        reply = _ask(url, certificate, build_request(wish, machine, identity))
+        check_reply(reply, identity)
+        before = identity.state.enrolment
+        if before is not None and before.cluster != reply.cluster:
+            store.forget_settings()  # the secret of a cluster that this machine leaves
+        store.save_agent(accept(wish, identity.state, reply, certificate))
+    return reply
+
+
+def make_identity(store: Store, mac: bytes | None, random: Callable[[int], bytes] = os.urandom) -> Identity:
+    """Return the machine's keys; those that it has not got yet are made and kept first.
+
+    The hardware address is kept with them: the node address must not change when an interface is added, renamed or
+    missing at some later start, and where there is none by the rule, it is made once.
+    """
+    keys = store.keys()
+    node_id = store.node_id()
+    state = store.agent()
+    if keys is None:
+        keys = KeyPair.make(random(32))
+        store.create_keys(keys)
+    if node_id is None:
+        node_id = encode_node_id(random(32))
+        store.create_node_id(node_id)
+    if state is None:
+        signing_key, verify_key = make_signing_key(random(32))
+        state = AgentState(signing_key=signing_key, verify_key=verify_key, mac=(mac or random_mac(random(6))).hex(":"))
+        store.save_agent(state)
+    return Identity(keys, node_id, state)
+
+
+def build_request(wish: Wish, machine: Machine, identity: Identity) -> EnrolRequest:
+    """Put together what the console may know: public keys only."""
+    return EnrolRequest(
+        versions=VERSIONS,
+        token=wish.token,
+        node_id=identity.node_id,
+        name=wish.name or machine.hostname,
+        public_key=identity.keys.public_key,
+        verify_key=identity.state.verify_key,
+        interface_id=parse_mac_interface(identity.state.mac).hex(),
+        hostname=machine.hostname[:MAX_TEXT],
+        operating_system=machine.operating_system[:MAX_TEXT],
+        agent_version=__version__,
+        listen_port=wish.listen_port,
+        addresses=machine.addresses,
+        networks=wish.networks,
+    )
+
+
+def parse_mac_interface(mac: str) -> bytes:
+    """The interface id of a hardware address in text form."""
+    return interface_id(bytes.fromhex(mac.replace(":", "")))
+
+
+def check_reply(reply: EnrolReply, identity: Identity) -> None:
+    """Refuse a reply that is not for this machine, or gives it an address that does not follow from the cluster."""
+    if reply.version not in VERSIONS:
+        raise EnrolError(f"the console answers in protocol version {reply.version}, which this release does not speak")
+    if reply.node_id != identity.node_id:
+        raise EnrolError("the console answered for another machine")
+    expected = node_address(ula_prefix(reply.cluster_id), parse_mac_interface(identity.state.mac))
+    if reply.address != str(expected):
+        raise EnrolError(f"the console gives this machine the address {reply.address[:64]}, it must be {expected}")
+
+
+def accept(wish: Wish, state: AgentState, reply: EnrolReply, certificate: bytes | None) -> AgentState:
+    """What to keep of a good reply."""
+    enrolment = Enrolment(
+        url=wish.url,
+        pin=wish.pin,
+        certificate=dump_certificate(certificate),
+        insecure_http=wish.insecure_http,
+        cluster=reply.cluster,
+        cluster_id=reply.cluster_id,
+        cluster_name=reply.cluster_name,
+        console_key=reply.console_key,
+        node_id=reply.node_id,
+        address=reply.address,
+    )
+    return msgspec.structs.replace(
+        state,
+        name=wish.name,
+        listen_port=wish.listen_port,
+        data_plane=wish.data_plane,
+        networks=wish.networks,
+        enrolment=enrolment,
+    )
+
+
+def _look_at(url: ConsoleUrl, pin: str) -> bytes | None:
+    if not pin:
+        return None
+    try:
+        return fetch_pinned(url, pin)
+    except OSError as error:
+        raise EnrolError(f"cannot reach the console at {url.host} port {url.port} by TLS: {error}") from None
+
+
+def _ask(url: ConsoleUrl, certificate: bytes | None, request: EnrolRequest) -> EnrolReply:
+    status, body = _post(url, certificate, msgspec.json.encode(request))
+    try:
+        if status == _OK:
+            return parse_body(body, EnrolReply)
+        refusal = parse_body(body, Refusal)
+    except MessageError:
+        raise EnrolError(
+            f"what answers at {url.at(ENROL_PATH)} is not a console of this kind (HTTP status {status}); check the URL"
+        ) from None
+    raise EnrolError(f"the console refused: {refusal.reason} ({refusal.code})")
+
+
+def _post(url: ConsoleUrl, certificate: bytes | None, body: bytes) -> tuple[int, bytes]:
+    # A lost reply is asked for again; a redirect is not followed, for the token is meant for this console alone.
+    retries = urllib3.Retry(
+        total=ATTEMPTS - 1,
+        redirect=False,
+        allowed_methods=None,
+        status_forcelist=_PASSING,
+        backoff_factor=0.5,
+        backoff_jitter=0.5,
+        raise_on_status=False,
+        respect_retry_after_header=False,
+    )
+    options = [*urllib3.connection.HTTPConnection.default_socket_options, *([MARK] if may_mark() else [])]
+    tls: dict[str, Any] = {}
+    if url.secure:
+        tls["ssl_context"] = tls_context(url, certificate)
+    if certificate is not None:
+        tls["assert_hostname"] = False  # the context trusts this one certificate, whatever names stand in it
+    with urllib3.PoolManager(socket_options=options, **tls) as pool:
+        try:
+            response = pool.request(
+                "POST",
+                url.at(ENROL_PATH),
+                body=body,
+                headers={"Content-Type": "application/json", "Accept": "application/json"},
+                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
+                retries=retries,
+                redirect=False,
+                preload_content=False,
+            )
+            return response.status, response.read(MAX_REPLY)
+        except HTTPError as error:
+            raise EnrolError(f"cannot reach the console at {url.host} port {url.port}: {_reason(error)}") from None
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost reason of what urllib3 wraps several times."""
+    inner = getattr(error, "reason", None) or error.__cause__
+    return _reason(inner) if isinstance(inner, BaseException) else str(error).rpartition(": ")[2]

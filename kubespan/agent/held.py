@@ -1,0 +1,92 @@
+"""The settings that this machine holds: taken from the console or the store, kept before they are applied."""
+
+from __future__ import annotations
+
+from kubespan.agent.mesh import Mesh
+from kubespan.agent.publish import Write
+from kubespan.agent.store import SETTINGS, Enrolment, Settings, Store, StoreError
+from kubespan.core.cluster import parse_cluster_secret
+from kubespan.core.membership import Gap, Membership
+from kubespan.core.messages import ClusterSecret, Delta, MessageError, Revision, Snapshot
+from kubespan.core.sealing import open_sealed
+
+
+class Held:
+    """Settings on their way from the console through the store into the mesh."""
+
+    def __init__(self, store: Store, enrolment: Enrolment, mesh: Mesh) -> None:
+        self.mesh = mesh
+        self._store = store
+        self._enrolment = enrolment
+        self.settings = self._stored = Settings(cluster=enrolment.cluster)
+
+    @property
+    def revision(self) -> Revision | None:
+        """Of the members and options held; none before there are any."""
+        return self.mesh.membership.revision
+
+    @property
+    def secret_generation(self) -> int:
+        """Of the cluster secret held; 0 for none."""
+        return self.settings.secret_generation
+
+    def restore(self) -> None:
+        """Take up the settings of the last run; raises StoreError."""
+        stored = self._store.settings(self._enrolment.cluster)
+        if stored is None:
+            return
+        membership = Membership()
+        if stored.snapshot is not None:
+            membership = membership.apply(stored.snapshot)
+        try:
+            membership.options.check()
+        except ValueError as error:
+            raise StoreError(f"{self._store.path(SETTINGS)}: {error}; remove it: the console sends it again") from None
+        self.settings = self._stored = stored
+        self.mesh.take(membership, stored.secret)
+
+    def take_membership(self, news: Snapshot | Delta) -> None:
+        """Take members and options; raises MessageError, and changes nothing, when they do not fit what is held."""
+        try:
+            membership = self.mesh.membership.apply(news)
+            membership.options.check()
+        except (Gap, ValueError) as error:
+            raise MessageError(str(error)) from None
+        if membership is not self.mesh.membership:
+            self._take(membership, self.settings.secret, self.settings.secret_generation)
+
+    def take_secret(self, message: ClusterSecret) -> None:
+        """Take the cluster secret; raises ValueError when it was not sealed for this machine, or is none."""
+        secret = open_sealed(
+            message.sealed,
+            self.mesh.own.keys.private_key,
+            cluster=self._enrolment.cluster,
+            node_id=self._enrolment.node_id,
+            generation=message.generation,
+        )
+        parse_cluster_secret(secret)
+        self._take(self.mesh.membership, secret, message.generation)
+
+    async def keep(self, write: Write) -> str:
+        """Store what is held, if it is not stored yet: whoever is killed after this applies it at the next start.
+
+        Returns what kept it from being stored, and empty text else; a full disk must not stop the mesh.
+        """
+        settings = self.settings
+        if settings is self._stored:
+            return ""
+        try:
+            await write(lambda: self._store.save_settings(settings))
+        except StoreError as error:
+            return str(error)
+        self._stored = settings
+        return ""
+
+    def _take(self, membership: Membership, secret: str, generation: int) -> None:
+        self.settings = Settings(
+            cluster=self._enrolment.cluster,
+            secret=secret,
+            secret_generation=generation,
+            snapshot=None if membership.revision is None else membership.snapshot(),
+        )
+        self.mesh.take(membership, secret)

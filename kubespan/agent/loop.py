@@ -1,0 +1,279 @@
+"""When to look: the agent's running part.
+
+One task looks, decides and acts: on news, on events of the kernel, on a timer. One waits for such events. One talks to
+the console (`console.py`, `talk.py`): nothing that happens there can hold up a look, and no look waits for a socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+import structlog
+
+from kubespan import __version__
+from kubespan.agent.clock import Clock
+from kubespan.agent.console import Way, converse
+from kubespan.agent.drift import describe, find_drift, pause
+from kubespan.agent.held import Held
+from kubespan.agent.kernel import Backend, Kernel, KernelError
+from kubespan.agent.mesh import Decision, Mesh, Misfit, Own
+from kubespan.agent.publish import Publisher
+from kubespan.agent.store import Enrolment, Store, StoreError
+from kubespan.agent.talk import MOST_NOTICES, Talk
+from kubespan.core.messages import MAX_TEXT, Applied, Claim
+from kubespan.core.plan import NOTHING, Desired, Observed, plan
+
+log = structlog.get_logger()
+
+RETRY_FIRST = 1.0
+RETRY_MOST = 30.0
+"""Seconds until a look that failed is repeated."""
+TEARDOWN_ATTEMPTS = 5
+STOP_SECONDS = 5.0
+"""For the look that is under way when the agent is told to stop."""
+
+
+class Ending(Enum):
+    """Why the agent ended."""
+
+    STOPPED = "stopped"
+    """By a signal; the mesh stays."""
+    REMOVED = "removed"
+    """By the console; the mesh is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the machine says of itself at the moment."""
+
+    hostname: str
+    operating_system: str
+    addresses: tuple[str, ...]
+
+
+class Host(Protocol):
+    """What the loop needs of a machine besides its data plane."""
+
+    async def facts(self) -> Facts:
+        """Read name, system and addresses. Raises KernelError."""
+
+    def watch(self) -> AsyncIterator[object]:
+        """Give something whenever links, addresses, routes or rules changed. Raises KernelError."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The agent's machine: what it looks at and changes."""
+
+    kernel: Kernel
+    host: Host
+    backend: Backend
+    networks: tuple[str, ...] = ()
+    """That the operator asked to advertise."""
+
+
+class Agent:
+    """One machine's agent."""
+
+    def __init__(
+        self, store: Store, enrolment: Enrolment, signing_key: str, own: Own, place: Place, clock: Clock | None = None
+    ) -> None:
+        clock = clock or Clock()
+        self.mesh = Mesh(own)
+        self.held = Held(store, enrolment, self.mesh)
+        self.talk = Talk(enrolment, signing_key, self.held, clock)
+        self.fault = ""
+        """Why the data plane does not follow the settings; empty when it does."""
+        self._store = store
+        self._place = place
+        self._clock = clock
+        self._publisher = Publisher(store, enrolment, place.backend, self._write)
+        # One thread, so that what is written last is what was decided last; `run` waits for it at its end.
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
+        self._stopped = asyncio.Event()
+        self._settled: Desired | None = None
+        self._warned: tuple[str, ...] = ()
+        self._drifts = 0
+        self._failures = 0
+
+    async def run(self, way: Way) -> Ending:
+        """Mesh until told to stop, or removed. Raises StoreError when the last settings cannot be read."""
+        self.held.restore()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        looking = asyncio.create_task(self._look_on())
+        work = (self._stopped.wait(), self.talk.removed.wait(), self._watch(), converse(way, self.talk, random.random))
+        tasks = [looking, *(asyncio.ensure_future(part) for part in work)]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            # A look that is under way comes to its end, so that no change is left half made.
+            self._stopped.set()
+            self.talk.news.set()
+            await asyncio.wait([looking], timeout=STOP_SECONDS)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._writer.shutdown()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+        for task in done:
+            task.result()
+        if self.talk.removal is None:
+            return Ending.STOPPED
+        await self._leave(self.talk.removal)
+        return Ending.REMOVED
+
+    def stop(self) -> None:
+        """End `run`; the mesh stays."""
+        self._stopped.set()
+
+    async def _look_on(self) -> None:
+        news = self.talk.news
+        while not self._stopped.is_set():
+            news.clear()
+            await self.look()
+            try:
+                async with asyncio.timeout(self.patience()):
+                    await news.wait()
+            except TimeoutError:
+                continue
+
+    def patience(self) -> float:
+        """Seconds until the next look, if nothing asks for one before."""
+        if self._failures:
+            return float(min(RETRY_MOST, RETRY_FIRST * 2 ** min(self._failures - 1, 16)))
+        now = self._clock.now()
+        return min(self.mesh.next_look(now), self.talk.patience(now))
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                async for _ in self._place.host.watch():
+                    await asyncio.sleep(pause(self._drifts))
+                    await self.read_facts()
+                    self.talk.news.set()
+            except (KernelError, OSError) as error:
+                log.warning("the kernel's events cannot be heard, the timer alone is left", reason=str(error))
+            await asyncio.sleep(RETRY_MOST)
+
+    async def look(self) -> None:
+        """One pass: observe, decide, store, change what differs; afterwards there is something to say."""
+        if self.talk.claim is None:
+            await self.read_facts()
+        try:
+            observed = await self._place.kernel.observe()
+            decision = self.mesh.decide(observed, wall=self._clock.wall(), now=self._clock.now())
+            unstored = await self.held.keep(self._write)
+            changes = plan(decision.desired, observed)
+            if changes:
+                await self._place.kernel.apply(changes)
+        except (KernelError, Misfit) as error:
+            self._failed(str(error))
+        except Exception as error:
+            # A fault of ours in one look must not end the looking: the next one begins from what is there.
+            log.exception("a look failed")
+            self._failed(f"a fault of this agent: {type(error).__name__}")
+        else:
+            self._succeeded(decision, observed, unstored)
+        await self._publish()
+        self.talk.sayable.set()
+
+    def _succeeded(self, decision: Decision, observed: Observed, unstored: str) -> None:
+        drift = find_drift(self._settled, observed)
+        self._drifts = self._drifts + 1 if drift else 0
+        if drift:
+            self.talk.notice("drift", describe(drift))
+        self._failures = 0
+        self._set_fault(unstored)
+        self.mesh.settle(decision)
+        self._settled = decision.desired
+        self.talk.rows = self.mesh.rows(self._clock.now())
+        if decision.revision is not None and decision.complete:
+            self.talk.applied = Applied(revision=decision.revision, fault=unstored)
+        self._warn(decision.warnings)
+
+    def _failed(self, reason: str) -> None:
+        self._failures += 1
+        self._set_fault(reason)
+        if self.held.revision is not None:
+            self.talk.applied = Applied(revision=self.held.revision, fault=reason)
+
+    def _set_fault(self, fault: str) -> None:
+        if fault and fault != self.fault:
+            self.talk.notice("fault", fault)
+        elif self.fault and not fault:
+            log.info("the mesh follows its settings again")
+        self.fault = fault
+
+    def _warn(self, warnings: tuple[str, ...]) -> None:
+        if warnings != self._warned:
+            self._warned = warnings
+            for warning in warnings[: MOST_NOTICES // 2]:
+                self.talk.notice("fault", warning)
+
+    async def _publish(self) -> None:
+        talk, clock = self.talk, self._clock
+        try:
+            await self._publisher.publish(
+                self.mesh,
+                connected=talk.connected,
+                console=talk.reason,
+                fault=self.fault,
+                wall=clock.wall(),
+                now=clock.now(),
+            )
+        except StoreError as error:
+            log.warning("what this machine knows cannot be published", reason=str(error))
+
+    async def _write(self, write: Callable[[], None]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._writer, write)
+
+    async def read_facts(self) -> None:
+        """Bring the claim up to date; what cannot be read stays as it was."""
+        try:
+            facts = await self._place.host.facts()
+        except KernelError as error:
+            log.warning("the machine's addresses cannot be read", reason=str(error))
+            return
+        own = str(self.mesh.own.address)
+        claim = Claim(
+            hostname=facts.hostname[:MAX_TEXT],
+            operating_system=facts.operating_system[:MAX_TEXT],
+            agent_version=__version__,
+            backend=self._place.backend,
+            listen_port=self.mesh.own.listen_port,
+            addresses=tuple(address for address in facts.addresses if address != own),
+            networks=self._place.networks,
+        )
+        if claim != self.talk.claim:
+            self.talk.claim = claim
+            self.talk.sayable.set()
+
+    async def _leave(self, reason: str) -> None:
+        """Take the mesh down after removal: the secret first, so that a kill half-way leaves a start that goes on."""
+        log.warning("the console removed this machine from its cluster", reason=reason)
+        self._store.forget_settings()
+        await take_down(self._place.kernel)
+        self._store.forget_enrolment()
+
+
+async def take_down(kernel: Kernel) -> None:
+    """Remove everything of ours from the data plane. Raises KernelError."""
+    for attempt in range(1, TEARDOWN_ATTEMPTS + 1):
+        try:
+            await kernel.apply(plan(NOTHING, await kernel.observe()))
+        except KernelError:
+            if attempt == TEARDOWN_ATTEMPTS:
+                raise
+            await asyncio.sleep(RETRY_FIRST)
+        else:
+            return

@@ -1,0 +1,214 @@
+"""This machine's mesh: the settings it was given, what is known of its peers, and what should be done about them.
+
+No IO and no clock: times are arguments, on the machine's own timeline. A decision is taken on what was observed, and
+becomes what is known only once the kernel has it (`settle`); else the next look decides again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address
+
+from kubespan.agent.handshakes import Handshakes
+from kubespan.agent.reports import Row
+from kubespan.core.affiliate import Affiliate, from_members
+from kubespan.core.desired import desired
+from kubespan.core.endpoint import AddressFilter, Endpoint
+from kubespan.core.identity import KeyPair
+from kubespan.core.membership import Membership
+from kubespan.core.messages import Member, Revision
+from kubespan.core.peer_spec import PeerSpec, peer_specs
+from kubespan.core.peer_status import (
+    NEVER,
+    TICK,
+    PeerState,
+    PeerStatus,
+    adopt,
+    observe,
+    pick_endpoint,
+    step,
+    use_endpoint,
+)
+from kubespan.core.plan import NOTHING, Desired, Observed, PeerCounters
+
+FIRST_LOOK = 0.5
+"""Seconds after an endpoint was given until somebody looks whether it answers; then ever less often."""
+
+
+class Misfit(Exception):
+    """The settings are not for this machine; the sentence says in what. What is there stays as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """Who this machine is."""
+
+    keys: KeyPair
+    node_id: str
+    address: IPv6Address
+    listen_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What should be, and what will be known of the peers once it is."""
+
+    desired: Desired
+    revision: Revision | None
+    """Of the settings that it follows."""
+    complete: bool
+    """False while the settings are: members without the cluster's secret are no mesh yet."""
+    statuses: Mapping[str, PeerStatus] = field(default_factory=dict)
+    tried: frozenset[int] = frozenset()
+    warnings: tuple[str, ...] = ()
+    """What was odd about the members; the others are meshed with all the same."""
+
+
+class Mesh:
+    """One machine's part in its cluster."""
+
+    def __init__(self, own: Own) -> None:
+        self.own = own
+        self.membership = Membership()
+        self.secret = ""
+        self.affiliates: list[Affiliate] = []
+        self.specs: dict[str, PeerSpec] = {}
+        self.statuses: dict[str, PeerStatus] = {}
+        self._warnings: tuple[str, ...] = ()
+        self._stale = False
+        self._indexes: dict[str, int] = {}
+        self._handshakes = Handshakes()
+        self._to_try: frozenset[int] = frozenset()
+
+    def take(self, membership: Membership, secret: str) -> None:
+        """Go by these settings from the next decision on; many changes in between cost one reckoning."""
+        self.membership, self.secret = membership, secret
+        self._stale = True
+
+    def _reckon(self) -> None:
+        if not self._stale:
+            return
+        self._stale = False
+        membership = self.membership
+        filters = [AddressFilter.parse(text) for text in membership.options.peer_endpoint_filters]
+        self.affiliates, unread = from_members(membership.members.values())
+        found = peer_specs(self.affiliates, self.own.node_id, filters)
+        # A peer with this machine's own key cannot be (and would be added at every look, for WireGuard ignores it).
+        self.specs = {key: spec for key, spec in found.specs.items() if key != self.own.keys.public_key}
+        self._warnings = (*unread, *found.warnings, *self._own_warnings())
+        self._indexes = {member.public_key: index for index, member in membership.members.items()}
+
+    def try_again(self, members: Iterable[int]) -> None:
+        """Give these members their next endpoint at the next look, whatever their state."""
+        self._to_try |= frozenset(members)
+
+    def decide(self, observed: Observed, *, wall: float, now: float) -> Decision:
+        """Say what should be. Raises Misfit; `wall` is Unix time."""
+        self._reckon()
+        revision = self.membership.revision
+        if revision is None or not self.secret or not self.membership.options.enabled:
+            self.statuses = {}
+            return Decision(NOTHING, revision, complete=revision is not None and bool(self.secret))
+        self._check_own()
+        self._look(observed, wall, now)
+        statuses: dict[str, PeerStatus] = {}
+        endpoints: dict[str, Endpoint | None] = {}
+        tried = self._to_try
+        for key, spec in self.specs.items():
+            status = self._retry(spec, now) if self._indexes[key] in tried else self.statuses[key]
+            statuses[key], endpoints[key] = step(spec, status, now)
+        wanted = desired(
+            keys=self.own.keys,
+            address=self.own.address,
+            secret=self.secret,
+            options=self.membership.options,
+            specs=self.specs,
+            statuses=statuses,
+            endpoints=endpoints,
+            now=now,
+            listen_port=self.own.listen_port,
+        )
+        return Decision(wanted, revision, complete=True, statuses=statuses, tried=tried, warnings=self._warnings)
+
+    def settle(self, decision: Decision) -> None:
+        """Note that the kernel has what was decided."""
+        self.statuses = dict(decision.statuses)
+        self._to_try -= decision.tried
+
+    def rows(self, now: float) -> dict[int, Row]:
+        """What a report says of each peer, by member index."""
+        return {
+            self._indexes[key]: Row(
+                state=int(status.state(now)),
+                endpoint=str(status.endpoint or ""),
+                handshake=status.last_handshake,
+                received=status.received,
+                sent=status.sent,
+            )
+            for key, status in self.statuses.items()
+            if key in self._indexes
+        }
+
+    def next_look(self, now: float) -> float:
+        """Seconds until the peers should be looked at again: soon after an endpoint was given, else at the tick."""
+        connecting = [
+            now - status.endpoint_changed
+            for status in self.statuses.values()
+            if status.endpoint_changed > NEVER and status.state(now) is PeerState.UNKNOWN
+        ]
+        return min(TICK, max(FIRST_LOOK, min(connecting, default=TICK) / 2))
+
+    def _check_own(self) -> None:
+        own = self._find_own()
+        if own is None:
+            return
+        if own.address != str(self.own.address):
+            raise Misfit(
+                f"the console gives this machine the address {own.address}, but {self.own.address} follows from its "
+                "cluster and hardware address; remove the node at the console and enrol it again"
+            )
+        if own.public_key != self.own.keys.public_key:
+            raise Misfit(
+                "the console knows this machine by another public key; remove the node there and enrol it again"
+            )
+
+    def _own_warnings(self) -> list[str]:
+        if self.membership.revision is None or self._find_own() is not None:
+            return []
+        return ["this machine is not among the cluster's members, so that no other one will answer it"]
+
+    def _find_own(self) -> Member | None:
+        members = self.membership.members.values()
+        return next((member for member in members if member.node_id == self.own.node_id), None)
+
+    def _look(self, observed: Observed, wall: float, now: float) -> None:
+        self._handshakes.keep(frozenset(self.specs))
+        self.statuses = {key: self._see(spec, observed, wall, now) for key, spec in self.specs.items()}
+
+    def _see(self, spec: PeerSpec, observed: Observed, wall: float, now: float) -> PeerStatus:
+        key = spec.public_key
+        status = self.statuses.get(key)
+        peer = observed.peers.get(key)
+        if peer is None:
+            return PeerStatus(label=spec.label) if status is None else _lost(status, now)
+        counters = observed.counters.get(key, PeerCounters())
+        handshake = self._handshakes.convert(key, counters.last_handshake, wall=wall, now=now)
+        if status is None:
+            return adopt(spec, peer.endpoint, handshake, counters.received, counters.sent, now)
+        return observe(status, peer.endpoint, handshake, counters.received, counters.sent)
+
+    def _retry(self, spec: PeerSpec, now: float) -> PeerStatus:
+        status = self.statuses[spec.public_key]
+        endpoint = pick_endpoint(status, spec.endpoints) or status.last_used_endpoint
+        return status if endpoint is None else use_endpoint(status, endpoint, now)
+
+
+def _lost(status: PeerStatus, now: float) -> PeerStatus:
+    """A peer that WireGuard knew is gone from it, as a rule with the whole link; it will be given its endpoint anew.
+
+    Judged by its old handshake it would count as `down` at the next look, and lose an endpoint that works.
+    """
+    if status.last_used_endpoint is None:
+        return observe(status, None, NEVER, 0, 0)
+    return use_endpoint(observe(status, None, NEVER, 0, 0), status.last_used_endpoint, now)

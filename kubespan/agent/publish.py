@@ -1,0 +1,122 @@
+"""What the agent lets others on its machine read: resources for `get`, its own condition for `status`.
+
+Derived from what is known, so it may be lost: versions then count from one again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import structlog
+
+from kubespan.agent.kernel import Backend
+from kubespan.agent.mesh import Mesh
+from kubespan.agent.store import RESOURCES, STATUS, Enrolment, Store, StoreError
+from kubespan.core.resources import (
+    Record,
+    Resource,
+    affiliate_records,
+    config_record,
+    dump,
+    endpoint_records,
+    harvested,
+    identity_record,
+    member_records,
+    node_identity_record,
+    parse,
+    peer_spec_records,
+    peer_status_records,
+    steady_offset,
+    update,
+)
+
+log = structlog.get_logger()
+
+REFRESH = 5.0
+"""Seconds for which mere counters need not be published anew; whatever else changes is, at once."""
+
+Write = Callable[[Callable[[], None]], Awaitable[None]]
+"""Runs a blocking write beside the loop."""
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """The agent's own condition, as `status.json` has it."""
+
+    connected: bool
+    console: str
+    """Why there is no connection, or what an operator must do; empty when all is well."""
+    fault: str
+    """Why the data plane does not follow the settings; empty when it does."""
+    revision: str
+    backend: str
+    process: int = msgspec.field(default_factory=os.getpid)
+
+
+class Publisher:
+    """Keeps both files up to date."""
+
+    def __init__(self, store: Store, enrolment: Enrolment, backend: Backend, write: Write) -> None:
+        self._store = store
+        self._enrolment = enrolment
+        self._backend = backend
+        self._write = write
+        self._resources: list[Resource] | None = None
+        self._condition: Condition | None = None
+        self._shown: object = None
+        self._due = float("-inf")
+        self._offset: float | None = None
+
+    async def publish(self, mesh: Mesh, *, connected: bool, console: str, fault: str, wall: float, now: float) -> None:
+        """Write what changed. Raises StoreError."""
+        held = mesh.membership.revision
+        condition = Condition(connected, console, fault, "" if held is None else str(held), self._backend)
+        if condition != self._condition:
+            content = msgspec.json.encode(condition)
+            await self._write(lambda: self._store.publish(STATUS, content))
+            self._condition = condition
+        shown = _shape(mesh, now)
+        if shown == self._shown and now < self._due:
+            return
+        resources = self._renew(mesh, wall, now)
+        await self._write(lambda: self._store.publish(RESOURCES, dump(resources)))
+        self._resources, self._shown, self._due = resources, shown, now + REFRESH
+
+    def _renew(self, mesh: Mesh, wall: float, now: float) -> list[Resource]:
+        if self._resources is None:
+            self._resources = self._read()
+        self._offset = steady_offset(self._offset, wall - now)
+        return update(self._resources, self._records(mesh, now, self._offset), wall)
+
+    def _records(self, mesh: Mesh, now: float, offset: float) -> list[Record]:
+        options = mesh.membership.options
+        records = [
+            identity_record(mesh.own.address, mesh.own.keys.public_key),
+            node_identity_record(mesh.own.node_id),
+        ]
+        if mesh.membership.revision is None:
+            return records
+        return [
+            *records,
+            config_record(options, self._enrolment.cluster_id),
+            *peer_spec_records(mesh.specs if options.enabled else {}),
+            *peer_status_records(mesh.statuses, now, offset),
+            *endpoint_records(harvested(mesh.affiliates, mesh.statuses, options, now)),
+            *affiliate_records(mesh.affiliates),
+            *member_records(mesh.affiliates),
+        ]
+
+    def _read(self) -> list[Resource]:
+        try:
+            return parse(self._store.read_published(RESOURCES) or b"")
+        except (StoreError, ValueError):
+            log.info("nothing published before can be read; versions of resources count from one")
+            return []
+
+
+def _shape(mesh: Mesh, now: float) -> Any:
+    """What must be published at once when it changes: all but times and counters."""
+    states = {key: (one.state(now), one.endpoint, one.last_used_endpoint) for key, one in mesh.statuses.items()}
+    return mesh.membership, states

@@ -1,0 +1,350 @@
+"""The state directory: who this machine is, where it enrolled, and the last settings it was given.
+
+Every file is replaced whole: written beside its place, synced, renamed, and the directory synced. So whoever is
+killed at any instant leaves the old file or the new one. All of them are secret or tell of the mesh: mode 0600.
+
+`kubespan-identity.yaml` and `node-identity.yaml` have the form of spec/kubespan.md §1.2 and §1.3; the others are our
+own and carry `version`. A file that is damaged, or of a newer version, is an error with its remedy and never replaced
+by a fresh one: a new identity would be a new machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from kubespan.core.endpoint import LISTEN_PORT
+from kubespan.core.identity import KeyPair, decode_node_id
+from kubespan.core.messages import Snapshot
+
+DEFAULT_STATE_DIR = "/var/lib/kubespan-agent"
+STATE_VERSION = 1
+
+KUBESPAN_IDENTITY = "kubespan-identity.yaml"
+NODE_IDENTITY = "node-identity.yaml"
+AGENT = "agent.yaml"
+SETTINGS = "settings.json"
+RESOURCES = "resources.json"
+STATUS = "status.json"
+
+PRIVATE = 0o600
+PRIVATE_DIRECTORY = 0o700
+
+LOCK_ATTEMPTS = 3
+LOCK_PAUSE = 0.05
+"""Seconds between attempts."""
+
+
+class StoreError(Exception):
+    """A file of the state directory cannot be read or written; the sentence names it and what to do."""
+
+
+class Busy(StoreError):
+    """Another process of this agent holds the state directory."""
+
+
+class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, rename="camel"):
+    """One file; its text form is never shown, for most hold a secret."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(…)"
+
+
+class KubeSpanIdentity(_Document, frozen=True, kw_only=True):
+    """`kubespan-identity.yaml`; address and subnet are written empty and ignored when read (spec/kubespan.md §1.3)."""
+
+    address: str = ""
+    subnet: str = ""
+    private_key: str
+    public_key: str
+
+
+class NodeIdentity(_Document, frozen=True, kw_only=True):
+    """`node-identity.yaml`."""
+
+    node_id: str
+
+
+class Enrolment(_Document, frozen=True, kw_only=True):
+    """Which console took this machine into which cluster; none of it is secret."""
+
+    url: str
+    pin: str = ""
+    certificate: str = ""
+    """The console's certificate that the pin names, base64 of its DER form."""
+    insecure_http: bool = False
+    cluster: str
+    cluster_id: str
+    cluster_name: str
+    console_key: str
+    node_id: str
+    address: str
+
+
+class AgentState(_Document, frozen=True, kw_only=True):
+    """`agent.yaml`: what the agent made or was told at enrolment, and keeps over removal and enrolment elsewhere."""
+
+    version: int = STATE_VERSION
+    signing_key: str
+    """Ed25519 private key, base64."""
+    verify_key: str
+    mac: str
+    """Hardware address that the node address is made of, as first seen or, where there was none, as made once."""
+    name: str = ""
+    listen_port: int = LISTEN_PORT
+    data_plane: str = "auto"
+    networks: tuple[str, ...] = ()
+    enrolment: Enrolment | None = None
+
+
+class Settings(_Document, frozen=True, kw_only=True):
+    """`settings.json`: everything needed to mesh with no console."""
+
+    version: int = STATE_VERSION
+    cluster: str
+    """The console's name of the cluster that the rest belongs to."""
+    secret: str = ""
+    secret_generation: int = 0
+    snapshot: Snapshot | None = None
+
+
+Document = TypeVar("Document", bound=_Document)
+
+
+class Store:
+    """Reads and writes the files of one state directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def path(self, name: str) -> Path:
+        """Where the file of that name lies."""
+        return self.directory / name
+
+    def keys(self) -> KeyPair | None:
+        """The machine's WireGuard keys; none before they are made."""
+        identity = self._read_yaml(KUBESPAN_IDENTITY, KubeSpanIdentity)
+        if identity is None:
+            return None
+        try:
+            keys = KeyPair.from_private(identity.private_key)
+        except ValueError as error:
+            raise self._damaged(KUBESPAN_IDENTITY, f"privateKey: {error}") from None
+        if keys.public_key != identity.public_key:
+            raise self._damaged(KUBESPAN_IDENTITY, "publicKey does not belong to privateKey")
+        return keys
+
+    def create_keys(self, keys: KeyPair) -> None:
+        """Keep new WireGuard keys; fails if there are any."""
+        identity = KubeSpanIdentity(private_key=keys.private_key, public_key=keys.public_key)
+        self._write(KUBESPAN_IDENTITY, msgspec.yaml.encode(identity), exclusive=True)
+
+    def node_id(self) -> str | None:
+        """The machine's node id; none before it is made."""
+        identity = self._read_yaml(NODE_IDENTITY, NodeIdentity)
+        if identity is None:
+            return None
+        try:
+            whole = decode_node_id(identity.node_id)
+        except ValueError as error:
+            raise self._damaged(NODE_IDENTITY, f"nodeId: {error}") from None
+        if not any(whole):
+            raise self._damaged(NODE_IDENTITY, "nodeId is empty")
+        return identity.node_id
+
+    def create_node_id(self, node_id: str) -> None:
+        """Keep a new node id; fails if there is one."""
+        self._write(NODE_IDENTITY, msgspec.yaml.encode(NodeIdentity(node_id=node_id)), exclusive=True)
+
+    def agent(self) -> AgentState | None:
+        """What enrolment left; none before the first one began."""
+        self._check_version(AGENT)
+        return self._read_yaml(AGENT, AgentState)
+
+    def save_agent(self, state: AgentState) -> None:
+        """Keep what enrolment made or was told."""
+        self._write(AGENT, msgspec.yaml.encode(state))
+
+    def forget_enrolment(self) -> None:
+        """Keep the keys, and nothing of the console."""
+        state = self.agent()
+        if state is not None and state.enrolment is not None:
+            self.save_agent(msgspec.structs.replace(state, enrolment=None))
+
+    def settings(self, cluster: str) -> Settings | None:
+        """The last settings of that cluster; none when there are none, or another cluster's."""
+        content = self._read(SETTINGS)
+        if content is None:
+            return None
+        self._check_version(SETTINGS)
+        try:
+            settings = msgspec.json.decode(content, type=Settings)
+        except msgspec.DecodeError as error:
+            raise self._damaged(SETTINGS, _without_values(error), "remove it: the console sends it again") from None
+        return settings if settings.cluster == cluster else None
+
+    def save_settings(self, settings: Settings) -> None:
+        """Keep the settings that are about to be applied."""
+        self._write(SETTINGS, msgspec.json.encode(settings))
+
+    def forget_settings(self) -> None:
+        """Remove the cluster's secret and members from this machine."""
+        for name in (SETTINGS, RESOURCES, STATUS):
+            with self._reporting(name, "remove"):
+                self.path(name).unlink(missing_ok=True)
+        with self._reporting(SETTINGS, "remove"):
+            self._sync_directory()
+
+    def read_published(self, name: str) -> bytes | None:
+        """What the running agent last published under that name (RESOURCES, STATUS)."""
+        return self._read(name)
+
+    def publish(self, name: str, content: bytes) -> None:
+        """Put what others on this machine may ask for where they read it."""
+        self._write(name, content)
+
+    @contextlib.contextmanager
+    def lock(self, name: str = "lock") -> Iterator[None]:
+        """Hold the state directory, or raise Busy: two agents would undo each other's work."""
+        self._make_directory()
+        with self._reporting(name, "open"):
+            descriptor = os.open(self.path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+        try:
+            if not _acquire(descriptor):
+                holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+                raise Busy(f"another kubespan-agent (process {holder}) works on {self.directory}; stop it first")
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def is_locked(self) -> bool:
+        """Say whether an agent runs on this state directory."""
+        try:
+            descriptor = os.open(self.path("lock"), os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise StoreError(f"cannot open {self.path('lock')}: {error.strerror}") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def _check_version(self, name: str) -> None:
+        """Refuse what a newer release wrote, before its fields are looked at."""
+        head = _read_head(self._read(name), msgspec.yaml.decode if name == AGENT else msgspec.json.decode)
+        if head is not None and head.version > STATE_VERSION:
+            raise StoreError(
+                f"{self.path(name)} is of version {head.version}, this release knows up to {STATE_VERSION}: "
+                "install the newer release again"
+            )
+
+    def _read_yaml(self, name: str, form: type[Document]) -> Document | None:
+        content = self._read(name)
+        if content is None:
+            return None
+        try:
+            return msgspec.yaml.decode(content, type=form)
+        except msgspec.DecodeError as error:
+            raise self._damaged(name, _without_values(error)) from None
+
+    def _read(self, name: str) -> bytes | None:
+        with self._reporting(name, "read"):
+            try:
+                return self.path(name).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def _write(self, name: str, content: bytes, *, exclusive: bool = False) -> None:
+        self._make_directory()
+        path, fresh = self.path(name), self.path(f".{name}.new")
+        with self._reporting(name, "write"):
+            # Removed, not truncated: after a kill between link and unlink below it is another name of the file itself.
+            fresh.unlink(missing_ok=True)
+            try:
+                _write_synced(fresh, content)
+                if exclusive:
+                    os.link(fresh, path)
+                else:
+                    os.replace(fresh, path)
+            finally:
+                fresh.unlink(missing_ok=True)
+            self._sync_directory()
+
+    def _make_directory(self) -> None:
+        with self._reporting("", "make"):
+            self.directory.mkdir(mode=PRIVATE_DIRECTORY, parents=True, exist_ok=True)
+
+    def _sync_directory(self) -> None:
+        descriptor = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def _reporting(self, name: str, verb: str) -> Iterator[None]:
+        try:
+            yield
+        except FileExistsError:
+            raise StoreError(f"{self.path(name)} exists already; an identity is never overwritten") from None
+        except OSError as error:
+            raise StoreError(f"cannot {verb} {self.path(name)}: {error.strerror or error}") from None
+
+    def _damaged(self, name: str, fault: str, remedy: str = "") -> StoreError:
+        remedy = remedy or "restore it from a backup, or remove it and enrol this machine again with a new token"
+        return StoreError(f"{self.path(name)} is damaged ({fault}); {remedy}")
+
+
+class _Head(msgspec.Struct, frozen=True):
+    """The part of our own files that every release can read."""
+
+    version: int = 0
+
+
+def _read_head(content: bytes | None, decode: Callable[..., Any]) -> _Head | None:
+    try:
+        return None if content is None else decode(content, type=_Head)
+    except msgspec.DecodeError:
+        return None  # whoever reads the rest reports it
+
+
+def _acquire(descriptor: int) -> bool:
+    """Take the lock; who only asks whether somebody holds it (`is_locked`) is out of the way in a moment."""
+    for attempt in range(LOCK_ATTEMPTS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if attempt + 1 < LOCK_ATTEMPTS:
+                time.sleep(LOCK_PAUSE)
+        else:
+            return True
+    return False
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
+    with open(descriptor, "wb") as file:
+        os.fchmod(descriptor, PRIVATE)
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _without_values(error: msgspec.DecodeError) -> str:
+    """Say what is wrong without quoting the file: a parser's message may carry a piece of a key."""
+    if isinstance(error, msgspec.ValidationError):
+        return str(error)
+    return "it ends too early or is not of its format"

@@ -1,0 +1,195 @@
+"""This machine's side of the conversation with its console: what is understood, and what is said when.
+
+The loop leaves here what there is to say (`claim`, `applied`, `rows`, notices) and sets `sayable`; what the console
+says ends in the settings held, and in `news` for the loop. Nothing here waits, and nothing is queued but notices: what
+is said is always the newest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import structlog
+
+from kubespan import __version__
+from kubespan.agent.clock import Clock
+from kubespan.agent.held import Held
+from kubespan.agent.reports import Reporter, Row
+from kubespan.agent.store import Enrolment
+from kubespan.core.identity import sign
+from kubespan.core.messages import (
+    REPORT_SECONDS,
+    Applied,
+    Challenge,
+    Claim,
+    ClusterSecret,
+    Delta,
+    FromAgent,
+    FromConsole,
+    Hello,
+    MessageError,
+    Notice,
+    Pace,
+    Removed,
+    Resync,
+    Snapshot,
+    TryAgain,
+    Welcome,
+    challenge_text,
+    negotiate,
+)
+
+log = structlog.get_logger()
+
+MOST_NOTICES = 32
+"""Notices kept while nobody takes them; the oldest go first."""
+SHORTEST_REPORT = 0.5
+"""Seconds between reports that a console cannot ask to undercut."""
+
+NOT_YET = "not connected yet"
+PENDING = "connected; an operator must approve this machine at the console"
+
+
+@dataclass
+class _Told:
+    """What the console has heard of us on one connection."""
+
+    reporter: Reporter = field(default_factory=Reporter)
+    welcomed: bool = False
+    approved: bool = False
+    claim: Claim | None = None
+    applied: Applied | None = None
+
+
+class Talk:
+    """A `Party` for `console.converse`."""
+
+    def __init__(self, enrolment: Enrolment, signing_key: str, held: Held, clock: Clock) -> None:
+        self.claim: Claim | None = None
+        self.applied: Applied | None = None
+        self.rows: dict[int, Row] = {}
+        self.connected = False
+        self.reason = NOT_YET
+        """Why it is not connected, or what an operator must do; empty when all is well."""
+        self.removal: str | None = None
+        """Why the console removed this machine; none while it has not."""
+        self.news = asyncio.Event()
+        self.sayable = asyncio.Event()
+        self.removed = asyncio.Event()
+        self._enrolment = enrolment
+        self._signing_key = signing_key
+        self._held = held
+        self._clock = clock
+        self._notices: deque[Notice] = deque(maxlen=MOST_NOTICES)
+        self._told = _Told()
+
+    def notice(self, kind: Literal["drift", "fault"], text: str) -> None:
+        """Let an operator know; kept until there is a console."""
+        log.warning("drift was healed" if kind == "drift" else "fault", text=text)
+        self._notices.append(Notice(kind=kind, text=text))
+        self.sayable.set()
+
+    def patience(self, now: float) -> float:
+        """Seconds until the console should hear of fresh figures."""
+        return self._told.reporter.patience(now)
+
+    def greet(self, challenge: Challenge) -> Hello:
+        """Answer the challenge with what is held; a new connection has heard nothing yet."""
+        enrolment = self._enrolment
+        version = negotiate(challenge.versions)
+        self._told = _Told()
+        text = challenge_text(enrolment.console_key, enrolment.cluster, enrolment.node_id, challenge.nonce)
+        return Hello(
+            version=version,
+            cluster=enrolment.cluster,
+            node_id=enrolment.node_id,
+            signature=sign(self._signing_key, text),
+            held=self._held.revision,
+            secret_generation=self._held.secret_generation,
+            agent_version=__version__,
+            agent_time=self._clock.wall(),
+        )
+
+    def hear(self, message: FromConsole) -> None:
+        """Take what the console says; what does not fit is a MessageError and changes nothing."""
+        match message:
+            case Welcome():
+                self._welcome(message)
+            case Removed(reason=reason):
+                self.remove(reason)
+            case Pace(seconds=seconds, lease=lease):
+                self._told.reporter.quicken(seconds, lease, self._clock.now())
+            case Resync():
+                self._told.reporter.resync()
+                self._told.claim = None
+                self.sayable.set()
+            case TryAgain() | ClusterSecret() | Snapshot() | Delta() if self._told.approved:
+                self._hear_settings(message)
+            case _:
+                raise MessageError(f"a frame of type {type(message).__name__.lower()} does not belong here")
+        # Also where nothing changed: whoever waits reckons anew how long.
+        self.news.set()
+
+    def speak(self) -> Iterator[FromAgent]:
+        """Give what the console has not heard yet; a machine that waits for approval says only what it is."""
+        told = self._told
+        if not told.welcomed:
+            return
+        if self.claim is not None and self.claim != told.claim:
+            told.claim = self.claim
+            yield self.claim
+        if not told.approved:
+            return
+        if self.applied is not None and self.applied != told.applied:
+            told.applied = self.applied
+            yield self.applied
+        if self.applied is not None:
+            report = told.reporter.collect(self.rows, self.applied.revision, self._clock.now())
+            if report is not None:
+                yield report
+        while self._notices:
+            # Taken away only after it has gone: a connection that breaks here loses nothing.
+            yield self._notices[0]
+            self._notices.popleft()
+
+    async def need(self) -> None:
+        """Wait until there may be something to say."""
+        await self.sayable.wait()
+        self.sayable.clear()
+
+    def left(self, reason: str) -> None:
+        """Note that there is no connection; the same reason is logged once."""
+        if self.connected or reason != self.reason:
+            log.warning("no connection to the console", reason=reason)
+        self.connected, self.reason = False, reason
+        self._told = _Told()
+
+    def remove(self, reason: str) -> None:
+        """Note that this machine is no longer of the cluster."""
+        self.removal = reason
+        self.removed.set()
+
+    def _welcome(self, message: Welcome) -> None:
+        told = self._told
+        told.welcomed = True
+        told.approved = message.status == "approved"
+        told.reporter.every = min(REPORT_SECONDS, max(SHORTEST_REPORT, message.report_seconds))
+        self.connected, self.reason = True, "" if told.approved else PENDING
+        log.info("connected to the console", status=message.status)
+        self.sayable.set()
+
+    def _hear_settings(self, message: TryAgain | ClusterSecret | Snapshot | Delta) -> None:
+        match message:
+            case TryAgain(members=members):
+                self._held.mesh.try_again(members)
+            case ClusterSecret():
+                try:
+                    self._held.take_secret(message)
+                except ValueError as error:
+                    self.notice("fault", str(error))
+            case _:
+                self._held.take_membership(message)
