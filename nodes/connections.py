@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import redis
 import redis.asyncio
@@ -15,8 +16,8 @@ TIMEOUT = 5.0
 
 
 @functools.cache
-def sync_redis() -> redis.Redis:
-    """The process's client for synchronous code; its pool is shared by all threads."""
+def sync_redis() -> Any:  # redis-py types each answer as if it might have to be awaited
+    """The process's client for synchronous code, a `redis.Redis`; its pool is shared by all threads."""
     return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
 
 

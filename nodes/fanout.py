@@ -4,7 +4,7 @@ What travels on a cluster's channel is one of five small things, msgpack:
 
 - `News`: a frame for all approved nodes, already encoded, with the revisions that it leads from and to;
 - `Personal`: a frame for one node;
-- `Settle`: a node's standing changed (approved): its session is opened anew;
+- `Settle`: a node's standing changed (approved), and it is welcomed anew;
 - `Replaced`: a node has a newer connection: older ones close;
 - `Watch`: somebody looks at these nodes' links: they report faster for a while.
 
@@ -17,6 +17,7 @@ stands still stops nobody.
 from __future__ import annotations
 
 import asyncio
+import builtins
 import random
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
@@ -27,7 +28,7 @@ import redis
 import structlog
 from redis.asyncio.client import PubSub
 
-from kubespan.core.messages import Removed, Revision, dump
+from kubespan.core.messages import FromConsole, Removed, Revision, dump
 from nodes.connections import async_redis, subscriber_redis, sync_redis
 
 QUEUE_LIMIT = 64
@@ -92,10 +93,9 @@ class Replaced(msgspec.Struct, frozen=True, array_like=True, tag="replaced"):
 
 
 class Watch(msgspec.Struct, frozen=True, array_like=True, tag="watch"):
-    """A page shows the links of these nodes; `whole` when it shows the cluster's."""
+    """A page shows the links of these nodes, and wants to hear of the cluster."""
 
     nodes: tuple[int, ...]
-    whole: bool
     seconds: float
     lease: float
 
@@ -109,9 +109,14 @@ _decoder: msgspec.msgpack.Decoder[Parcel] = msgspec.msgpack.Decoder(Parcel)
 class Frame(Protocol):
     """What the change log gives: an encoded Snapshot or Delta, and between which revisions it lies."""
 
-    bytes: bytes
-    since: Revision | None
-    revision: Revision
+    @property
+    def bytes(self) -> builtins.bytes: ...
+
+    @property
+    def since(self) -> Revision | None: ...
+
+    @property
+    def revision(self) -> Revision: ...
 
 
 def channel_name(cluster_pk: int) -> str:
@@ -127,7 +132,7 @@ def publish_frame(cluster_pk: int, frame: Frame) -> None:
     _publish(cluster_pk, News(frame.since, frame.revision, frame.bytes))
 
 
-def publish_to_node(node_pk: int, cluster_pk: int, message: msgspec.Struct) -> None:
+def publish_to_node(node_pk: int, cluster_pk: int, message: FromConsole) -> None:
     """Send one node a message, if it is connected anywhere; after `Removed` its connection is closed.
 
     Never fails for want of Redis: whatever must reach a node is also found when its socket is next checked.
@@ -137,7 +142,7 @@ def publish_to_node(node_pk: int, cluster_pk: int, message: msgspec.Struct) -> N
 
 
 def settle_node(node_pk: int, cluster_pk: int) -> None:
-    """Have a connected node's session opened anew: it was approved, or its own settings changed."""
+    """Have a connected node told what its standing is now: it was approved."""
     _publish_gently(cluster_pk, Settle(node_pk))
 
 
@@ -363,7 +368,7 @@ class Listener(Protocol):
     """Who else hears what arrives."""
 
     def settle(self, socket: Socket) -> None:
-        """Open this socket's session anew."""
+        """The node's standing changed, or it was taken for gone: open its session anew."""
 
     def moved(self, cluster_pk: int) -> None:
         """A cluster's members or options changed."""
@@ -493,9 +498,9 @@ class Hub:
                 self._compare(socket, current, standings.get(socket.node))
 
     def _compare(self, socket: Socket, current: Revision, standing: Standing | None) -> None:
-        if standing is None or (standing.status == "approved") != socket.approved or standing.status == "removed":
+        if standing is None or not standing.session or (standing.status == "approved") != socket.approved:
             self._listener.settle(socket)
-        elif standing.session not in ("", socket.session):
+        elif standing.session != socket.session:
             socket.close(CLOSE_REPLACED)
         elif socket.approved and socket.held != current:
             socket.lost_touch()
@@ -591,8 +596,8 @@ class Hub:
                 self._listener.moved(cluster_pk)
             case Watch():
                 self._listener.watched(cluster_pk, parcel)
-            case _ if (socket := cluster.sockets.get(parcel.node)) is not None:
-                self._deliver(socket, parcel)
+            case _ if (addressee := cluster.sockets.get(parcel.node)) is not None:
+                self._deliver(addressee, parcel)
 
     def _deliver(self, socket: Socket, parcel: Personal | Settle | Replaced) -> None:
         match parcel:

@@ -104,9 +104,8 @@ class End:
     # What the hub hears (nodes.fanout.Listener).
 
     def settle(self, socket: Socket) -> None:
-        """Open a socket's session anew."""
-        conversation = self.conversations.get(socket)
-        if conversation is not None:
+        """A node's standing changed."""
+        if (conversation := self.conversations.get(socket)) is not None:
             self.spawn(conversation.settle_again())
 
     def moved(self, cluster_pk: int) -> None:
@@ -143,6 +142,7 @@ class Conversation:
         self._limit = FRAME_BASE
         self._settling = asyncio.Lock()
         self._nonce = ""
+        self._heard_at = 0.0
         self._hello: Hello
         self._session: Session
         self._socket: Socket
@@ -162,7 +162,7 @@ class Conversation:
             return
         except Refusal as refusal:
             self._end.tally[f"hello.{refusal.code}"] += 1
-            await self._close(CLOSE_REMOVED, _farewell(refusal))
+            await self._close(CLOSE_POLICY if refusal.code == "version" else CLOSE_REMOVED, _farewell(refusal))
             return
         except AWAY as error:
             log.warning("an agent cannot be let in yet", error=str(error))
@@ -200,6 +200,7 @@ class Conversation:
             raise _Ended from None
         if not isinstance(message, Hello):
             raise _Bad("hello-expected", "the first message must be a hello that answers the challenge")
+        self._heard_at = self._end.loop.time()
         return message
 
     async def _let_in(self) -> None:
@@ -216,8 +217,12 @@ class Conversation:
         self._welcome()
 
     async def _open_session(self) -> Session:
-        now = datetime.now(UTC)
-        return await in_thread(sessions.open_session, self._hello, self._nonce, self._peer, now)
+        # Its clock has gone on since it said hello.
+        hello = self._hello
+        if hello.agent_time:
+            elapsed = self._end.loop.time() - self._heard_at
+            hello = msgspec.structs.replace(hello, agent_time=hello.agent_time + elapsed)
+        return await in_thread(sessions.open_session, hello, self._nonce, self._peer, datetime.now(UTC))
 
     def _welcome(self) -> None:
         session, socket = self._session, self._socket
@@ -230,12 +235,10 @@ class Conversation:
             socket.follow(self._hello.held)
 
     async def settle_again(self) -> None:
-        """The node's standing changed: open its session anew, and tell it what that means."""
+        """The node's standing changed, or it was taken for gone: open its session anew, and tell it what that means."""
         async with self._settling:
             if self._socket not in self._end.conversations:
                 return
-            held = self._socket.held if self._socket.approved else self._hello.held
-            self._hello = msgspec.structs.replace(self._hello, held=held)
             try:
                 session = await self._open_session()
             except Refusal as refusal:
@@ -244,8 +247,7 @@ class Conversation:
             except AWAY as error:
                 log.warning("a node's standing was not read", node=self._socket.node, error=str(error))
                 return
-            self._session = session
-            self._socket.session = session.id
+            self._session, self._socket.session = session, session.id
             if self._socket not in self._end.conversations:  # it left meanwhile
                 await self._close_session()
                 return
@@ -281,7 +283,7 @@ class Conversation:
             log.error("an agent's message was not understood by us", node=self._socket.node, exc_info=error)
             self._socket.close(1011)
 
-    def _note(self, results: list[Any]) -> None:
+    def _note(self, results: tuple[BaseException | None, ...]) -> None:
         for result in results:
             if isinstance(result, Stalled):
                 self._end.tally["sockets.stalled"] += 1

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from kubespan.core.endpoint import IPAddress
+from kubespan.core.endpoint import Endpoint, IPAddress
 from kubespan.core.messages import Applied, Claim, Notice, Refused, Revision, dump
 from nodes.agents.rows import AWAY, in_thread
 from nodes.announce import announce_soon
@@ -144,8 +144,9 @@ class Ledger:
             return
         self._harvested_at = now
         for cluster in list(self._harvest):
-            seen = sorted(self._harvest[cluster])
-            await _try(in_thread(nodes.record_harvest, cluster, seen, self._now()), "harvested endpoints")
+            seen = set(self._harvest[cluster])
+            parsed = [(observer, member, Endpoint.parse(text)) for observer, member, text in sorted(seen)]
+            await _try(in_thread(nodes.record_harvest, cluster, parsed, self._now()), "harvested endpoints")
             self._harvest[cluster].difference_update(seen)
             if not self._harvest[cluster]:
                 del self._harvest[cluster]

@@ -76,7 +76,6 @@ class _Watched:
     """Until when pages look at a cluster, and at single nodes; by the loop's clock."""
 
     def __init__(self) -> None:
-        self.whole = float("-inf")
         self.until = float("-inf")
         self.nodes: dict[int, float] = {}
         self.seconds = 1.0
@@ -214,8 +213,6 @@ class Reports:
         watched = self._watched.setdefault(cluster_pk, _Watched())
         watched.until = max(watched.until, now + watch.lease)
         watched.seconds = watch.seconds
-        if watch.whole:
-            watched.whole = max(watched.whole, now + watch.lease)
         watched.nodes = {node: until for node, until in watched.nodes.items() if until > now}
         watched.nodes.update(dict.fromkeys(watch.nodes, now + watch.lease))
         for node in watch.nodes:

@@ -30,7 +30,7 @@ T = TypeVar("T")
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function that uses the database; connections that are too old are closed before and after."""
     call: Any = DatabaseSyncToAsync(function, thread_sensitive=False, executor=_threads)
-    return await call(*args, **kwargs)  # type: ignore[no-any-return]
+    return await call(*args, **kwargs)
 
 
 class RosterMember(msgspec.Struct, frozen=True):
@@ -60,7 +60,9 @@ def read_roster(cluster_pk: int) -> Roster:
             endpoints.setdefault(node_pk, set()).add(endpoint)
     approved = Node.objects.approved().filter(cluster=cluster, index__isnull=False).order_by()
     members = {
-        index: RosterMember(pk, frozenset(endpoints.get(pk, ()))) for index, pk in approved.values_list("index", "pk")
+        index: RosterMember(pk, frozenset(endpoints.get(pk, ())))
+        for index, pk in approved.values_list("index", "pk")
+        if index is not None
     }
     return Roster(cluster.current, members, harvest)
 

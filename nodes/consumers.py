@@ -1,0 +1,516 @@
+"""Browsers' sockets: a snapshot, then numbered deltas, at most four a second and only of what changed.
+
+A consumer keeps what the page was last sent and what it should show. Announcements say that rows changed, and have them
+read again; what agents report comes as it is flushed. Both only say when to look: the difference is found by comparing,
+and every RENEW_SECONDS everything is read anew, so a lost announcement costs seconds. The shapes are `nodes.pages`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Hashable, Iterable
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import redis
+import structlog
+from channels.db import database_sync_to_async
+from channels.generic.websocket import AsyncWebsocketConsumer
+from django.db import Error as DatabaseError
+from django.utils import timezone
+
+from nodes import live
+from nodes.announce import group
+from nodes.fanout import Watch, publish_watch
+from nodes.models import Cluster, Node, Token
+from nodes.pages import (
+    FULL_LINKS,
+    ClusterDelta,
+    ClusterSnapshot,
+    Enrolled,
+    EnrolmentDelta,
+    EnrolmentSnapshot,
+    Flushed,
+    Link,
+    LinkCounts,
+    NodeDelta,
+    NodeRow,
+    NodeSnapshot,
+    PeerRow,
+    Sight,
+)
+
+DELTA_SECONDS = 0.25
+"""No page is told more often than this."""
+
+RENEW_SECONDS = 10.0
+"""How often a page's rows are read anew whatever was announced, and its watch on agents renewed."""
+
+PACE_SECONDS = 1.0
+"""How often nodes report while a page shows them."""
+
+LEASE_SECONDS = 60.0
+"""How long they do after the page was last heard of: several renewals may be lost."""
+
+NOT_UP_LIMIT = 2000
+"""Links that are not up which a large cluster's page gets; beyond, the counts say it."""
+
+IN_VIEW_LIMIT = 50
+"""Nodes of a large cluster that a page may ask to see at full pace."""
+
+CLOSE_SIGNED_OUT = 4401
+CLOSE_FORBIDDEN = 4403
+CLOSE_GONE = 4404
+
+log = structlog.get_logger(__name__)
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+_flushed = msgspec.msgpack.Decoder(Flushed)
+
+
+class Sent(Generic[K, V]):
+    """Keyed values: as the page has them, and as it should."""
+
+    def __init__(self) -> None:
+        self.now: dict[K, V] = {}
+        self._before: dict[K, V] = {}
+
+    def news(self) -> tuple[list[V], list[K]]:
+        """Values that changed and keys that went since the last call."""
+        if self.now == self._before:
+            return [], []
+        changed = [value for key, value in self.now.items() if self._before.get(key) != value]
+        gone = [key for key in self._before if key not in self.now]
+        self._before = dict(self.now)
+        return changed, gone
+
+
+class MeshConsumer(AsyncWebsocketConsumer):
+    """What all pages' sockets share; a subclass reads its rows, takes reports, and says what changed."""
+
+    async def connect(self) -> None:
+        """Let a signed-in member of staff in, subscribe first, and read after."""
+        await self.accept()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._cluster_pk: int | None = None
+        user = self.scope.get("user")
+        if user is None or not user.is_authenticated:
+            await self.close(CLOSE_SIGNED_OUT)
+            return
+        if not (user.is_active and user.is_staff):
+            await self.close(CLOSE_FORBIDDEN)
+            return
+        self._cluster_pk = await database_sync_to_async(self.find)()
+        if self._cluster_pk is None:
+            await self.close(CLOSE_GONE)
+            return
+        self.number = 0
+        self._watch: Watch | None = None
+        self._reading: list[Flushed] | None = None
+        self._stale = asyncio.Event()
+        self._changed = asyncio.Event()
+        await self.channel_layer.group_add(group(self._cluster_pk), self.channel_name)
+        self._tasks = [asyncio.create_task(self._serve()), asyncio.create_task(self._renew())]
+
+    async def disconnect(self, code: int) -> None:
+        """Let go of everything."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._cluster_pk is not None:
+            await self.channel_layer.group_discard(group(self._cluster_pk), self.channel_name)
+
+    async def _serve(self) -> None:
+        try:
+            await self._read()
+            await self._say(self.snapshot())
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                if self._stale.is_set():
+                    self._stale.clear()
+                    await self._read()
+                self.number += 1
+                delta = self.delta()
+                if delta is None:
+                    self.number -= 1
+                else:
+                    await self._say(delta)
+                await asyncio.sleep(DELTA_SECONDS)
+        except Gone:
+            await self.close(CLOSE_GONE)
+        except (DatabaseError, redis.RedisError) as error:
+            # The page connects again, and says meanwhile since when it is stale.
+            log.warning("a page is not served", page=self.scope["path"], error=str(error))
+            await self.close(1013)
+
+    async def _read(self) -> None:
+        """Read anew; what agents report meanwhile may be newer than what was read, and is taken after it."""
+        self._reading = []
+        await database_sync_to_async(self.read)()
+        reading, self._reading = self._reading, None
+        for flushed in reading:
+            self.take(flushed)
+        if self.watch() != self._watch:
+            await self._publish_watch()
+
+    async def _publish_watch(self) -> None:
+        watch = self._watch = self.watch()
+        if self._cluster_pk is not None:
+            await asyncio.to_thread(publish_watch, self._cluster_pk, watch)
+
+    async def _say(self, message: msgspec.Struct) -> None:
+        await self.send(text_data=msgspec.json.encode(message).decode())
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            if not await database_sync_to_async(self._still_in)():
+                await self.close(CLOSE_SIGNED_OUT)
+                return
+            await self._publish_watch()
+            self.look_again()
+
+    def _still_in(self) -> bool:
+        """Whether who opened the page is still signed in, and may still see it."""
+        session = self.scope.get("session")
+        if session is not None and session.session_key and not session.exists(session.session_key):
+            return False
+        user = self.scope["user"]
+        return type(user)._default_manager.filter(pk=user.pk, is_active=True, is_staff=True).exists()
+
+    def look_again(self) -> None:
+        """Rows changed: read them before the next delta."""
+        self._stale.set()
+        self._changed.set()
+
+    # What a page is about.
+
+    def find(self) -> int | None:
+        """The cluster that the page belongs to, if it exists."""
+        raise NotImplementedError
+
+    def read(self) -> None:
+        """Read rows and last reports anew."""
+        raise NotImplementedError
+
+    def snapshot(self) -> msgspec.Struct:
+        """Everything."""
+        raise NotImplementedError
+
+    def delta(self) -> msgspec.Struct | None:
+        """What changed since it was last asked, if anything."""
+        raise NotImplementedError
+
+    def take(self, flushed: Flushed) -> bool:
+        """Take what agents reported; whether it concerns the page."""
+        raise NotImplementedError
+
+    def watch(self) -> Watch:
+        """Whose links the page shows."""
+        raise NotImplementedError
+
+    # What is announced (nodes.announce), and what agents' processes tell.
+
+    async def live_flushed(self, event: dict[str, Any]) -> None:
+        """Agents reported."""
+        flushed = _flushed.decode(event["data"])
+        if self._reading is not None:
+            self._reading.append(flushed)
+        elif self.take(flushed):
+            self._changed.set()
+
+    async def node_connected(self, event: dict[str, Any]) -> None:
+        """A node came; its report will follow."""
+        self.look_again()
+
+    async def cluster_changed(self, event: dict[str, Any]) -> None:
+        """Options, secret or name changed."""
+        self.look_again()
+
+    async def cluster_deleted(self, event: dict[str, Any]) -> None:
+        """There is nothing left to show."""
+        await self.close(CLOSE_GONE)
+
+    node_enrolled = node_approved = node_changed = node_removed = node_away = node_applied = cluster_changed
+    token_changed = cluster_changed
+
+
+class Gone(Exception):
+    """What the page shows does not exist any more."""
+
+
+def _node_rows(cluster: Cluster, summaries: dict[int, live.Summary], nodes: Iterable[Node]) -> dict[int, NodeRow]:
+    return {node.pk: _node_row(cluster, node, summaries.get(node.pk)) for node in nodes}
+
+
+def _node_row(cluster: Cluster, node: Node, summary: live.Summary | None) -> NodeRow:
+    approved = node.status == Node.Status.APPROVED
+    seen = node.last_seen.timestamp() if node.last_seen else None
+    return NodeRow(
+        pk=node.pk,
+        index=node.index,
+        name=node.name,
+        status=node.status,  # type: ignore[arg-type] # its choices are the same words
+        address=node.address,
+        connected=summary is not None,
+        last_seen=max(filter(None, (seen, summary.at)), default=None) if summary else seen,
+        applied=node.applied_number,
+        behind=node.behind(cluster) if approved else 0,
+        fault=node.fault,
+        links=LinkCounts(summary.up, summary.unknown, summary.down) if summary else LinkCounts(),
+    )
+
+
+def _report(row: NodeRow, summary: live.Summary) -> NodeRow:
+    """A row with what its node just reported."""
+    return msgspec.structs.replace(
+        row,
+        connected=True,
+        last_seen=max(filter(None, (row.last_seen, summary.at)), default=None),
+        links=LinkCounts(summary.up, summary.unknown, summary.down),
+    )
+
+
+def _link(node: int, peer: int, seen: live.Seen) -> Link:
+    return Link(node, peer, seen.state, seen.endpoint, seen.handshake, seen.received, seen.sent, seen.at)  # type: ignore[arg-type]
+
+
+def _sight(seen: live.Seen | None) -> Sight | None:
+    return None if seen is None else Sight(*msgspec.structs.astuple(seen))
+
+
+def _on_page(queryset: Any) -> Any:
+    """Only the columns that pages show; claims and endpoints stay where they are."""
+    return queryset.only(
+        "pk", "cluster", "index", "name", "status", "address", "applied_epoch", "applied_number", "fault", "last_seen"
+    )
+
+
+class ClusterConsumer(MeshConsumer):
+    """A cluster's page: its nodes, and its links or those that are not up."""
+
+    def find(self) -> int | None:
+        """The cluster of the address."""
+        self._nodes: Sent[int, NodeRow] = Sent()
+        self._links: Sent[tuple[int, int], Link] = Sent()
+        self._told_revision = self._revision = 0
+        self._view: tuple[int, ...] = ()
+        self._uuid = self.scope["url_route"]["kwargs"]["cluster"]
+        return Cluster.objects.filter(uuid=self._uuid).values_list("pk", flat=True).first()
+
+    def read(self) -> None:
+        """Two queries and two calls to Redis; of a large cluster only the records of nodes with links not up."""
+        cluster = Cluster.objects.filter(uuid=self._uuid).first()
+        if cluster is None:
+            raise Gone
+        nodes = list(_on_page(Node.objects.present().filter(cluster=cluster)))
+        summaries = live.read_summaries_of(node.pk for node in nodes)
+        self._revision = cluster.revision
+        self._nodes.now = _node_rows(cluster, summaries, nodes)
+        indexes = {node.index: node.pk for node in nodes if node.status == Node.Status.APPROVED}
+        self._partial = len(indexes) > FULL_LINKS
+        self._links.now = self._read_links(indexes, summaries)
+
+    def _read_links(
+        self, indexes: dict[int | None, int], summaries: dict[int, live.Summary]
+    ) -> dict[tuple[int, int], Link]:
+        pks = set(indexes.values())
+        states: tuple[int, ...] = ()
+        if self._partial:
+            pks = {pk for pk in pks if (summary := summaries.get(pk)) and (summary.unknown or summary.down)}
+            states = (live.UNKNOWN, live.DOWN)
+        links = {}
+        for pk, table in live.read_matrix(sorted(pks)):
+            for index, seen in table.links(*states):
+                peer = indexes.get(index)
+                if peer is not None and peer != pk:
+                    links[pk, peer] = _link(pk, peer, seen)
+            if self._partial and len(links) >= NOT_UP_LIMIT:
+                break
+        return links
+
+    def take(self, flushed: Flushed) -> bool:
+        """Merge what is reported of nodes that the page has."""
+        for pk, summary in flushed.nodes:
+            row = self._nodes.now.get(pk)
+            if row is not None:
+                self._nodes.now[pk] = _report(row, summary)
+        for pk, peer, seen in flushed.links:
+            known = pk in self._nodes.now and peer in self._nodes.now
+            if seen is None or not known or (self._partial and seen.state == "up"):
+                self._links.now.pop((pk, peer), None)
+            elif (pk, peer) in self._links.now or len(self._links.now) < NOT_UP_LIMIT or not self._partial:
+                self._links.now[pk, peer] = _link(pk, peer, seen)
+        return True
+
+    def snapshot(self) -> ClusterSnapshot:
+        """All of it."""
+        nodes, _ = self._nodes.news()
+        links, _ = self._links.news()
+        self._told_revision = self._revision
+        return ClusterSnapshot(self.number, time.time(), self._revision, self._partial, nodes, links)
+
+    def delta(self) -> ClusterDelta | None:
+        """What changed."""
+        nodes, nodes_gone = self._nodes.news()
+        links, links_gone = self._links.news()
+        revision = None if self._revision == self._told_revision else self._revision
+        self._told_revision = self._revision
+        if not (nodes or nodes_gone or links or links_gone or revision):
+            return None
+        return ClusterDelta(self.number, time.time(), revision, nodes, nodes_gone, links, links_gone)
+
+    def watch(self) -> Watch:
+        """All nodes of a small cluster; of a large one those that the page says it has in view."""
+        pks = self._view if len(self._nodes.now) > FULL_LINKS else tuple(self._nodes.now)
+        return Watch(pks, PACE_SECONDS, LEASE_SECONDS)
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        """The page says which nodes it has in view: `{"type": "view", "nodes": [pk, …]}`."""
+        if self._cluster_pk is None:
+            return  # it was refused
+        try:
+            view = msgspec.json.decode(text_data or bytes_data or b"", type=View)
+        except msgspec.DecodeError:
+            await self.close(1008)
+            return
+        self._view = tuple(view.nodes[:IN_VIEW_LIMIT])
+        await self._publish_watch()
+
+
+class View(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="view"):
+    """What a page has in view."""
+
+    nodes: list[int]
+
+
+class NodeConsumer(MeshConsumer):
+    """A node's page: how it sees its peers, and they it."""
+
+    def find(self) -> int | None:
+        """The cluster of the node of the address."""
+        self._pk = self.scope["url_route"]["kwargs"]["node"]
+        self._rows: Sent[int, NodeRow] = Sent()
+        self._peers: Sent[int, PeerRow] = Sent()
+        self._told_revision = self._revision = 0
+        return Node.objects.filter(pk=self._pk).values_list("cluster_id", flat=True).first()
+
+    def read(self) -> None:
+        """Two queries and three calls to Redis, whatever the number of peers."""
+        node = _on_page(Node.objects.select_related("cluster")).defer(None).filter(pk=self._pk).first()
+        if node is None:
+            raise Gone
+        peers = list(Node.objects.approved().filter(cluster=node.cluster_id).exclude(pk=node.pk).only("index", "name"))
+        self._revision = node.cluster.revision
+        self._rows.now = _node_rows(node.cluster, live.read_summaries_of([node.pk]), [node])
+        ours, theirs = live.read_links(node), live.read_links_to(node, [peer.pk for peer in peers])
+        self._peers.now = {
+            peer.pk: PeerRow(peer.pk, peer.name, _sight(ours.get(peer.index or 0)), _sight(theirs.get(peer.pk)))
+            for peer in peers
+        }
+
+    def take(self, flushed: Flushed) -> bool:
+        """Take what the node says of its peers, and they of it."""
+        concerned = False
+        for pk, summary in flushed.nodes:
+            if pk == self._pk and pk in self._rows.now:
+                self._rows.now[pk] = _report(self._rows.now[pk], summary)
+                concerned = True
+        for pk, peer, seen in flushed.links:
+            other, change = (peer, "ours") if pk == self._pk else (pk, "theirs")
+            row = self._peers.now.get(other)
+            if row is not None and self._pk in (pk, peer):
+                self._peers.now[other] = msgspec.structs.replace(row, **{change: _sight(seen)})
+                concerned = True
+        return concerned
+
+    def snapshot(self) -> NodeSnapshot:
+        """All of it."""
+        (node,), _ = self._rows.news()
+        peers, _ = self._peers.news()
+        self._told_revision = self._revision
+        return NodeSnapshot(self.number, time.time(), self._revision, node, peers)
+
+    def delta(self) -> NodeDelta | None:
+        """What changed."""
+        rows, _ = self._rows.news()
+        peers, gone = self._peers.news()
+        revision = None if self._revision == self._told_revision else self._revision
+        self._told_revision = self._revision
+        if not (rows or peers or gone or revision):
+            return None
+        return NodeDelta(self.number, time.time(), revision, rows[0] if rows else None, peers, gone)
+
+    def watch(self) -> Watch:
+        """The node, and its peers where they are few: both ends of every link on the page are then as new."""
+        return Watch((self._pk, *list(self._peers.now)[:FULL_LINKS]), PACE_SECONDS, LEASE_SECONDS)
+
+
+class EnrolmentConsumer(MeshConsumer):
+    """The enrolment dialog: who came by this token, and how far each is."""
+
+    def find(self) -> int | None:
+        """The cluster of the token of the address."""
+        self._uuid = self.scope["url_route"]["kwargs"]["token"]
+        self._enrolled: Sent[int, Enrolled] = Sent()
+        self._use: Sent[str, tuple[int, str | None]] = Sent()
+        return Token.objects.filter(uuid=self._uuid).values_list("cluster_id", flat=True).first()
+
+    def read(self) -> None:
+        """Three queries, and two calls to Redis."""
+        token = Token.objects.filter(uuid=self._uuid).first()
+        if token is None:
+            raise Gone
+        self._uses = token.uses
+        self._use.now = {"use": (token.used, token.worthless(timezone.now()))}
+        nodes = list(token.nodes.order_by("pk"))
+        summaries = live.read_summaries_of(node.pk for node in nodes)
+        tables = dict(live.read_matrix(summaries))
+        peers = Node.objects.approved().filter(cluster=token.cluster_id).count()
+        self._enrolled.now = {
+            node.pk: _enrolled(node, summaries.get(node.pk), tables.get(node.pk), peers) for node in nodes
+        }
+
+    def take(self, flushed: Flushed) -> bool:
+        """A report of one that is not up yet may say that it is."""
+        waiting = {pk for pk, enrolled in self._enrolled.now.items() if enrolled.stage != "up"}
+        if any(pk in waiting for pk, _ in flushed.nodes):
+            self.look_again()
+        return False
+
+    def snapshot(self) -> EnrolmentSnapshot:
+        """All of it."""
+        nodes, _ = self._enrolled.news()
+        self._use.news()
+        used, worthless = self._use.now["use"]
+        return EnrolmentSnapshot(self.number, time.time(), nodes, used, self._uses, worthless)  # type: ignore[arg-type]
+
+    def delta(self) -> EnrolmentDelta | None:
+        """What changed."""
+        nodes, _ = self._enrolled.news()
+        use, _ = self._use.news()
+        if not (nodes or use):
+            return None
+        used, worthless = self._use.now["use"]
+        return EnrolmentDelta(self.number, time.time(), nodes, used if use else None, (worthless or "") if use else "")
+
+    def watch(self) -> Watch:
+        """Whoever comes reports fast, so that the first handshake is seen when it happens."""
+        return Watch(tuple(self._enrolled.now), PACE_SECONDS, LEASE_SECONDS)
+
+
+def _enrolled(node: Node, summary: live.Summary | None, table: live.Table | None, members: int) -> Enrolled:
+    handshakes = [seen.handshake for _, seen in table.links(live.UP) if seen.handshake] if table else []
+    approved = node.status == Node.Status.APPROVED
+    if node.status != Node.Status.APPROVED:
+        stage = node.status
+    elif summary is None:
+        stage = "enrolled"
+    else:
+        stage = "up" if handshakes else "connected"
+    first = max(0.0, min(handshakes) - node.enrolled.timestamp()) if handshakes else None
+    return Enrolled(node.pk, node.name, stage, first, max(0, members - 1) if approved else members)  # type: ignore[arg-type]

@@ -1,0 +1,11 @@
+"""Where browsers' sockets lead."""
+
+from django.urls import path
+
+from nodes.consumers import ClusterConsumer, EnrolmentConsumer, NodeConsumer
+
+websocket_urlpatterns = [
+    path("live/cluster/<uuid:cluster>", ClusterConsumer.as_asgi()),
+    path("live/node/<int:node>", NodeConsumer.as_asgi()),
+    path("live/enrolment/<uuid:token>", EnrolmentConsumer.as_asgi()),
+]
