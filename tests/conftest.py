@@ -25,13 +25,21 @@ VALKEY_SECONDS = 10
 def pytest_collection_modifyitems(config, items):
     not_root = pytest.mark.skip(reason="needs root: network namespaces and WireGuard links")
     for item in items:
-        room = item.path.relative_to(config.rootpath / "tests").parts[0]
-        if room in USE_VALKEY:
-            item.add_marker(pytest.mark.usefixtures("valkey"))
         if any(item.get_closest_marker(mark) for mark in ONE_AT_A_TIME):
             item.add_marker(pytest.mark.xdist_group("machine"))
         if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(not_root)
+
+
+def room_of(item):
+    """The first folder below tests/."""
+    return item.path.relative_to(item.config.rootpath / "tests").parts[0]
+
+
+@pytest.fixture(autouse=True)
+def _valkey_where_it_is_used(request):
+    if room_of(request.node) in USE_VALKEY:
+        request.getfixturevalue("valkey")
 
 
 class Valkey:
