@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import warnings
 from logging.config import dictConfig
 
 from celery import Celery
-from celery.signals import setup_logging
+from celery.platforms import SecurityWarning
+from celery.signals import setup_logging, worker_ready
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "kubespan_web.settings")
 
@@ -16,6 +18,8 @@ from django_structlog.celery.steps import DjangoStructLogInitStep
 app = Celery("kubespan_web")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
+# A demonstration runs as root, for its network namespaces; the image and the units run the worker as somebody else.
+warnings.filterwarnings("ignore", category=SecurityWarning)
 app.steps["worker"].add(DjangoStructLogInitStep)
 
 
@@ -23,6 +27,12 @@ app.steps["worker"].add(DjangoStructLogInitStep)
 def use_our_logs(**_signal):
     """Celery would set its own up."""
     dictConfig(settings.LOGGING)
+
+
+@worker_ready.connect
+def beat_at_once(**_signal):
+    """Not ten seconds later: the console is ready when a worker has been heard."""
+    app.send_task("nodes.tasks.heartbeat")
 
 
 def every(seconds, task):

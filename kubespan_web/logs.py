@@ -96,6 +96,8 @@ def configure(form: str, level: str) -> dict[str, Any]:
             "django.server": quiet,
             # django_structlog writes a line a request already.
             "django.request": {**quiet, "level": "ERROR"},
-            "celery.app.trace": {**quiet, "level": "WARNING"},
+            # A task that comes every few seconds is news only when it fails.
+            "celery": {**quiet, "level": "WARNING"},
+            "django_structlog.celery": {**quiet, "level": "WARNING"},
         },
     }

@@ -170,6 +170,7 @@ def valkey_command(data: Path) -> list[str]:
         "maxmemory-policy": "noeviction",
         "daemonize": "no",
         "loglevel": "warning",
+        "logfile": str(data / "valkey.log"),
     }
     flags = [word for name, value in settings.items() for word in (f"--{name}", value)]
     return [str(_binary.get_binary_path()), *flags]

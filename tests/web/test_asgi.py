@@ -17,6 +17,7 @@ async def test_a_page_goes_to_django():
     communicator = ApplicationCommunicator(asgi.application, http("/healthz"))
     await communicator.send_input({"type": "http.request", "body": b""})
     assert (await communicator.receive_output(5))["status"] == 200
+    await communicator.wait()
 
 
 async def test_a_browsers_socket_from_another_site_is_refused():
@@ -25,6 +26,7 @@ async def test_a_browsers_socket_from_another_site_is_refused():
     communicator = ApplicationCommunicator(asgi.application, http(path, type="websocket", headers=headers))
     await communicator.send_input({"type": "websocket.connect"})
     assert (await communicator.receive_output(5))["type"] == "websocket.close"
+    await communicator.wait()
 
 
 def test_agents_have_their_path():

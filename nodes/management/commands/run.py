@@ -98,13 +98,18 @@ def check_free(host: str, port: int) -> None:
 
 
 def worker() -> Child:
-    """Runs the tasks."""
-    return Child("worker", [sys.executable, "-m", "celery", "-A", "kubespan_web", "worker", "-P", "threads"])
+    """Runs the tasks; alone on its machine it need not look for other workers."""
+    return celery("worker", "--pool", "threads", "--without-mingle", "--without-gossip")
 
 
 def beat() -> Child:
     """Keeps the timetable."""
-    return Child("beat", [sys.executable, "-m", "celery", "-A", "kubespan_web", "beat", "--pidfile="])
+    return celery("beat", "--pidfile=")
+
+
+def celery(name: str, *options: str) -> Child:
+    """A process of Celery's, without its banner."""
+    return Child(name, [sys.executable, "-m", "celery", "--quiet", "-A", "kubespan_web", name, *options])
 
 
 def valkey(data: Path) -> Child | None:
