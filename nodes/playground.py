@@ -45,7 +45,9 @@ class Agent:
 
     def enrol(self, url: str, pin: str, token: str) -> None:
         """Enrol by the line that an operator would paste; the token goes by standard input."""
-        result = self.call("enrol", url, "--pin", pin, "--token-file", "-", "--name", self.machine.name, stdin=token, check=False)
+        result = self.call(
+            "enrol", url, "--pin", pin, "--token-file", "-", "--name", self.machine.name, stdin=token, check=False
+        )
         if result.returncode:
             raise LabError(f"{self.machine.name} could not enrol: {result.stderr.strip() or result.stdout.strip()}")
 
@@ -68,7 +70,7 @@ class Agent:
     def resources(self, kind: str) -> list[dict[str, Any]]:
         """What `kubespan-agent get KIND -o json` prints; nothing while the agent has published nothing yet."""
         result = self.call("get", kind, "-o", "json", check=False)
-        return json.loads(result.stdout) if result.returncode == 0 and result.stdout.strip() else []
+        return parse_json_stream(result.stdout) if result.returncode == 0 else []
 
     def links(self) -> dict[str, str]:
         """Link state by the peer's name."""
@@ -89,6 +91,18 @@ class Mesh:
     def up(self) -> int:
         """Count the directed links that are `up`."""
         return sum(state == "up" for agent in self.agents.values() for state in agent.links().values())
+
+
+def parse_json_stream(text: str) -> list[dict[str, Any]]:
+    """Read JSON objects that follow one another, as `get -o json` prints them."""
+    decoder = json.JSONDecoder()
+    objects = []
+    rest = text.strip()
+    while rest:
+        value, end = decoder.raw_decode(rest)
+        objects.append(value)
+        rest = rest[end:].lstrip()
+    return objects
 
 
 def await_true(condition: Callable[[], bool], seconds: float, what: str) -> float:
@@ -117,7 +131,12 @@ class RunningConsole:
         self.tls_url = f"https://{tls_listen}"
         self.log = directory / "console.log"
         self.arguments = ["run", "--data", str(directory), "--listen", listen, "--tls-listen", tls_listen]
-        self.env = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOME": str(directory), "KUBESPAN_DATA": str(directory)}
+        self.env = {
+            "PATH": os.environ["PATH"],
+            "LANG": "C.UTF-8",
+            "HOME": str(directory),
+            "KUBESPAN_DATA": str(directory),
+        }
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -146,7 +165,12 @@ class RunningConsole:
         """Run one of the console's commands; what it prints is one JSON object, or nothing."""
         command = [sys.executable, str(MANAGE), *arguments]
         result = subprocess.run(
-            command, capture_output=True, text=True, check=False, env={**self.env, **(env or {})}, stdin=subprocess.DEVNULL
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**self.env, **(env or {})},
+            stdin=subprocess.DEVNULL,
         )
         if result.returncode:
             raise LabError(f"{' '.join(arguments)}: {result.stderr.strip()}")

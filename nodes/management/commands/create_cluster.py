@@ -35,4 +35,6 @@ class Command(BaseCommand):
             raise CommandError(refusal.reason) from None
         for warning in warnings:
             self.stderr.write(warning)
-        self.stdout.write(json.dumps({"uuid": str(cluster.uuid), "name": cluster.name, "cluster_id": cluster.cluster_id}))
+        self.stdout.write(
+            json.dumps({"uuid": str(cluster.uuid), "name": cluster.name, "cluster_id": cluster.cluster_id})
+        )

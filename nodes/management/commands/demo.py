@@ -43,7 +43,9 @@ class Command(BaseCommand):
     def handle(self, *_: Any, **options: Any) -> None:
         """Run it; without root, say what cannot be done and run the console alone."""
         if not 2 <= options["nodes"] <= MAX_MACHINES:
-            raise CommandError(f"--nodes {options['nodes']}: a mesh needs 2 machines, and at most {MAX_MACHINES} fit here")
+            raise CommandError(
+                f"--nodes {options['nodes']}: a mesh needs 2 machines, and at most {MAX_MACHINES} fit here"
+            )
         if os.geteuid() != 0 and not options["until_up"]:
             self.run_console_alone(options)
         signal.signal(signal.SIGTERM, _interrupt)
