@@ -35,6 +35,7 @@ def subscriber_redis() -> redis.asyncio.Redis:
         settings.REDIS_URL,
         socket_timeout=None,
         socket_connect_timeout=TIMEOUT,
-        socket_keepalive=True,
+        # A Unix socket knows no keepalive, nor does redis-py let one ask for it.
+        **({} if settings.REDIS_URL.startswith("unix:") else {"socket_keepalive": True}),
         retry=Retry(NoBackoff(), 0),
     )
