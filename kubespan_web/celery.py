@@ -7,7 +7,6 @@ import warnings
 from logging.config import dictConfig
 
 from celery import Celery
-from celery.platforms import SecurityWarning
 from celery.signals import setup_logging, worker_ready
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "kubespan_web.settings")
@@ -19,7 +18,7 @@ app = Celery("kubespan_web")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 # A demonstration runs as root, for its network namespaces; the image and the units run the worker as somebody else.
-warnings.filterwarnings("ignore", category=SecurityWarning)
+warnings.filterwarnings("ignore", message="(?s).*superuser privileges")
 app.steps["worker"].add(DjangoStructLogInitStep)
 
 

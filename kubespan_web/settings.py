@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,7 +18,8 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 SECRET_KEY = secret_key("KUBESPAN_SECRET_KEY")
 KUBESPAN_KEYS = keys("KUBESPAN_KEYS")  # name → Fernet key; the first encrypts, all decrypt
 KUBESPAN_URL = base_url("KUBESPAN_URL", "http://127.0.0.1:8000")
-KUBESPAN_DATA = Path(env("KUBESPAN_DATA", "")) if env("KUBESPAN_DATA", "") else None
+EMBEDDED = bool(env("KUBESPAN_DATA", ""))
+KUBESPAN_DATA = Path(env("KUBESPAN_DATA", tempfile.gettempdir()))  # of worth only where EMBEDDED
 REDIS_URL = env("REDIS_URL")
 TRUSTED_PROXIES = networks("TRUSTED_PROXIES")  # whose X-Forwarded-* are believed; asgi.py
 DEBUG = flag("KUBESPAN_DEBUG")
@@ -83,7 +85,7 @@ TEMPLATES = [
 def _database() -> dict[str, object]:
     url = env("DATABASE_URL", "")
     if not url:
-        if KUBESPAN_DATA is None:
+        if not EMBEDDED:
             raise SettingsError("set DATABASE_URL, or KUBESPAN_DATA for the embedded database")
         url = f"sqlite:///{KUBESPAN_DATA / 'console.sqlite3'}"
     database: dict[str, object] = dict(dj_database_url.parse(url, conn_max_age=60, conn_health_checks=True))
@@ -130,7 +132,7 @@ CELERY_WORKER_POOL = "threads"
 CELERY_WORKER_CONCURRENCY = 4
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
-CELERY_BEAT_SCHEDULE_FILENAME = str((KUBESPAN_DATA or Path("/tmp")) / "beat")  # noqa: S108 - a cache of last runs
+CELERY_BEAT_SCHEDULE_FILENAME = str(KUBESPAN_DATA / "beat")  # when each task ran last; may be lost
 CELERY_TIMEZONE = "UTC"
 DJANGO_STRUCTLOG_CELERY_ENABLED = True
 
@@ -157,7 +159,7 @@ USE_TZ = True
 # ------------------------------------------------------------------------------------------------------------- browsers
 
 STATIC_URL = "static/"
-STATIC_ROOT = env("STATIC_ROOT", str((KUBESPAN_DATA or BASE_DIR / "build") / "static"))
+STATIC_ROOT = env("STATIC_ROOT", str((KUBESPAN_DATA if EMBEDDED else BASE_DIR / "build") / "static"))
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {

@@ -32,7 +32,7 @@ class Command(BaseCommand):
         embedded.add_options(parser)
 
     def handle(self, *args, **options):
-        data = Path(settings.KUBESPAN_DATA)  # manage.py saw to it
+        data = settings.KUBESPAN_DATA
         try:
             with embedded.only_one(data):
                 asyncio.run(self.run(data, options))
