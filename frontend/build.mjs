@@ -25,7 +25,11 @@ async function styles() {
     quietDeps: true,
     silenceDeprecations: ["import"],
   });
-  const { code } = await transform(css, { loader: "css", minify: true, target: ["chrome123", "firefox120", "safari17.5"] });
+  const { code } = await transform(css, {
+    loader: "css",
+    minify: true,
+    target: ["chrome123", "firefox120", "safari17.5"],
+  });
   await writeFile(new URL("app.css", OUT), code);
   const font = "node_modules/@fontsource-variable/inter/files/inter-latin-wght-normal.woff2";
   await copyFile(here(font), new URL("inter.woff2", OUT));

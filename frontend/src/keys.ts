@@ -2,7 +2,12 @@
 
 /** Where `g` and this letter lead: elements say it themselves by `data-go="n"`. */
 export type Press = { key: string; typing: boolean; modified: boolean };
-export type Deed = { kind: "nothing" } | { kind: "search" } | { kind: "help" } | { kind: "await" } | { kind: "go"; letter: string };
+export type Deed =
+  | { kind: "nothing" }
+  | { kind: "search" }
+  | { kind: "help" }
+  | { kind: "await" }
+  | { kind: "go"; letter: string };
 
 const NOTHING: Deed = { kind: "nothing" };
 
@@ -19,7 +24,9 @@ export function meaning(press: Press, awaiting: boolean): Deed {
 const PATIENCE = 1_500;
 
 function isTyping(target: EventTarget | null): boolean {
-  return target instanceof HTMLElement && (target.isContentEditable || /^(input|textarea|select)$/i.test(target.tagName));
+  return (
+    target instanceof HTMLElement && (target.isContentEditable || /^(input|textarea|select)$/i.test(target.tagName))
+  );
 }
 
 function go(letter: string): void {

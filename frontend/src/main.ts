@@ -1,6 +1,7 @@
 import { wireCopying } from "./copying.ts";
 import { wireDialogButtons, wireDialogs } from "./dialogs.ts";
 import { wireKeys } from "./keys.ts";
+import { wireLive, wirePolling } from "./live/index.ts";
 import { wireShell } from "./shell.ts";
 import { keepTimesFresh } from "./times.ts";
 import "htmx.org";
@@ -11,4 +12,7 @@ wireDialogButtons();
 wireCopying();
 wireKeys();
 keepTimesFresh();
-document.addEventListener("htmx:after:swap", () => wireDialogs());
+wireLive();
+wirePolling();
+// What htmx puts into the page may hold something live.
+document.addEventListener("htmx:after:swap", () => wireLive());

@@ -1,5 +1,5 @@
 // The frame around every page: the drawer on a phone, the theme button, the menu of the signed-in user.
-import { type Theme, chosenTheme, chooseTheme, nextTheme } from "./themes.ts";
+import { chooseTheme, chosenTheme, nextTheme, type Theme } from "./themes.ts";
 
 const THEME_WORDS: Record<Theme, string> = { system: "as the system", light: "light", dark: "dark" };
 

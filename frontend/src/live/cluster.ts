@@ -1,0 +1,228 @@
+// A cluster's live tabs: the list of its nodes, and its links.
+import { timeElement } from "../times.ts";
+import { element, fill, flash, keep, stateElement } from "./dom.ts";
+import type { ClusterDelta, ClusterSnapshot, Link, NodeRow } from "./shapes.ts";
+import type { Page } from "./socket.ts";
+import { configurationWords, linksText, reason, totals, worst, worstFirst } from "./words.ts";
+
+const SHOWN_NOT_UP = 200;
+
+/** What the socket told so far, and who is to draw it. */
+export class ClusterPage implements Page<ClusterSnapshot, ClusterDelta> {
+  readonly nodes = new Map<number, NodeRow>();
+  readonly links = new Map<string, Link>();
+  partial = false;
+  readonly #draw: (page: ClusterPage, at: number) => void;
+
+  constructor(draw: (page: ClusterPage, at: number) => void) {
+    this.#draw = draw;
+  }
+
+  snapshot(message: ClusterSnapshot): void {
+    this.nodes.clear();
+    this.links.clear();
+    this.partial = message.partial;
+    this.#merge(message.nodes, message.links);
+    this.#draw(this, message.at);
+  }
+
+  delta(message: ClusterDelta): void {
+    for (const pk of message.nodes_gone ?? []) this.nodes.delete(pk);
+    for (const [node, peer] of message.links_gone ?? []) this.links.delete(`${node}-${peer}`);
+    this.#merge(message.nodes ?? [], message.links ?? []);
+    this.#draw(this, message.at);
+  }
+
+  #merge(nodes: NodeRow[], links: Link[]): void {
+    for (const node of nodes) this.nodes.set(node.pk, node);
+    for (const link of links) this.links.set(`${link.node}-${link.peer}`, link);
+  }
+}
+
+/** Brings a node's three facts up to date wherever the page shows them (`data-cell`). */
+export function showFacts(place: Element, row: NodeRow, at: number): void {
+  const cell = (name: string) => place.querySelector(`[data-cell="${name}"]`);
+  const links = cell("links");
+  if (links) {
+    const text = linksText(row.links);
+    if (fill(links, text + worst(row.links), text === "—" ? "—" : stateElement(worst(row.links), text))) flash(links);
+  }
+  const agent = cell("agent");
+  if (agent) showPresence(agent, row, at);
+  const configuration = cell("configuration");
+  if (configuration) {
+    const [state, text] = configurationWords(row);
+    fill(configuration, text, stateElement(state, text));
+  }
+}
+
+function showPresence(place: Element, row: NodeRow, at: number): void {
+  const said = row.connected ? "connected" : "away";
+  const first = !place.hasAttribute("data-said");
+  const shown = place.querySelector<HTMLElement>(".ks-state")?.dataset.state;
+  if (first && shown === said) {
+    place.setAttribute("data-said", said); // the server knew since when, and said so
+    return;
+  }
+  const since = row.connected ? at : (row.last_seen ?? at);
+  const age = element("span", { class: "age" }, " ", timeElement(since));
+  const word = row.connected ? "connected" : row.last_seen ? "away since" : "never connected";
+  if (fill(place, said, stateElement(said, word, ...(row.connected || row.last_seen ? [age] : [])))) flash(place);
+}
+
+export function drawNodes(root: HTMLElement): (page: ClusterPage, at: number) => void {
+  let members = "";
+  return (page, at) => {
+    for (const [name, value] of Object.entries(totals(page.nodes.values()))) {
+      for (const shown of root.querySelectorAll(`[data-count="${name}"]`)) {
+        if (shown.textContent !== String(value)) shown.textContent = String(value);
+      }
+    }
+    for (const row of page.nodes.values()) {
+      const place = root.querySelector(`[data-rows] tr[data-key="${row.pk}"]`);
+      if (place) showFacts(place, row, at);
+    }
+    const now = JSON.stringify([...page.nodes.values()].map((row) => [row.pk, row.status, row.name]).sort());
+    if (members && members !== now) root.querySelector("#members")?.dispatchEvent(new Event("membership"));
+    members = now;
+  };
+}
+
+export function drawLinks(root: HTMLElement): (page: ClusterPage, at: number) => void {
+  const limit = Number(root.dataset.matrixLimit);
+  const list = root.querySelector("[data-not-up]");
+  const matrix = root.querySelector("[data-matrix]");
+  const count = root.querySelector("[data-not-up-count]");
+  return (page, at) => {
+    if (!list || !matrix) return;
+    const bad = worstFirst(page.links.values());
+    if (count) count.textContent = bad.length ? String(bad.length) : "";
+    drawNotUp(list, page, bad, at);
+    drawMatrix(matrix, page, limit);
+  };
+}
+
+function nodeLink(page: ClusterPage, pk: number): HTMLElement {
+  return element("a", { href: `/nodes/${pk}/` }, page.nodes.get(pk)?.name ?? "a node");
+}
+
+const HEADS = ["From", "To", "State", "Why", "Last handshake"];
+
+function notUpTable(): HTMLTableElement {
+  const heads = HEADS.map((head) => element("th", { scope: "col" }, head));
+  return element(
+    "table",
+    { class: "table ks-fold" },
+    element("thead", {}, element("tr", {}, ...heads)),
+    element("tbody"),
+  );
+}
+
+function drawNotUp(place: Element, page: ClusterPage, bad: Link[], at: number): void {
+  const members = [...page.nodes.values()].filter((node) => node.status === "approved").length;
+  if (!bad.length) {
+    const text =
+      members < 2 ? "There is no link yet: it takes two machines." : "None: every link that was reported is up.";
+    fill(place, text, element("div", { class: "card-body text-secondary" }, text));
+    return;
+  }
+  let body = place.querySelector("tbody");
+  if (!body) {
+    place.setAttribute("data-said", "table");
+    place.replaceChildren(element("div", { class: "ks-table-wrap" }, notUpTable()));
+    body = place.querySelector("tbody");
+  }
+  if (!body) return;
+  const shown = bad.slice(0, SHOWN_NOT_UP);
+  const byKey = new Map(shown.map((link) => [`${link.node}-${link.peer}`, link]));
+  const rows = keep(body, [...byKey.keys()], (key) => newRow(page, byKey.get(key)));
+  rows.forEach((row, index) => {
+    const link = shown[index];
+    const [, , state, why, handshake] = row.children;
+    if (!link || !state || !why || !handshake) return;
+    if (fill(state, link.state, element("div", {}, stateElement(link.state)))) flash(row);
+    const text = reason(link, page.links.get(`${link.peer}-${link.node}`), page.nodes.get(link.peer), at);
+    fill(why, text, element("div", {}, text));
+    const age = link.handshake === null ? "never" : timeElement(link.handshake);
+    fill(handshake, String(link.handshake && Math.round(link.handshake)), element("div", {}, age));
+  });
+}
+
+function newRow(page: ClusterPage, link: Link | undefined): HTMLTableRowElement {
+  if (!link) return element("tr");
+  return element(
+    "tr",
+    {},
+    element("th", { scope: "row", class: "ks-name" }, nodeLink(page, link.node)),
+    element("td", { "data-label": "To" }, nodeLink(page, link.peer)),
+    element("td", { "data-label": "State" }),
+    element("td", { "data-label": "Why" }),
+    element("td", { "data-label": "Last handshake" }),
+  );
+}
+
+function drawMatrix(place: Element, page: ClusterPage, limit: number): void {
+  const nodes = [...page.nodes.values()].filter((node) => node.status === "approved");
+  nodes.sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true }));
+  if (nodes.length < 2 || nodes.length > limit || page.partial) {
+    const text =
+      nodes.length < 2
+        ? "It takes two machines."
+        : `Shown for up to ${limit} nodes; the list above has every link that is not up.`;
+    fill(place, text, element("span", { class: "text-secondary" }, text));
+    return;
+  }
+  const said = JSON.stringify(nodes.map((node) => [node.pk, node.name]));
+  if (place.getAttribute("data-said") !== said) fill(place, said, newMatrix(page, nodes));
+  for (const from of nodes) {
+    for (const to of nodes) {
+      if (from.pk === to.pk) continue;
+      const cell = place.querySelector<HTMLElement>(`td[data-pair="${from.pk}-${to.pk}"]`);
+      if (cell) showCell(cell, page.links.get(`${from.pk}-${to.pk}`));
+    }
+  }
+}
+
+function newMatrix(page: ClusterPage, nodes: NodeRow[]): HTMLTableElement {
+  const corner = element("th", { scope: "col" }, element("span", { class: "visually-hidden" }, "Row sees column"));
+  const heads = nodes.map((node) => element("th", { scope: "col", title: node.name }, node.name));
+  const rows = nodes.map((from) => {
+    const cells = nodes.map((to) =>
+      from.pk === to.pk
+        ? element("td", { "data-state": "self" }, element("span", { class: "visually-hidden" }, "itself"))
+        : element("td", { "data-pair": `${from.pk}-${to.pk}` }),
+    );
+    return element("tr", {}, element("th", { scope: "row", title: from.name }, nodeLink(page, from.pk)), ...cells);
+  });
+  const caption = element("caption", {}, "A row sees a column.");
+  return element(
+    "table",
+    { class: "ks-matrix" },
+    caption,
+    element("thead", {}, element("tr", {}, corner, ...heads)),
+    element("tbody", {}, ...rows),
+  );
+}
+
+const LINE = "http://www.w3.org/2000/svg";
+
+function line(): SVGSVGElement {
+  const svg = document.createElementNS(LINE, "svg");
+  svg.setAttribute("viewBox", "0 0 24 8");
+  svg.setAttribute("aria-hidden", "true");
+  const path = document.createElementNS(LINE, "path");
+  path.setAttribute("d", "M2 4H22");
+  svg.append(path);
+  return svg;
+}
+
+function showCell(cell: HTMLElement, link: Link | undefined): void {
+  const state = link?.state ?? "none";
+  const text = link?.state ?? "not said";
+  cell.title = link ? link.endpoint || "no endpoint" : "its agent has not reported this link";
+  if (cell.dataset.state === state) return;
+  const changed = cell.dataset.state !== undefined;
+  cell.dataset.state = state;
+  cell.replaceChildren(...(link ? [line()] : []), text);
+  if (changed) flash(cell);
+}

@@ -1,0 +1,124 @@
+// A node's live page: its own facts, and each link from both ends.
+import { formatBytes, formatRate, rate } from "../format.ts";
+import { timeElement } from "../times.ts";
+import { showFacts } from "./cluster.ts";
+import { copyElement, element, fill, flash, keep, stateElement } from "./dom.ts";
+import type { NodeDelta, NodeRow, NodeSnapshot, PeerRow, Sight } from "./shapes.ts";
+import type { Page } from "./socket.ts";
+
+const HEADS = ["Peer", "State", "Seen by the peer", "Endpoint", "Last handshake", "Received", "Sent"];
+
+export class NodePage implements Page<NodeSnapshot, NodeDelta> {
+  readonly #root: HTMLElement;
+  readonly #peers = new Map<number, PeerRow>();
+  readonly #before = new Map<number, Sight>();
+  #node: NodeRow | null = null;
+
+  constructor(root: HTMLElement) {
+    this.#root = root;
+  }
+
+  snapshot(message: NodeSnapshot): void {
+    this.#peers.clear();
+    this.#before.clear();
+    for (const peer of message.peers) this.#peers.set(peer.pk, peer);
+    this.#take(message.node, message.at);
+    this.#draw();
+  }
+
+  delta(message: NodeDelta): void {
+    for (const pk of message.peers_gone ?? []) this.#peers.delete(pk);
+    for (const peer of message.peers ?? []) {
+      const ours = this.#peers.get(peer.pk)?.ours;
+      if (ours && peer.ours && peer.ours.at > ours.at) this.#before.set(peer.pk, ours);
+      this.#peers.set(peer.pk, peer);
+    }
+    if (message.node) this.#take(message.node, message.at);
+    this.#draw();
+  }
+
+  #take(row: NodeRow, at: number): void {
+    if (this.#node && this.#node.status !== row.status) {
+      location.reload(); // approved or removed meanwhile: another page
+      return;
+    }
+    this.#node = row;
+    showFacts(this.#root, row, at);
+  }
+
+  #draw(): void {
+    const place = this.#root.querySelector("[data-peers]");
+    if (!place) return;
+    if (!this.#peers.size) {
+      const text = "It is alone in its cluster; a link takes two.";
+      fill(place, text, element("div", { class: "card-body text-secondary" }, text));
+      return;
+    }
+    const peers = [...this.#peers.values()].sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true }));
+    const body = tableBody(place);
+    const rows = keep(
+      body,
+      peers.map((peer) => String(peer.pk)),
+      () => newRow(),
+    );
+    peers.forEach((peer, at) => {
+      const row = rows[at];
+      if (row) this.#show(row, peer);
+    });
+  }
+
+  #show(row: Element, peer: PeerRow): void {
+    const [name, state, theirs, endpoint, handshake, received, sent] = row.children;
+    if (!name || !state || !theirs || !endpoint || !handshake || !received || !sent) return;
+    const { ours } = peer;
+    const before = this.#before.get(peer.pk);
+    fill(name, peer.name, element("a", { href: `/nodes/${peer.pk}/` }, peer.name));
+    const changed = fill(state, ours?.state ?? "", element("div", {}, sightElement(ours)));
+    const otherwise = fill(theirs, peer.theirs?.state ?? "", element("div", {}, sightElement(peer.theirs)));
+    if (changed || otherwise) flash(row);
+    fill(
+      endpoint,
+      ours?.endpoint ?? "",
+      element("div", {}, ours?.endpoint ? copyElement(ours.endpoint, "Endpoint") : "—"),
+    );
+    const age = ours?.handshake ? timeElement(ours.handshake) : "never";
+    fill(handshake, String(ours?.handshake ? Math.round(ours.handshake) : "never"), element("div", {}, age));
+    showTraffic(received, ours, before, "received");
+    showTraffic(sent, ours, before, "sent");
+  }
+}
+
+function sightElement(sight: Sight | null): Node {
+  return sight ? stateElement(sight.state) : element("span", { class: "text-secondary" }, "not said");
+}
+
+function showTraffic(place: Element, now: Sight | null, before: Sight | undefined, which: "received" | "sent"): void {
+  if (!now) {
+    fill(place, "", "—");
+    return;
+  }
+  const speed = before ? rate({ at: before.at, bytes: before[which] }, { at: now.at, bytes: now[which] }) : null;
+  const total = formatBytes(now[which]);
+  const rateText = speed === null ? "" : formatRate(speed);
+  const parts = rateText ? [total, element("span", { class: "ks-sub" }, rateText)] : [total];
+  fill(place, `${total} ${rateText}`, element("div", {}, ...parts));
+}
+
+function tableBody(place: Element): Element {
+  const found = place.querySelector("tbody");
+  if (found) return found;
+  const heads = HEADS.map((head, at) => element("th", { scope: "col", class: at > 4 ? "text-end" : "" }, head));
+  const body = element("tbody");
+  const table = element("table", { class: "table ks-fold" }, element("thead", {}, element("tr", {}, ...heads)), body);
+  place.setAttribute("data-said", "table");
+  place.replaceChildren(element("div", { class: "ks-table-wrap" }, table));
+  return body;
+}
+
+function newRow(): HTMLTableRowElement {
+  const row = element("tr", {}, element("th", { scope: "row", class: "ks-name" }));
+  HEADS.slice(1).forEach((head, at) => {
+    row.append(element("td", { "data-label": head, class: at > 3 ? "text-end num" : "" }));
+  });
+  return row;
+}

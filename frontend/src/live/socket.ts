@@ -1,0 +1,105 @@
+// One socket of a page: a snapshot, then numbered deltas; a gap or a lost connection begins again with a snapshot.
+import { showMood } from "./banner.ts";
+import { delayBefore, mood, Sequence } from "./sequence.ts";
+import type { Numbered } from "./shapes.ts";
+
+const SIGNED_OUT = 4401;
+const FORBIDDEN = 4403;
+const GONE = 4404;
+
+interface Incoming extends Numbered {
+  type: "snapshot" | "delta";
+}
+
+export interface Page<S extends Incoming, D extends Incoming> {
+  snapshot(message: S): void;
+  delta(message: D): void;
+  /** What was shown does not exist any more; by default the page is loaded again and says so. */
+  gone?(): void;
+}
+
+export class LiveSocket<S extends Incoming, D extends Incoming> {
+  readonly #path: string;
+  readonly #page: Page<S, D>;
+  readonly #quiet: boolean;
+  readonly #sequence = new Sequence();
+  #socket: WebSocket | null = null;
+  #attempt = 0;
+  #current: Date | null = null;
+  #lost = performance.now();
+  #stopped = false;
+  #again: ReturnType<typeof setTimeout> | undefined;
+
+  /** `quiet` sockets leave the banner alone: a dialog's own, beside the page's. */
+  constructor(path: string, page: Page<S, D>, quiet = false) {
+    this.#path = path;
+    this.#page = page;
+    this.#quiet = quiet;
+    window.addEventListener("offline", () => this.#socket?.close());
+    window.addEventListener("online", () => this.#hurry());
+    document.addEventListener("visibilitychange", () => document.hidden || this.#hurry());
+    setInterval(() => this.#show(), 1_000);
+    this.#connect();
+  }
+
+  stop(): void {
+    this.#stopped = true;
+    clearTimeout(this.#again);
+    this.#socket?.close();
+  }
+
+  #connect(): void {
+    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+    const socket = new WebSocket(`${scheme}//${location.host}${this.#path}`);
+    this.#socket = socket;
+    this.#sequence.forget();
+    socket.onmessage = (event) => this.#take(JSON.parse(event.data));
+    socket.onclose = (event) => this.#closed(socket, event.code);
+  }
+
+  #take(message: S | D): void {
+    if (this.#sequence.take(message) === "gap") {
+      this.#socket?.close();
+      return;
+    }
+    this.#attempt = 0;
+    this.#current = new Date();
+    if (message.type === "snapshot") this.#page.snapshot(message as S);
+    else this.#page.delta(message as D);
+    this.#show();
+  }
+
+  #closed(socket: WebSocket, code: number): void {
+    if (socket !== this.#socket) return;
+    if (this.#current && this.#attempt === 0) this.#current = new Date(); // it was current until just now
+    if (this.#attempt === 0) this.#lost = performance.now();
+    this.#socket = null;
+    this.#show();
+    if (this.#stopped) return;
+    if (code === SIGNED_OUT || code === FORBIDDEN) {
+      this.#stopped = true;
+      location.reload(); // leads to the sign-in page, and from there back here
+      return;
+    }
+    if (code === GONE) {
+      this.#stopped = true;
+      if (this.#page.gone) this.#page.gone();
+      else location.reload();
+      return;
+    }
+    this.#again = setTimeout(() => this.#connect(), delayBefore(this.#attempt, Math.random()));
+    this.#attempt += 1;
+  }
+
+  #hurry(): void {
+    if (this.#socket || this.#stopped) return;
+    clearTimeout(this.#again);
+    this.#connect();
+  }
+
+  #show(): void {
+    if (this.#quiet || this.#stopped) return;
+    const connected = this.#socket?.readyState === WebSocket.OPEN && this.#current !== null && this.#attempt === 0;
+    showMood(mood(connected, this.#current, performance.now() - this.#lost));
+  }
+}

@@ -1,0 +1,307 @@
+"""What people type: decoded here, judged by the services and the core."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django import forms
+from django.contrib.auth import password_validation
+
+from kubespan.core.options import DEFAULT_MTU, MAXIMUM_MTU, MINIMUM_MTU, Options
+from nodes.services.refused import Refused
+
+
+class Fields(forms.Form):
+    """A form whose faults screen readers find, and which can show what a service refused."""
+
+    def __init__(self, *args, **kwargs):
+        kwargs.setdefault("label_suffix", "")
+        super().__init__(*args, **kwargs)
+        for name, field in self.fields.items():
+            kind = "form-select" if isinstance(field.widget, forms.Select) else "form-control"
+            if isinstance(field.widget, forms.CheckboxInput):
+                kind = "form-check-input"
+            if not isinstance(field.widget, forms.RadioSelect):
+                field.widget.attrs["class"] = f"{kind} is-invalid" if name in self.errors else kind
+
+    def refuse(self, refusal: Refused) -> None:
+        """Show why a service refused, at the field that its code names, else above the form."""
+        words = refusal.code.replace("-", "_")
+        longest_first = sorted(self.fields, key=len, reverse=True)
+        field = next((name for name in longest_first if name in words), None)
+        self.add_error(field, refusal.reason)
+        if field:
+            self.fields[field].widget.attrs["class"] += " is-invalid"
+
+
+class Lines(forms.CharField):
+    """Several entries, one a line; blank lines are forgiven."""
+
+    def __init__(self, **kwargs):
+        kwargs.setdefault("required", False)
+        kwargs.setdefault("widget", forms.Textarea(attrs={"rows": 2, "spellcheck": "false", "autocapitalize": "off"}))
+        super().__init__(**kwargs)
+
+    def prepare_value(self, value):
+        return "\n".join(value) if isinstance(value, (list, tuple)) else value
+
+    def to_python(self, value):
+        return tuple(line.strip() for line in super().to_python(value).splitlines() if line.strip())
+
+
+class FirstAdministratorForm(Fields):
+    """Makes the first administrator; the code proves that one can read the console's own output."""
+
+    code = forms.CharField(
+        label="One-time code",
+        help_text="The console printed it when it started.",
+        widget=forms.TextInput(attrs={"autocomplete": "one-time-code", "spellcheck": "false", "autofocus": True}),
+    )
+    username = forms.CharField(
+        label="User name", max_length=150, widget=forms.TextInput(attrs={"autocomplete": "username"})
+    )
+    password = forms.CharField(
+        label="Password",
+        help_text="At least eight characters, and none that everybody uses.",
+        strip=False,
+        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
+    )
+    again = forms.CharField(
+        label="Password again", strip=False, widget=forms.PasswordInput(attrs={"autocomplete": "new-password"})
+    )
+
+    def clean(self):
+        given = super().clean()
+        if given.get("password"):
+            try:
+                password_validation.validate_password(given["password"])
+            except forms.ValidationError as error:
+                self.add_error("password", error)
+            if given.get("again") and given["again"] != given["password"]:
+                self.add_error("again", "The two passwords differ.")
+        return given
+
+
+class Routing:
+    """What happens to traffic for a peer that is not up: three ways, from two options."""
+
+    BYPASS = "bypass"
+    AFTER = "after-handshake"
+    ALWAYS = "always"
+    CHOICES = (
+        (AFTER, "Encrypted once the peer has been reached"),
+        (ALWAYS, "Always encrypted"),
+        (BYPASS, "Encrypted while the peer is up"),
+    )
+    CONSEQUENCES = {
+        AFTER: "Traffic takes the ordinary route until the first handshake; from then on it waits for the tunnel, "
+        "even while the peer is down. A join locks nobody out.",
+        ALWAYS: "From the first moment traffic for a peer takes the tunnel or fails. KubeSpan's own way; a peer that "
+        "cannot be reached is cut off.",
+        BYPASS: "While a peer is down its traffic takes the ordinary route, unencrypted by KubeSpan.",
+    }
+
+    @classmethod
+    def of(cls, options: Options) -> str:
+        """Which way the options choose."""
+        if options.allow_down_peer_bypass:
+            return cls.BYPASS
+        return cls.ALWAYS if options.force_from_start else cls.AFTER
+
+
+class OptionsForm(Fields):
+    """A cluster's KubeSpan options, each with its consequence."""
+
+    enabled = forms.BooleanField(
+        label="KubeSpan is on",
+        required=False,
+        initial=True,
+        help_text="Off takes the tunnel away from every machine of the cluster; they stay enrolled.",
+    )
+    routing = forms.ChoiceField(label="Traffic between members", choices=Routing.CHOICES, initial=Routing.AFTER)
+    harvest_extra_endpoints = forms.BooleanField(
+        label="Harvest endpoints",
+        required=False,
+        help_text="Members report where they see each other, and others try those addresses too. "
+        "Helps behind address translation; costs more endpoints to try.",
+    )
+    advertise_kubernetes_networks = forms.BooleanField(
+        label="Advertise Kubernetes networks",
+        required=False,
+        help_text="Pod networks go through the tunnel as well. Leave it off unless the network plugin routes "
+        "pods without an overlay of its own.",
+    )
+    mtu = forms.IntegerField(
+        label="MTU of the KubeSpan link",
+        initial=DEFAULT_MTU,
+        min_value=MINIMUM_MTU,
+        max_value=MAXIMUM_MTU,
+        help_text=f"{DEFAULT_MTU} suits a network of 1,500. Too large loses big packets, too small costs a little speed.",
+    )
+    endpoint_filters = Lines(
+        label="Endpoints that machines offer",
+        help_text="Networks, one a line, in order; ! excludes. Empty: every address but the excluded kinds.",
+    )
+    peer_endpoint_filters = Lines(
+        label="Endpoints that machines try",
+        help_text="The same, for the other side: which of a peer's endpoints are tried at all.",
+    )
+    exclude_advertised_networks = Lines(
+        label="Networks left out",
+        help_text="Networks, one a line, that stay on the ordinary route even when a member advertises them.",
+    )
+
+    CHOSEN = (
+        "enabled", "harvest_extra_endpoints", "advertise_kubernetes_networks", "mtu", "endpoint_filters",
+        "peer_endpoint_filters", "exclude_advertised_networks",
+    )  # fmt: skip
+
+    @classmethod
+    def first(cls, options: Options) -> dict[str, object]:
+        """What the form shows for these options."""
+        return {name: getattr(options, name) for name in cls.CHOSEN} | {"routing": Routing.of(options)}
+
+    def consequences(self) -> list[tuple[str, str, str, bool]]:
+        """The ways of routing: value, label, consequence, chosen."""
+        chosen = self["routing"].value()
+        return [(value, label, Routing.CONSEQUENCES[value], value == chosen) for value, label in Routing.CHOICES]
+
+    def clean(self):
+        given = super().clean()
+        for name in ("endpoint_filters", "peer_endpoint_filters", "exclude_advertised_networks"):
+            try:
+                Options(**{name: given.get(name, ())}).check()
+            except ValueError as error:
+                self.add_error(name, str(error))
+        return given
+
+    def options(self) -> Options:
+        """The options that were chosen; only after the form was found valid."""
+        given = self.cleaned_data
+        return Options(
+            allow_down_peer_bypass=given["routing"] == Routing.BYPASS,
+            force_from_start=given["routing"] == Routing.ALWAYS,
+            **{name: given[name] for name in self.CHOSEN},
+        )
+
+
+class ClusterForm(OptionsForm):
+    """A new cluster with an id and a secret made for it."""
+
+    name = forms.CharField(
+        label="Name",
+        max_length=63,
+        help_text="For people; it may be anything, and can be seen on every page.",
+        widget=forms.TextInput(attrs={"autofocus": True, "autocomplete": "off", "placeholder": "homelab"}),
+    )
+    field_order = ("name",)
+
+
+class ImportForm(ClusterForm):
+    """A cluster that exists already, by its id and secret."""
+
+    cluster_id = forms.CharField(
+        label="Cluster id",
+        max_length=256,
+        strip=False,
+        help_text="Kept exactly as it is: the address prefix follows from its very text.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "class": "mono"}),
+    )
+    secret = forms.CharField(
+        label="Cluster secret",
+        help_text="32 bytes in base64. Encrypted before it is stored, and never shown without your password.",
+        widget=forms.PasswordInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+    )
+    field_order = ("name", "cluster_id", "secret")
+
+
+class PasswordForm(Fields):
+    """The signed-in person proves that it is still them."""
+
+    password = forms.CharField(
+        label="Your password", strip=False, widget=forms.PasswordInput(attrs={"autocomplete": "current-password"})
+    )
+
+    def __init__(self, user, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.user = user
+
+    def clean_password(self):
+        password = self.cleaned_data["password"]
+        if not self.user.check_password(password):
+            raise forms.ValidationError("That is not your password.")
+        return password
+
+
+class TypedNameForm(Fields):
+    """The name of what is about to go, typed; the service compares it."""
+
+    typed_name = forms.CharField(
+        required=False, widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"})
+    )
+
+
+LIFETIMES = (
+    ("900", "15 minutes"),
+    ("3600", "an hour"),
+    ("86400", "a day"),
+    ("604800", "a week"),
+    ("2592000", "30 days"),
+)
+
+
+class TokenForm(Fields):
+    """An enrolment token."""
+
+    cluster = forms.ModelChoiceField(queryset=None, to_field_name="uuid", empty_label=None)
+    uses = forms.IntegerField(
+        label="Machines", initial=1, min_value=1, max_value=10_000, help_text="How many it may enrol."
+    )
+    lifetime = forms.ChoiceField(label="Good for", choices=LIFETIMES, initial="3600")
+    name = forms.CharField(
+        label="Name",
+        max_length=63,
+        required=False,
+        help_text="What it is for; found again in the list of tokens.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "placeholder": "rack 4"}),
+    )
+    approval_required = forms.BooleanField(
+        label="Ask me before a machine takes part",
+        required=False,
+        help_text="Until you say yes, a machine learns neither the secret nor any member.",
+    )
+
+    def __init__(self, clusters, *args, **kwargs):
+        self.base_fields["cluster"].queryset = clusters
+        super().__init__(*args, **kwargs)
+
+    def clean_lifetime(self):
+        return timedelta(seconds=int(self.cleaned_data["lifetime"]))
+
+
+class NodeOptionsForm(Fields):
+    """What an operator sets for one node."""
+
+    extra_endpoints = Lines(
+        label="Further endpoints",
+        help_text="address:port, one a line: where others can reach it besides what it says itself, "
+        "such as a forwarded port of its router.",
+    )
+    advertised_networks = Lines(
+        label="Networks behind it",
+        help_text="Networks, one a line, that every other member reaches through this machine.",
+    )
+    excluded_networks = Lines(
+        label="Networks left out", help_text="Networks, one a line, that others do not route to this machine."
+    )
+
+
+class NetworksForm(Fields):
+    """Which of the networks that a node claims an operator says yes to."""
+
+    networks = forms.MultipleChoiceField(required=False, widget=forms.CheckboxSelectMultiple)
+
+    def __init__(self, node, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        waiting = [network for network in node.claimed_networks if network not in node.networks]
+        self.fields["networks"].choices = [(network, network) for network in waiting]

@@ -1,0 +1,226 @@
+"""Small pieces that every page uses: icons, times, states, text to copy."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django import template
+from django.templatetags.static import static
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from nodes.models import Audit, Cluster, Node, Token, Transition
+from nodes.words import LinkCounts, age, count, relative
+
+register = template.Library()
+
+SHORT_KEY = 10
+
+
+@register.simple_tag
+def icon(name: str, extra: str = "") -> SafeString:
+    """An icon of the sprite (frontend/src/icons.json); decoration only, so it has no name of its own."""
+    return format_html(
+        '<svg class="icon {}" aria-hidden="true" focusable="false"><use href="{}#{}"></use></svg>',
+        extra, static("nodes/icons.svg"), name,
+    )  # fmt: skip
+
+
+@register.simple_tag
+def when(at: datetime | None, missing: str = "never") -> SafeString | str:
+    """A time as distance from now, the exact one on hover and for screen readers; the page keeps it fresh."""
+    if at is None:
+        return missing
+    exact = at.astimezone(timezone.get_current_timezone())
+    return format_html(
+        '<time datetime="{}" data-relative>{}</time>',
+        exact.isoformat(timespec="seconds"), relative((timezone.now() - at).total_seconds()),
+    )  # fmt: skip
+
+
+@register.simple_tag
+def state(kind: str, text: str = "", since: datetime | None = None) -> SafeString:
+    """A state by shape, word and colour, with its age where it is known."""
+    old = format_html(' <span class="age">{}</span>', when(since)) if since else ""
+    return format_html(
+        '<span class="ks-state" data-state="{}"><span class="dot" aria-hidden="true"></span><span>{}</span>{}</span>',
+        kind, text or kind, old,
+    )  # fmt: skip
+
+
+@register.simple_tag
+def presence(node: Node) -> SafeString:
+    """Whether the agent is connected, and since when."""
+    if node.session:
+        return state("connected", "connected", node.connected_at)
+    if node.last_seen is None:
+        return state("away", "never connected")
+    return state("away", "away since", node.last_seen)
+
+
+@register.simple_tag
+def configuration(node: Node, cluster: Cluster) -> SafeString:
+    """Whether what the node applied is its cluster's newest revision."""
+    if node.status != Node.Status.APPROVED:
+        return state("none", "nothing to apply")
+    if node.fault:
+        return state("fault", "could not be applied")
+    if not node.applied_epoch:
+        return state("behind", "nothing applied yet")
+    behind = node.behind(cluster)
+    return state("behind", f"behind by {count(behind, 'revision')}") if behind else state("applied")
+
+
+@register.simple_tag
+def membership(node: Node) -> SafeString:
+    """Whether it may take part; nothing where that goes without saying."""
+    tones = {Node.Status.PENDING: ("warn", "pending approval"), Node.Status.REMOVED: ("", "removed")}
+    if node.status not in tones:
+        return SafeString("")
+    tone, text = tones[Node.Status(node.status)]
+    return format_html('<span class="ks-chip" data-tone="{}">{}</span>', tone, text)
+
+
+@register.simple_tag
+def copy(text: object, name: str = "Text", shown: str = "") -> SafeString:
+    """Text that one click copies; shortened where `shown` says so, whole on hover."""
+    return format_html(
+        '<button type="button" class="ks-copy" data-copy="{}" data-copy-name="{}" title="Copy {}">'
+        "<span>{}</span>{}</button>",
+        text, name, text, shown or text, icon("copy", "icon-sm"),
+    )  # fmt: skip
+
+
+@register.simple_tag
+def key(text: str, name: str = "Key") -> SafeString:
+    """A public key, shortened; whole on hover and when copied."""
+    return copy(text, name, f"{text[:SHORT_KEY]}…")
+
+
+@register.simple_tag
+def bar(counts: LinkCounts) -> SafeString:
+    """Links by state as one bar; drawn with attributes, because inline styles are forbidden."""
+    parts, at = SafeString(""), 0.0
+    for name, share in counts.shares():
+        parts += format_html('<rect class="{}" x="{}%" width="{}%" height="100%"></rect>', name, round(at, 2), share)
+        at += share
+    label = counts.sentence() if counts.all else "no links yet"
+    return format_html('<svg class="ks-bar" role="img" aria-label="{}">{}</svg>', label, parts)
+
+
+@register.filter
+def plural(number: int, noun: str) -> str:
+    """A count with its noun."""
+    return count(number, noun)
+
+
+@register.filter
+def seconds(value: float) -> str:
+    """A number of seconds in its largest units."""
+    return age(value)
+
+
+@register.simple_tag
+def pending_nodes() -> int:
+    """How many nodes wait for an operator: the navigation's count."""
+    return Node.objects.pending().count()
+
+
+@register.simple_tag(takes_context=True)
+def here(context: template.Context, *names: str) -> str:
+    """The attribute that marks the navigation's current place."""
+    match = getattr(context.get("request"), "resolver_match", None)
+    return SafeString('aria-current="page"') if match and match.url_name in names else ""
+
+
+@register.simple_tag(takes_context=True)
+def query(context: template.Context, name: str, value: object = None) -> str:
+    """The page's own address with one parameter set, or taken away; it begins with the first page again."""
+    changed = context["request"].GET.copy()
+    for gone in {name, "page"}:
+        changed.pop(gone, None)
+    if value is not None:
+        changed[name] = str(value)
+    return f"?{changed.urlencode()}"
+
+
+def _link(subject: object, name: str) -> SafeString | str:
+    return format_html('<a href="{}">{}</a>', subject.get_absolute_url(), name) if subject else name
+
+
+TONES = {"up": "ks-good", "connected": "ks-good", "down": "ks-bad", "unknown": "ks-warn", "away": "ks-warn"}
+
+
+@register.simple_tag
+def transition_tone(row: Transition) -> str:
+    """The colour of what changed."""
+    if row.kind in {Transition.Kind.FAULT, Transition.Kind.CAPPED}:
+        return "ks-bad"
+    return "ks-mute" if row.before == row.after else TONES.get(row.after, "ks-mute")
+
+
+@register.simple_tag
+def transition_icon(row: Transition) -> SafeString:
+    """The sign of what changed."""
+    names = {"node": "server-2", "drift": "refresh", "fault": "alert-triangle", "capped": "alert-triangle"}
+    return icon(names.get(row.kind, "link-off" if row.after == "down" else "link"))
+
+
+@register.simple_tag
+def transition_sentence(row: Transition) -> SafeString:
+    """What changed by itself, as a sentence with links."""
+    node = _link(row.node, row.node.name if row.node else "a node")
+    if row.kind == Transition.Kind.LINK:
+        peer = _link(row.peer, row.peer.name if row.peer else "a node")
+        if row.before == row.after:
+            return format_html("{} sees {} elsewhere: {}", node, peer, row.text or row.after)
+        return format_html(
+            "{} sees {} {} (was {}){}", node, peer, row.after, row.before, f": {row.text}" if row.text else ""
+        )
+    if row.kind == Transition.Kind.NODE:
+        words = {"connected": "has connected", "away": "is away"}
+        return format_html("{} {}{}", node, words.get(row.after, row.after), f": {row.text}" if row.text else "")
+    if row.kind == Transition.Kind.CAPPED:
+        return format_html("{}: {}", count(row.count, "further change"), row.text)
+    word = "healed a drift" if row.kind == Transition.Kind.DRIFT else "met a fault"
+    return format_html("{} {}: {}", node, word, row.text)
+
+
+IRREGULAR = {
+    "cluster.options-set": "set the options of cluster",
+    "cluster.secret-shown": "looked at the secret of cluster",
+    "node.options-set": "set the options of node",
+    "node.networks-approved": "approved networks of node",
+    "node.told-to-try-again": "told node to try again:",
+    "node.enrolled": "enrolled as node",
+}
+
+
+@register.simple_tag
+def audit_sentence(row: Audit) -> SafeString:
+    """Who did what, as a sentence with links."""
+    noun, _, past = row.verb.partition(".")
+    deed = IRREGULAR.get(row.verb, f"{past.replace('-', ' ')} {noun}")
+    subject = row.node if noun == "node" else row.cluster if noun == "cluster" else None
+    where = ""
+    if row.cluster and noun != "cluster":
+        where = format_html(" in {}", _link(row.cluster, row.cluster.name))
+    return format_html("<strong>{}</strong> {} {}{}", row.actor_name, deed, _link(subject, row.target), where)
+
+
+@register.simple_tag
+def worthless(token: Token) -> str:
+    """Why a token enrols nobody any more; empty while it does."""
+    return token.worthless(timezone.now()) or ""
+
+
+@register.simple_tag
+def token_state(token: Token) -> SafeString:
+    """When a token expires, or why it is worthless already."""
+    why = worthless(token)
+    if why and why != "expired":
+        return format_html('<span class="ks-chip">{}</span>', why.replace("-", " "))
+    if why:
+        return format_html('<span class="ks-chip">expired</span> {}', when(token.expires))
+    return format_html("{}", when(token.expires))

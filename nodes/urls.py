@@ -1,0 +1,37 @@
+"""Where the console's pages are."""
+
+from django.contrib.auth.views import LogoutView
+from django.urls import path
+
+from kubespan.core.messages import ENROL_PATH
+from nodes import api
+from nodes.views import activity, clusters, enrolment, nodes, overview, people
+
+urlpatterns = [
+    path(ENROL_PATH.lstrip("/"), api.enrol, name="enrol"),
+    path("", overview.OverviewView.as_view(), name="overview"),
+    path("first/", people.FirstAdministratorView.as_view(), name="first-run"),
+    path("login/", people.SignInView.as_view(), name="login"),
+    path("logout/", LogoutView.as_view(), name="logout"),
+    path("clusters/", clusters.ClusterListView.as_view(), name="cluster-list"),
+    path("clusters/create/", clusters.ClusterCreateView.as_view(), name="cluster-create"),
+    path("clusters/import/", clusters.ClusterImportView.as_view(), name="cluster-import"),
+    path("clusters/<uuid:uuid>/", clusters.ClusterView.as_view(), name="cluster"),
+    path("clusters/<uuid:uuid>/links/", clusters.ClusterLinksView.as_view(), name="cluster-links"),
+    path("clusters/<uuid:uuid>/options/", clusters.ClusterOptionsView.as_view(), name="cluster-options"),
+    path("clusters/<uuid:uuid>/preview/", clusters.ClusterOptionsPreviewView.as_view(), name="cluster-preview"),
+    path("clusters/<uuid:uuid>/activity/", clusters.ClusterActivityView.as_view(), name="cluster-activity"),
+    path("clusters/<uuid:uuid>/secret/", clusters.ClusterSecretView.as_view(), name="cluster-secret"),
+    path("clusters/<uuid:uuid>/delete/", clusters.ClusterDeleteView.as_view(), name="cluster-delete"),
+    path("clusters/<uuid:uuid>/enrolment/", enrolment.EnrolmentView.as_view(), name="cluster-enrolment"),
+    path("nodes/", nodes.NodeListView.as_view(), name="node-list"),
+    path("nodes/<int:pk>/", nodes.NodeView.as_view(), name="node"),
+    path("nodes/<int:pk>/approve/", nodes.NodeApproveView.as_view(), name="node-approve"),
+    path("nodes/<int:pk>/remove/", nodes.NodeRemoveView.as_view(), name="node-remove"),
+    path("nodes/<int:pk>/options/", nodes.NodeOptionsView.as_view(), name="node-options"),
+    path("nodes/<int:pk>/networks/", nodes.NodeNetworksView.as_view(), name="node-networks"),
+    path("nodes/<int:pk>/try-again/", nodes.NodeTryAgainView.as_view(), name="node-try-again"),
+    path("tokens/", enrolment.TokenListView.as_view(), name="token-list"),
+    path("tokens/<uuid:uuid>/revoke/", enrolment.TokenRevokeView.as_view(), name="token-revoke"),
+    path("activity/", activity.ActivityView.as_view(), name="activity"),
+]

@@ -1,0 +1,245 @@
+"""Clusters: the list, making and importing, and the tabs of one."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.core.paginator import Paginator
+from django.http import HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.utils.decorators import method_decorator
+from django.views import View
+from django.views.decorators.cache import never_cache
+
+from nodes.forms import ClusterForm, ImportForm, OptionsForm, PasswordForm, TokenForm, TypedNameForm
+from nodes.models import Cluster, Node
+from nodes.services import clusters as services
+from nodes.services.refused import Refused
+from nodes.views.common import PAGE_SIZE, OperatorMixin, add_links
+from nodes.words import LinkCounts
+
+MATRIX_NODES = 50
+"""A matrix of words stays readable up to here; larger clusters show the links that are not up."""
+
+
+class ClusterListView(OperatorMixin, View):
+    """All clusters."""
+
+    def get(self, request):
+        clusters = list(Cluster.objects.with_counts())
+        nodes = list(Node.objects.approved().only("pk", "cluster_id", "session"))
+        add_links(nodes)
+        for cluster in clusters:
+            members = [node for node in nodes if node.cluster_id == cluster.pk]
+            cluster.size, cluster.pending = cluster.approved_count, cluster.pending_count
+            cluster.connected = sum(bool(node.session) for node in members)
+            cluster.links = LinkCounts()
+            for node in members:
+                cluster.links = cluster.links.plus(node.links)
+        return render(request, "clusters/list.html", {"clusters": clusters})
+
+
+class ClusterCreateView(OperatorMixin, View):
+    """A new cluster, with an id and a secret made for it."""
+
+    form_class: type[ClusterForm] = ClusterForm
+    importing = False
+
+    def get(self, request):
+        return self.show(self.form_class())
+
+    def post(self, request):
+        form = self.form_class(request.POST)
+        if not form.is_valid():
+            return self.show(form, 400)
+        given = form.cleaned_data
+        try:
+            cluster, warnings = services.create_cluster(
+                request.user,
+                name=given["name"],
+                cluster_id=given.get("cluster_id", ""),
+                secret=given.get("secret", ""),
+                options=form.options(),
+                now=timezone.now(),
+            )
+        except Refused as refusal:
+            form.refuse(refusal)
+            return self.show(form, refusal.status)
+        for warning in warnings:
+            messages.warning(request, warning)
+        messages.success(request, f"{cluster.name} has been {'imported' if self.importing else 'created'}.")
+        return redirect("cluster-enrolment", cluster.uuid)
+
+    def show(self, form, status: int = 200):
+        return render(self.request, "clusters/create.html", {"form": form, "importing": self.importing}, status=status)
+
+
+class ClusterImportView(ClusterCreateView):
+    """A cluster that exists already."""
+
+    form_class = ImportForm
+    importing = True
+
+
+class ClusterTab(OperatorMixin, View):
+    """One of a cluster's tabs."""
+
+    tab = ""
+    template = ""
+
+    def setup(self, request, *args, **kwargs):
+        super().setup(request, *args, **kwargs)
+        self._cluster: Cluster | None = None
+
+    @property
+    def cluster(self) -> Cluster:
+        """The cluster that the address names."""
+        if self._cluster is None:
+            self._cluster = get_object_or_404(Cluster.objects.with_counts(), uuid=self.kwargs["uuid"])
+        return self._cluster
+
+    def show(self, status: int = 200, **context) -> HttpResponse:
+        """The tab, in the cluster's frame."""
+        cluster = self.cluster
+        context = {
+            "cluster": cluster,
+            "tab": self.tab,
+            "live_path": f"/live/cluster/{cluster.uuid}",
+            "token_form": TokenForm(Cluster.objects.filter(pk=cluster.pk), initial={"cluster": cluster.uuid}),
+        } | context
+        return render(self.request, self.template, context, status=status)
+
+
+class ClusterView(ClusterTab):
+    """Nodes of the cluster, those that wait first."""
+
+    tab = "nodes"
+    template = "clusters/nodes.html"
+
+    def get(self, request, uuid):
+        nodes = list(Node.objects.present().filter(cluster=self.cluster))
+        add_links(nodes)
+        pending = [node for node in nodes if node.status == Node.Status.PENDING]
+        approved = [node for node in nodes if node.status == Node.Status.APPROVED]
+        links = LinkCounts()
+        for node in approved:
+            links = links.plus(node.links)
+        page = Paginator(approved, PAGE_SIZE).get_page(request.GET.get("page"))
+        return self.show(
+            pending=pending,
+            page=page,
+            size=len(approved),
+            connected=sum(bool(node.session) for node in approved),
+            links=links,
+            drift=sum(bool(node.fault or node.behind(self.cluster)) for node in approved),
+        )
+
+
+class ClusterLinksView(ClusterTab):
+    """Who sees whom, live."""
+
+    tab = "links"
+    template = "clusters/links.html"
+
+    def get(self, request, uuid):
+        return self.show(matrix_limit=MATRIX_NODES)
+
+
+class ClusterOptionsView(ClusterTab):
+    """The cluster's options; what saving them would change is told before."""
+
+    tab = "options"
+    template = "clusters/options.html"
+
+    def get(self, request, uuid):
+        return self.show(form=OptionsForm(initial=OptionsForm.first(self.cluster.kubespan)))
+
+    def post(self, request, uuid):
+        form = OptionsForm(request.POST)
+        if not form.is_valid():
+            return self.show(400, form=form)
+        try:
+            revision = services.set_options(request.user, self.cluster, options=form.options(), now=timezone.now())
+        except Refused as refusal:
+            form.refuse(refusal)
+            return self.show(refusal.status, form=form)
+        if revision is None:
+            messages.info(request, "Nothing was different, so there is no new revision.")
+        else:
+            messages.success(request, f"Saved. The cluster is now at revision {revision}.")
+        return redirect("cluster-options", uuid)
+
+
+class ClusterOptionsPreviewView(ClusterTab):
+    """What saving the form as it stands would change; a fragment."""
+
+    template = "clusters/_preview.html"
+
+    def post(self, request, uuid):
+        form = OptionsForm(request.POST)
+        sentences: list[str] = []
+        if form.is_valid():
+            try:
+                sentences = services.preview_options(self.cluster, form.options())
+            except Refused as refusal:
+                form.refuse(refusal)
+        return self.show(form=form, sentences=sentences)
+
+
+class ClusterActivityView(ClusterTab):
+    """What happened in this cluster."""
+
+    tab = "activity"
+    template = "clusters/activity.html"
+
+    def get(self, request, uuid):
+        kind = "audit" if request.GET.get("kind") == "audit" else "links"
+        if kind == "audit":
+            rows = self.cluster.audits.select_related("cluster", "node")
+        else:
+            rows = self.cluster.transitions.select_related("cluster", "node", "peer")
+        return self.show(kind=kind, page=Paginator(rows, PAGE_SIZE).get_page(request.GET.get("page")))
+
+
+@method_decorator(never_cache, name="dispatch")
+class ClusterSecretView(ClusterTab):
+    """The secret, for whoever signs in again; the answer is never kept by a browser."""
+
+    tab = "options"
+    template = "clusters/secret.html"
+
+    def get(self, request, uuid):
+        return self.show(form=PasswordForm(request.user))
+
+    def post(self, request, uuid):
+        form = PasswordForm(request.user, request.POST)
+        if not form.is_valid():
+            return self.show(403, form=form)
+        try:
+            secret = services.reveal_secret(request.user, self.cluster, timezone.now())
+        except Refused as refusal:
+            form.refuse(refusal)
+            return self.show(refusal.status, form=form)
+        return self.show(form=form, secret=secret)
+
+
+class ClusterDeleteView(ClusterTab):
+    """Take a cluster away, for whoever types its name."""
+
+    tab = "options"
+    template = "clusters/delete.html"
+
+    def get(self, request, uuid):
+        return self.show(form=TypedNameForm())
+
+    def post(self, request, uuid):
+        form = TypedNameForm(request.POST)
+        name = self.cluster.name
+        try:
+            services.delete_cluster(request.user, self.cluster, request.POST.get("typed_name", ""), timezone.now())
+        except Refused as refusal:
+            form.is_valid()
+            form.refuse(refusal)
+            return self.show(refusal.status, form=form)
+        messages.success(request, f"{name} has been deleted.")
+        return redirect("cluster-list")

@@ -1,0 +1,108 @@
+"""Enrolment: making a token and waiting for its machine; the list of tokens."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from django.conf import settings
+from django.contrib import messages
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.utils.decorators import method_decorator
+from django.views import View
+from django.views.decorators.cache import never_cache
+from django_tables2 import RequestConfig
+
+from nodes import certificates
+from nodes.forms import TokenForm
+from nodes.models import Cluster, Token
+from nodes.services import tokens as services
+from nodes.services.refused import Refused
+from nodes.tables import TokenTable
+from nodes.views.common import PAGE_SIZE, OperatorMixin
+
+
+class TokenListView(OperatorMixin, View):
+    """All tokens; a token itself is never shown again."""
+
+    def get(self, request):
+        table = TokenTable(Token.objects.select_related("cluster", "created_by"))
+        RequestConfig(request, paginate={"per_page": PAGE_SIZE}).configure(table)
+        clusters = Cluster.objects.all()
+        context = {"table": table, "any": bool(table.rows), "clusters": clusters, "token_form": TokenForm(clusters)}
+        return render(request, "enrolment/list.html", context)
+
+
+@method_decorator(never_cache, name="dispatch")
+class EnrolmentView(OperatorMixin, View):
+    """Make a token inside the dialog (or on a page of its own), show the one line, wait in place."""
+
+    def get(self, request, uuid):
+        return self.show(TokenForm(Cluster.objects.all(), initial={"cluster": uuid}))
+
+    def post(self, request, uuid):
+        form = TokenForm(Cluster.objects.all(), request.POST)
+        if not form.is_valid():
+            return self.show(form, 400)
+        given = form.cleaned_data
+        try:
+            token, plain = services.create_token(
+                request.user,
+                given["cluster"],
+                name=given["name"] or f"{given['cluster'].name} {timezone.now():%Y-%m-%d %H:%M}",
+                uses=given["uses"],
+                lifetime=given["lifetime"],
+                approval_required=given["approval_required"],
+                now=timezone.now(),
+            )
+        except Refused as refusal:
+            form.refuse(refusal)
+            return self.show(form, refusal.status)
+        return self.show(form, token=token, line=enrolment_line(plain))
+
+    def show(self, form, status: int = 200, **context):
+        cluster = get_object_or_404(Cluster, uuid=self.kwargs["uuid"])
+        page = "enrolment/_dialog.html" if self.request.htmx else "enrolment/page.html"
+        context = {"cluster": cluster, "token_form": form} | context
+        # A fragment is swapped in whatever it says: a fault belongs into the dialog.
+        return render(self.request, page, context, status=200 if self.request.htmx else status)
+
+
+def enrolment_line(token: str) -> str:
+    """What to run on the machine; the token goes in by standard input, where no list of processes shows it."""
+    url = agent_url()
+    pin = f" --pin {own_fingerprint()}" if url.startswith("https:") and own_fingerprint() else ""
+    return f"echo {token} | sudo kubespan-agent enrol {url}{pin} --token-file -"
+
+
+def agent_url() -> str:
+    """Where agents find the console; the same address as for browsers unless the settings say otherwise."""
+    return getattr(settings, "KUBESPAN_AGENT_URL", "") or settings.KUBESPAN_URL
+
+
+@cache
+def _fingerprint(path: Path, changed: int) -> str:
+    return certificates.fingerprint(path.read_bytes())
+
+
+def own_fingerprint() -> str:
+    """What agents pin where the console serves TLS by a certificate of its own; empty where it does not."""
+    if settings.KUBESPAN_DATA is None:
+        return ""
+    path = settings.KUBESPAN_DATA / "tls" / "certificate.pem"
+    return _fingerprint(path, path.stat().st_mtime_ns) if path.exists() else ""
+
+
+class TokenRevokeView(OperatorMixin, View):
+    """Make a token worthless."""
+
+    def post(self, request, uuid):
+        token = get_object_or_404(Token.objects.select_related("cluster"), uuid=uuid)
+        try:
+            services.revoke_token(request.user, token, timezone.now())
+        except Refused as refusal:
+            messages.error(request, refusal.reason)
+        else:
+            messages.success(request, f"{token.name} is revoked: it enrols nobody any more.")
+        return redirect("token-list")

@@ -1,0 +1,200 @@
+"""Nodes: the list, one of them, and what an operator may do with it."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.http import HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.views import View
+from django_tables2 import RequestConfig
+
+from nodes.filters import NodeFilter
+from nodes.forms import NetworksForm, NodeOptionsForm, TypedNameForm
+from nodes.models import Node, Transition
+from nodes.services import nodes as services
+from nodes.services.refused import Refused
+from nodes.tables import NodeTable
+from nodes.views.common import PAGE_SIZE, OperatorMixin, add_links
+
+SHOWN_ACTIVITY = 12
+SHOWN_CHANGES = 20
+
+
+class NodeListView(OperatorMixin, View):
+    """All nodes, as the address of the page filters and sorts them."""
+
+    def get(self, request):
+        found = NodeFilter(request.GET, Node.objects.select_related("cluster"))
+        table = NodeTable(found.qs)
+        RequestConfig(request, paginate={"per_page": PAGE_SIZE}).configure(table)
+        add_links(row.record for row in table.paginated_rows)
+        context = {
+            "table": table,
+            "filter": found,
+            "chips": found.chips(),
+            "any": bool(table.rows) or Node.objects.exists(),
+            "pending": Node.objects.pending().count(),
+        }
+        return render(request, "nodes/list.html", context)
+
+
+class NodePage(OperatorMixin, View):
+    """Whatever concerns one node."""
+
+    def setup(self, request, *args, **kwargs):
+        super().setup(request, *args, **kwargs)
+        self._node: Node | None = None
+
+    @property
+    def node(self) -> Node:
+        """The node that the address names."""
+        if self._node is None:
+            self._node = get_object_or_404(Node.objects.select_related("cluster", "token"), pk=self.kwargs["pk"])
+        return self._node
+
+    def show(self, status: int = 200, **forms) -> HttpResponse:
+        """The node's page; `forms` are those that were refused, `open` the dialog to open with it."""
+        node = self.node
+        add_links([node])
+        context = {
+            "node": node,
+            "cluster": node.cluster,
+            "candidates": node.candidates.all(),
+            "waiting": [network for network in node.claimed_networks if network not in node.networks],
+            "changes": changes_not_applied(node),
+            "transitions": transitions_of(node),
+            "audits": node.audits.all()[:SHOWN_ACTIVITY],
+            "not_cut_off": not_cut_off(node),
+            "live_path": f"/live/node/{node.pk}",
+            "options_form": NodeOptionsForm(initial=chosen(node)),
+            "networks_form": NetworksForm(node),
+            "remove_form": TypedNameForm(),
+        } | forms
+        return render(self.request, "nodes/node.html", context, status=status)
+
+
+def chosen(node: Node) -> dict[str, list[str]]:
+    """What an operator has set for it."""
+    return {
+        "extra_endpoints": node.extra_endpoints,
+        "advertised_networks": node.networks,
+        "excluded_networks": node.excluded_networks,
+    }
+
+
+def changes_not_applied(node: Node) -> list[tuple[int, str]]:
+    """The revisions that it has yet to apply, each as a sentence; the newest few."""
+    cluster = node.cluster
+    if node.status != Node.Status.APPROVED or not node.behind(cluster) or node.applied_epoch != cluster.epoch:
+        return []
+    changes = list(cluster.changes.filter(number__gt=node.applied_number).order_by("-number")[:SHOWN_CHANGES])
+    names = dict(cluster.nodes.filter(index__in={change.index for change in changes}).values_list("index", "name"))
+    return [(change.number, sentence(change, names.get(change.index, "a node"))) for change in changes]
+
+
+def sentence(change, name: str) -> str:
+    """What a revision changed."""
+    return {
+        "member": f"{name} joined or changed",
+        "gone": f"{name} was removed",
+        "options": "the cluster's options changed",
+        "secret": "the cluster secret changed",
+    }[change.kind]
+
+
+def transitions_of(node: Node) -> list[Transition]:
+    """What last happened to it by itself."""
+    return list(node.transitions.select_related("cluster", "node", "peer")[:SHOWN_ACTIVITY])
+
+
+def not_cut_off(node: Node) -> list[Node]:
+    """Of a removed node: who may still have it as a peer."""
+    tombstone = getattr(node, "tombstone", None) if node.status == Node.Status.REMOVED else None
+    return list(Node.objects.not_cut_off(tombstone).select_related("cluster")) if tombstone else []
+
+
+class NodeView(NodePage):
+    """One node."""
+
+    def get(self, request, pk):
+        return self.show()
+
+
+class NodeApproveView(NodePage):
+    """Let it in."""
+
+    def post(self, request, pk):
+        try:
+            node = services.approve_node(request.user, self.node, timezone.now())
+        except Refused as refusal:
+            messages.error(request, refusal.reason)
+            return redirect("node", pk)
+        messages.success(request, f"{node.name} is approved; its peers hear of it now.")
+        return redirect(request.POST.get("next") == "cluster" and node.cluster or node)
+
+
+class NodeRemoveView(NodePage):
+    """Cut it off everywhere, for whoever types its name."""
+
+    def post(self, request, pk):
+        name = self.node.name
+        try:
+            services.remove_node(request.user, self.node, request.POST.get("typed_name", ""), timezone.now())
+        except Refused as refusal:
+            form = TypedNameForm(request.POST)
+            form.is_valid()
+            form.refuse(refusal)
+            return self.show(refusal.status, remove_form=form, open="remove")
+        messages.success(request, f"{name} is removed. Connected members drop it now; those away are listed below.")
+        return redirect("node", pk)
+
+
+class NodeOptionsView(NodePage):
+    """Set what an operator decides for it."""
+
+    def post(self, request, pk):
+        form = NodeOptionsForm(request.POST)
+        if form.is_valid():
+            try:
+                services.set_node_options(request.user, self.node, **form.cleaned_data, now=timezone.now())
+            except Refused as refusal:
+                form.refuse(refusal)
+        if form.errors:
+            return self.show(400, options_form=form, open="options")
+        messages.success(request, "Saved.")
+        return redirect("node", pk)
+
+
+class NodeNetworksView(NodePage):
+    """Say yes to networks that it asks to advertise."""
+
+    def post(self, request, pk):
+        form = NetworksForm(self.node, request.POST)
+        if form.is_valid():
+            chosen_networks = form.cleaned_data["networks"]
+            try:
+                services.approve_networks(request.user, self.node, chosen_networks, timezone.now())
+            except Refused as refusal:
+                form.add_error(None, refusal.reason)
+        if form.errors:
+            return self.show(400, networks_form=form)
+        messages.success(request, "Its peers route these networks to it now.")
+        return redirect("node", pk)
+
+
+class NodeTryAgainView(NodePage):
+    """Take the next endpoint of one peer, or of all."""
+
+    def post(self, request, pk):
+        peer = None
+        if request.POST.get("peer"):
+            peer = get_object_or_404(Node, pk=request.POST["peer"], cluster_id=self.node.cluster_id)
+        try:
+            services.try_again(request.user, self.node, peer, timezone.now())
+        except Refused as refusal:
+            messages.error(request, refusal.reason)
+        else:
+            what = peer.name if peer else "every peer that is not up"
+            messages.success(request, f"{self.node.name} tries the next endpoint of {what} now.")
+        return redirect("node", pk)

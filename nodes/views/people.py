@@ -1,0 +1,81 @@
+"""Getting in: the first administrator, signing in."""
+
+from __future__ import annotations
+
+import hashlib
+
+from django.contrib import messages
+from django.contrib.auth import get_user_model, login
+from django.contrib.auth.views import LoginView
+from django.core.cache import cache
+from django.http import Http404
+from django.shortcuts import redirect
+from django.utils import timezone
+from django.utils.decorators import method_decorator
+from django.views.decorators.cache import never_cache
+from django.views.generic import FormView
+
+from nodes.forms import FirstAdministratorForm
+from nodes.services import people
+from nodes.services.refused import Refused
+
+ATTEMPTS = 10
+"""Failed attempts from one address at one name, after which that pair waits; both may be shared by the innocent."""
+WAIT_SECONDS = 300
+
+
+@method_decorator(never_cache, name="dispatch")
+class FirstAdministratorView(FormView):
+    """Make the first administrator; the page exists only while there is no user."""
+
+    template_name = "people/first.html"
+    form_class = FirstAdministratorForm
+
+    def dispatch(self, request, *args, **kwargs):
+        if get_user_model().objects.exists():
+            raise Http404
+        return super().dispatch(request, *args, **kwargs)
+
+    def form_valid(self, form):
+        given = form.cleaned_data
+        try:
+            user = people.create_first_administrator(
+                given["code"].strip(), given["username"], given["password"], timezone.now()
+            )
+        except Refused as refusal:
+            form.refuse(refusal)
+            return self.form_invalid(form)
+        login(self.request, user)
+        messages.success(self.request, f"Welcome, {user.get_username()}. Begin with a cluster.")
+        return redirect("overview")
+
+
+class SignInView(LoginView):
+    """Sign in; who guesses waits."""
+
+    template_name = "people/login.html"
+    redirect_authenticated_user = True
+
+    def dispatch(self, request, *args, **kwargs):
+        if not get_user_model().objects.exists():
+            return redirect("first-run")
+        return super().dispatch(request, *args, **kwargs)
+
+    def post(self, request, *args, **kwargs):
+        form = self.get_form()
+        if cache.get(self.throttle_key(), 0) >= ATTEMPTS:
+            form.is_bound = False
+            context = self.get_context_data(form=form, throttled=WAIT_SECONDS // 60)
+            return self.render_to_response(context, status=429)
+        return super().post(request, *args, **kwargs)
+
+    def form_invalid(self, form):
+        key = self.throttle_key()
+        cache.add(key, 0, WAIT_SECONDS)
+        cache.incr(key)
+        return super().form_invalid(form)
+
+    def throttle_key(self) -> str:
+        """Names the pair of address and user name, without keeping either."""
+        pair = f"{self.request.META.get('REMOTE_ADDR')}\n{self.request.POST.get('username', '')}"
+        return "login-" + hashlib.sha256(pair.encode()).hexdigest()

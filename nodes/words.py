@@ -1,0 +1,73 @@
+"""Words and numbers as people read them on pages; nothing here looks anything up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+MINUTE = 60
+HOUR = 3600
+DAY = 86400
+JUST_NOW = 2
+
+
+def count(number: int, noun: str) -> str:
+    """A count with its noun: `1 node`, `3 nodes`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def age(seconds: float) -> str:
+    """A duration in its one or two largest units, as frontend/src/format.ts has it."""
+    whole = max(0, int(seconds))
+    if whole < MINUTE:
+        return f"{whole} s"
+    if whole < HOUR:
+        return f"{whole // MINUTE} m"
+    large, small, unit, part = (
+        (whole // HOUR, whole % HOUR // MINUTE, "h", "m")
+        if whole < DAY
+        else (whole // DAY, whole % DAY // HOUR, "d", "h")
+    )
+    return f"{large} {unit} {small} {part}" if small and large < 10 * (24 if unit == "h" else 1) else f"{large} {unit}"
+
+
+def relative(seconds: float) -> str:
+    """How long ago (or, below nought, how soon)."""
+    if abs(seconds) < JUST_NOW:
+        return "just now"
+    return f"{age(seconds)} ago" if seconds > 0 else f"in {age(-seconds)}"
+
+
+class LinkCounts(NamedTuple):
+    """How many directed links are in each state."""
+
+    up: int = 0
+    unknown: int = 0
+    down: int = 0
+
+    @classmethod
+    def of(cls, counts: Mapping[str, int]) -> LinkCounts:
+        """Read a mapping of states; what it lacks is nought."""
+        return cls(counts.get("up", 0), counts.get("unknown", 0), counts.get("down", 0))
+
+    @property
+    def all(self) -> int:
+        """All of them."""
+        return sum(self)
+
+    @property
+    def worst(self) -> str:
+        """The worst state that any of them is in."""
+        return "down" if self.down else "unknown" if self.unknown else "up" if self.up else "none"
+
+    def plus(self, other: LinkCounts) -> LinkCounts:
+        """Both together."""
+        return LinkCounts(self.up + other.up, self.unknown + other.unknown, self.down + other.down)
+
+    def shares(self) -> list[tuple[str, float]]:
+        """Each state's share in per cent; states that nothing is in are left out."""
+        return [(name, round(100 * n / self.all, 2)) for name, n in self._asdict().items() if n]
+
+    def sentence(self) -> str:
+        """For whoever cannot see a bar."""
+        return f"{self.up} of {count(self.all, 'link')} up, {self.unknown} unknown, {self.down} down"
