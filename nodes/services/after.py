@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from functools import partial
 
-import msgspec
 from django.db import transaction
 
+from kubespan.core.messages import FromConsole
 from nodes import announce as announcements
 from nodes import fanout
 from nodes.models import Node
@@ -20,7 +20,7 @@ def announce(cluster_pk: int, kind: announcements.Kind, **fields: object) -> Non
     transaction.on_commit(partial(announcements.announce, cluster_pk, kind, **fields), robust=True)
 
 
-def publish(node: Node, message: msgspec.Struct) -> None:
+def publish(node: Node, message: FromConsole) -> None:
     """Send one node a message, if it is connected."""
     transaction.on_commit(partial(fanout.publish_to_node, node.pk, node.cluster_id, message), robust=True)
 

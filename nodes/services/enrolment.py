@@ -252,7 +252,7 @@ def _reply(applicant: Applicant, cluster: Cluster, node: Node) -> EnrolReply:
         cluster=str(cluster.uuid),
         cluster_id=cluster.cluster_id,
         cluster_name=cluster.name,
-        console_key=revisions.console_key(),
+        console_key=revisions.console_settings()[1],
         node_id=node.node_id,
         address=node.address,
     )

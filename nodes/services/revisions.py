@@ -13,7 +13,6 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache
 from uuid import UUID
 
 import redis
@@ -54,21 +53,10 @@ class Frame:
     revision: Revision
 
 
-@cache
-def _console_key() -> str:
-    console, _ = Console.objects.get_or_create(pk=1, defaults={"key": secrets.token_hex(16)})
-    return console.key
-
-
 def console_settings() -> tuple[int, str]:
     """Epoch and key of this console; the row is made at the first call."""
-    key = _console_key()
-    return Console.objects.values_list("epoch", flat=True).get(pk=1), key
-
-
-def console_key() -> str:
-    """The public name of this console, which never changes."""
-    return _console_key()
+    console, _ = Console.objects.get_or_create(pk=1, defaults={"key": secrets.token_hex(16)})
+    return console.epoch, console.key
 
 
 def lock(cluster_pk: int) -> Cluster:

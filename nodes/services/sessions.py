@@ -29,9 +29,9 @@ from kubespan.core.messages import (
 )
 from kubespan.core.sealing import seal
 from nodes import live
-from nodes.models import Node, Transition
+from nodes.models import Console, Node, Transition
 from nodes.secrets import Unreadable
-from nodes.services import after, claims, nodes, revisions, transitions
+from nodes.services import after, claims, nodes, transitions
 from nodes.services.refused import Refused
 
 FAULT_LIMIT = 1000
@@ -75,7 +75,8 @@ def open_session(hello: Hello, nonce: str, peer: IPAddress | None, now: datetime
         spoken = ", ".join(map(str, VERSIONS))
         raise Refused("version", f"Version {hello.version} of the protocol is not spoken here, but {spoken}.")
     node = _find_node(hello)
-    text = challenge_text(revisions.console_key(), hello.cluster, hello.node_id, nonce)
+    console_key: str = node.console_key  # type: ignore[attr-defined] # annotated
+    text = challenge_text(console_key, hello.cluster, hello.node_id, nonce)
     if not verify(node.verify_key, hello.signature, text):
         raise Refused("signature", "The hello is not signed with the key that this node enrolled with.", 403)
     if node.status == Node.Status.REMOVED:
@@ -104,8 +105,10 @@ def _find_node(hello: Hello) -> Node:
     except ValueError:
         raise Refused("cluster", "The cluster's name here must be a UUID, as the enrolment's reply gave it.") from None
     members = Count("cluster__nodes", filter=Q(cluster__nodes__status=Node.Status.APPROVED))
-    nodes_with_cluster = Node.objects.select_related("cluster").annotate(members=members)
-    node = nodes_with_cluster.filter(cluster__uuid=cluster, node_id=hello.node_id).order_by("-pk").first()
+    rows = Node.objects.select_related("cluster").annotate(
+        members=members, console_key=Console.objects.filter(pk=1).values("key")
+    )
+    node = rows.filter(cluster__uuid=cluster, node_id=hello.node_id).order_by("-pk").first()
     if node is None:
         raise Refused("node-unknown", "This console knows no such node in such a cluster; enrol it.", 403)
     return node
