@@ -105,6 +105,7 @@ def enrol(cluster: Cluster, machine: Machine | None = None, *, peer=PEER, now: d
 
 def fill(cluster: Cluster, count: int) -> list[Node]:
     """That many approved members with two endpoints each, written straight to the tables: for counting queries."""
+    cluster.refresh_from_db()
     first = cluster.next_index
     nodes = [
         Node(

@@ -88,8 +88,8 @@ def remove_node(actor: audit.Actor, node: Node, typed_name: str, now: datetime) 
             verify_key=node.verify_key,
             address=node.address,
             at=now,
-            epoch=cluster.epoch,
             # A pending node was nobody's peer: nobody has to drop it.
+            epoch=cluster.epoch if was_member else 0,
             number=cluster.revision if was_member else 0,
         )
         audit.write(actor, "node.removed", node, now, member=was_member)

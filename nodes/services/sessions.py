@@ -11,7 +11,7 @@ from uuid import UUID
 
 import structlog
 from django.db import transaction
-from django.db.models import Case, Count, Q, Value, When
+from django.db.models import Count, Q
 
 from kubespan.core.endpoint import IPAddress
 from kubespan.core.identity import verify
@@ -164,33 +164,21 @@ def close_session(node_pk: int, session: str, now: datetime) -> bool:
 
 
 def record_applied(applied: Sequence[tuple[int, Revision, str]], now: datetime) -> None:
-    """Keep which revision each node follows now, or why it cannot follow the newest: one UPDATE for any number.
+    """Keep which revision each node follows now, or why it cannot follow it and stays with the one before.
 
-    With a fault, the revision that it follows is the one that it followed before.
+    One UPDATE for all nodes that say the same, which after a push is nearly all of them.
     """
     newest = {node_pk: (revision, claims.printable(fault, FAULT_LIMIT)) for node_pk, revision, fault in applied}
-    if not newest:
-        return
-    done = {pk: revision for pk, (revision, fault) in newest.items() if not fault}
-    Node.objects.filter(pk__in=newest).update(
-        fault=Case(*(When(pk=pk, then=Value(fault)) for pk, (_, fault) in newest.items() if fault), default=Value("")),
-        last_seen=now,
-        **(_columns(done) if done else {}),
-    )
-
-
-def _columns(done: dict[int, Revision]) -> dict[str, Case]:
-    """Set epoch and number of many nodes; nearly always they are one and the same, which is one branch."""
-    groups: dict[Revision, list[int]] = {}
-    for pk, revision in done.items():
-        groups.setdefault(revision, []).append(pk)
-    return {
-        column: Case(
-            *(When(pk__in=pks, then=Value(getattr(revision, field))) for revision, pks in groups.items()),
-            default=column,
-        )
-        for column, field in (("applied_epoch", "epoch"), ("applied_number", "number"))
-    }
+    groups: dict[tuple[Revision | None, str], list[int]] = {}
+    for node_pk, (revision, fault) in newest.items():
+        groups.setdefault((None if fault else revision, fault), []).append(node_pk)
+    with transaction.atomic():
+        # In one order everywhere, so that two processes never wait for each other's rows.
+        for (followed, fault), pks in sorted(groups.items(), key=lambda group: min(group[1])):
+            columns: dict[str, object] = {"fault": fault, "last_seen": now}
+            if followed is not None:
+                columns |= {"applied_epoch": followed.epoch, "applied_number": followed.number}
+            Node.objects.filter(pk__in=pks).update(**columns)
 
 
 def record_notice(node_pk: int, notice: Notice, now: datetime) -> None:
