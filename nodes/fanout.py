@@ -210,6 +210,7 @@ class Socket:
         "held",
         "node",
         "session",
+        "settled",
     )
 
     def __init__(self, send: Send, cluster: int, node: int, session: str, held: Revision | None) -> None:
@@ -218,6 +219,8 @@ class Socket:
         self.session = session
         self.held = held
         self.approved = False
+        self.settled = False
+        """Whether it was told its standing; before, it cannot have missed anything."""
         self._send = send
         self._queue: deque[_Note | _Text | _Close] = deque()
         self._wake = asyncio.Event()
@@ -485,7 +488,8 @@ class Hub:
         cluster = self._clusters.get(cluster_pk)
         if cluster is None:
             return
-        before = [(socket, socket.session, socket.approved) for socket in cluster.sockets.values()]
+        sockets = [socket for socket in cluster.sockets.values() if socket.settled]
+        before = [(socket, socket.session, socket.approved) for socket in sockets]
         cluster.frames.clear()
         try:
             current = await self._rows.read_current(cluster_pk)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from nodes.agents.conversation import Conversation, End, Receive, Send
+from nodes.agents.conversation import Conversation, End, Receive, Send, peer_address
+
+__all__ = ["application", "lifespan", "peer_address", "running_end", "stop_end"]
 
 _end: End | None = None
 

@@ -233,6 +233,7 @@ class Conversation:
             self._hello = msgspec.structs.replace(self._hello, secret_generation=session.secret.generation)
         if session.status == "approved" and not socket.approved:
             socket.follow(self._hello.held)
+        socket.settled = True
 
     async def settle_again(self) -> None:
         """The node's standing changed, or it was taken for gone: open its session anew, and tell it what that means."""

@@ -241,7 +241,7 @@ class Reports:
         """Write what changed to Redis and tell pages; false when Redis is away, and then nothing is forgotten."""
         async with self._flushing:
             self._renew()
-            while self._dirty:
+            while self._dirty or self.tally:
                 batch = {node: self._dirty.pop(node) for node in list(self._dirty)[:BATCH]}
                 try:
                     await self._store(batch.values())

@@ -1,0 +1,362 @@
+"""Agents' sockets: a real server, real Redis, real rows; only the agents are played."""
+
+import asyncio
+import json
+
+import pytest
+from django.db import OperationalError, connections
+from django.utils import timezone
+
+from kubespan.core.identity import make_signing_key
+from kubespan.core.messages import (
+    FRAME_BASE,
+    Claim,
+    ClusterSecret,
+    Delta,
+    Notice,
+    Refused,
+    Removed,
+    Revision,
+    Snapshot,
+    Welcome,
+    frame_limit,
+)
+from kubespan.core.options import Options
+from nodes import agents, fanout
+from nodes.agents import conversation, ledger, peer_address
+from nodes.agents.rows import in_thread
+from nodes.counters import read_counters
+from nodes.models import Node, Transition
+from nodes.services import clusters, revisions
+from nodes.services import nodes as services
+from tests.players import Machine, Player, make_cluster, open_console, push, until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def _close_connections(monkeypatch):
+    monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", 0)
+
+
+@pytest.fixture
+async def console(valkey):
+    async with open_console() as running:
+        yield running
+
+
+async def test_an_approved_node_gets_welcome_secret_and_snapshot(console):
+    cluster, (machine, _), _ = await in_thread(make_cluster)
+    player = await console.greet(machine)
+    welcome = await player.receive(Welcome)
+    assert (welcome.status, welcome.index, welcome.frame_limit) == ("approved", 0, frame_limit(2))
+    await player.receive(ClusterSecret)
+    assert player.secret == await in_thread(lambda: clusters.reveal_secret("console", cluster, timezone.now()))
+    await player.receive(Snapshot)
+    assert sorted(player.held.members) == [0, 1]
+
+
+async def test_who_holds_a_revision_gets_what_came_after(console):
+    cluster, (machine, other), token = await in_thread(make_cluster)
+    first = await console.connect(machine)
+    await first.socket.close()
+    third = await in_thread(lambda: Machine().enrol(token))
+    again = await console.greet(machine, held=first.held.revision, secret_generation=1)
+    again.held = first.held
+    await again.receive(Welcome)
+    delta = await again.receive(Delta)
+    assert delta.since == first.held.revision
+    assert third.node.index in {member.index for member in delta.changed}
+    assert other.node.index not in {member.index for member in delta.changed}
+    assert sorted(again.held.members) == [0, 1, 2]
+
+
+async def test_a_change_reaches_every_node(console):
+    cluster, machines, _ = await in_thread(make_cluster, 3)
+    players = [await console.connect(machine) for machine in machines]
+    await in_thread(lambda: clusters.set_options("console", cluster, Options(mtu=1400), timezone.now()))
+    revision = await push(cluster)
+    for player in players:
+        await player.reach(revision)
+        assert player.held.options.mtu == 1400
+
+
+async def test_what_a_node_says_becomes_rows(console):
+    _, (machine, _), _ = await in_thread(make_cluster)
+    player = await console.connect(machine)
+    await player.apply()
+    await player.say(
+        Claim(
+            hostname="edge-7",
+            operating_system="Debian 12",
+            agent_version="1",
+            backend="kernel",
+            listen_port=51821,
+            addresses=("192.0.2.4",),
+        )
+    )
+    await player.say(Notice(kind="drift", text="somebody removed the link"))
+    pk, revision = machine.node.pk, player.held.revision
+    await until(lambda: Node.objects.filter(pk=pk, applied_number=revision.number).exists())
+    await until(lambda: Node.objects.filter(pk=pk, hostname="edge-7", listen_port=51821).exists())
+    await until(lambda: Transition.objects.filter(node=pk, kind="drift").exists())
+
+
+async def test_a_pending_node_learns_nothing_until_it_is_approved(console):
+    cluster, (machine, _), _ = await in_thread(lambda: make_cluster(approval_required=True))
+    player = await console.greet(machine)
+    welcome = await player.receive(Welcome)
+    assert (welcome.status, welcome.index) == ("pending", None)
+    await player.report({0: (1, "192.0.2.1:51820")}, complete=True)
+    await in_thread(lambda: clusters.set_options("console", cluster, Options(mtu=1400), timezone.now()))
+    await push(cluster)
+    await in_thread(lambda: services.approve_node("console", machine.node, timezone.now()))
+    # The next it hears is its approval: the frame that went to all before was not for it.
+    assert (await player.receive(Welcome)).status == "approved"
+    await player.receive(ClusterSecret)
+    assert len((await player.receive(Snapshot)).members) == 1
+
+
+async def test_an_approval_that_was_not_heard_is_found_by_the_check(console):
+    cluster, (machine, _), _ = await in_thread(lambda: make_cluster(approval_required=True))
+    player = await console.greet(machine)
+    await player.receive(Welcome)
+    await in_thread(lambda: Node.objects.filter(pk=machine.node.pk).update(status="approved", index=0))
+    await agents.running_end().hub.check(cluster.pk)
+    assert (await player.receive(Welcome)).status == "approved"
+
+
+async def test_a_removed_node_is_told_and_its_connection_closed(console):
+    _, (machine, _), _ = await in_thread(make_cluster)
+    player = await console.connect(machine)
+    await in_thread(lambda: services.remove_node("console", machine.node, machine.name, timezone.now()))
+    assert isinstance(await player.receive(), Removed)
+    assert await player.closed() == fanout.CLOSE_REMOVED
+
+
+async def test_a_removed_node_is_refused(console):
+    _, (machine, _), _ = await in_thread(make_cluster)
+    await in_thread(lambda: services.remove_node("console", machine.node, machine.name, timezone.now()))
+    player = await console.greet(machine)
+    assert isinstance(await player.receive(), Removed)
+    assert await player.closed() == fanout.CLOSE_REMOVED
+
+
+async def test_a_newer_connection_closes_the_older(console):
+    _, (machine, _), _ = await in_thread(make_cluster)
+    older = await console.connect(machine)
+    newer = await console.connect(machine)
+    assert await older.closed() == fanout.CLOSE_REPLACED
+    await newer.apply()
+    pk, number = machine.node.pk, newer.held.revision.number
+    await until(lambda: Node.objects.filter(pk=pk, applied_number=number).exclude(session="").exists())
+
+
+async def test_a_newer_connection_in_another_process_closes_the_older(console):
+    cluster, (machine, _), _ = await in_thread(make_cluster)
+    older = await console.connect(machine)
+    fanout._publish(cluster.pk, fanout.Replaced(machine.node.pk, "elsewhere"))
+    assert await older.closed() == fanout.CLOSE_REPLACED
+
+
+async def test_a_session_ends_with_its_connection(console):
+    _, (machine, _), _ = await in_thread(make_cluster)
+    player = await console.connect(machine)
+    await until(lambda: Node.objects.exclude(session="").filter(pk=machine.node.pk).exists())
+    await player.socket.close()
+    await until(lambda: Node.objects.filter(pk=machine.node.pk, session="").exists())
+
+
+# What is wrong is refused in a sentence, counted, and changes nothing.
+
+
+@pytest.mark.parametrize(
+    ("frame", "code", "close"),
+    [
+        pytest.param("nonsense", "bad", 1008, id="nonsense"),
+        pytest.param(b"\xff\xfe", "bad", 1008, id="not text"),
+        pytest.param('{"type":"evil"}', "bad", 1008, id="unknown type"),
+        pytest.param('{"type":"applied","revision":[1,2],"extra":1}', "bad", 1008, id="unknown field"),
+        pytest.param('{"type":"applied","revision":[1,-2]}', "bad", 1008, id="a number that is none"),
+        pytest.param("[" * 2000, "bad", 1008, id="nested deeply"),
+        pytest.param("x" * (frame_limit(2) + 1), "too-large", 1009, id="larger than its cluster can need"),
+        pytest.param(
+            json.dumps(
+                {
+                    "type": "report",
+                    "number": 0,
+                    "complete": True,
+                    "revision": [1, 2],
+                    "members": [1],
+                    "states": [1],
+                    "endpoints": ["nowhere"],
+                    "handshakes": [1],
+                    "received": [1],
+                    "sent": [1],
+                }
+            ),
+            "bad",
+            1008,
+            id="a report with an endpoint that is none",
+        ),
+        pytest.param(
+            json.dumps(
+                {"type": "hello", "version": 1, "cluster": "x", "node_id": "y", "signature": "z"},
+            ),
+            "bad",
+            1008,
+            id="a second hello",
+        ),
+    ],
+)
+async def test_a_bad_frame_is_refused(console, frame, code, close):
+    _, (machine, _), _ = await in_thread(make_cluster)
+    player = await console.connect(machine)
+    before = await in_thread(lambda: Node.objects.values("applied_number", "status").get(pk=machine.node.pk))
+    await player.socket.send(frame)
+    refused = await player.receive(Refused)
+    assert refused.code == code
+    assert refused.reason
+    assert await player.closed() == close
+    await until(lambda: read_counters().get(f"frame.{code}") == 1)
+    assert before == await in_thread(lambda: Node.objects.values("applied_number", "status").get(pk=machine.node.pk))
+
+
+async def test_a_frame_as_large_as_the_cluster_needs_is_taken(console):
+    _, (machine, _), _ = await in_thread(make_cluster)
+    player = await console.connect(machine)
+    text = json.dumps({"type": "notice", "kind": "fault", "text": ""})
+    room = frame_limit(2) - len(text)
+    await player.socket.send(text.replace('""', f'"{"x" * room}"'))
+    await until(lambda: Transition.objects.filter(node=machine.node.pk, kind="fault").exists())
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "close"),
+    [
+        pytest.param({"version": 2}, "version", 1008, id="a future version"),
+        pytest.param({"signature": "AAAA"}, "signature", 4403, id="a signature that is none"),
+        pytest.param({"node_id": "unknown"}, "node-unknown", 4403, id="an unknown node"),
+        pytest.param({"cluster": "unknown"}, "cluster", 4403, id="an unknown cluster"),
+    ],
+)
+async def test_a_bad_hello_is_refused(console, fields, code, close):
+    _, (machine, _), _ = await in_thread(make_cluster)
+    player = await console.greet(machine, **fields)
+    assert (await player.receive(Refused)).code == code
+    assert await player.closed() == close
+    await until(lambda: read_counters().get(f"hello.{code}") == 1)
+    assert await in_thread(lambda: Node.objects.get(pk=machine.node.pk).session) == ""
+
+
+async def test_another_nodes_key_is_refused(console):
+    _, (machine, _), _ = await in_thread(make_cluster)
+    machine.signing, _ = make_signing_key(b"\1" * 32)
+    player = await console.greet(machine)
+    assert (await player.receive(Refused)).code == "signature"
+
+
+async def test_a_signature_for_another_challenge_is_refused(console):
+    _, (machine, _), _ = await in_thread(make_cluster)
+    first = Player(machine, await console.dial())
+    old = machine.hello(await first.receive())
+    second = Player(machine, await console.dial())
+    await second.receive()
+    await second.say(old)
+    assert (await second.receive(Refused)).code == "signature"
+
+
+async def test_the_first_message_must_be_a_hello(console):
+    _, (machine, _), _ = await in_thread(make_cluster)
+    player = Player(machine, await console.dial())
+    await player.receive()
+    await player.say(Notice(kind="fault", text="hi"))
+    assert (await player.receive(Refused)).code == "hello-expected"
+
+
+async def test_before_the_hello_only_small_frames_are_taken(console):
+    _, (machine, _), _ = await in_thread(make_cluster)
+    player = Player(machine, await console.dial())
+    await player.receive()
+    await player.socket.send("x" * (FRAME_BASE + 1))
+    assert (await player.receive(Refused)).code == "too-large"
+    assert await player.closed() == 1009
+
+
+async def test_who_does_not_say_hello_is_let_go(console, monkeypatch):
+    monkeypatch.setattr(conversation, "HELLO_SECONDS", 0.05)
+    _, (machine, _), _ = await in_thread(make_cluster)
+    player = Player(machine, await console.dial())
+    await player.receive()
+    assert await player.closed() == fanout.CLOSE_LATER
+    await until(lambda: read_counters().get("hello.late") == 1)
+
+
+async def test_the_limit_of_a_frame_grows_with_the_cluster(console):
+    cluster, (machine, _), token = await in_thread(make_cluster)
+    player = await console.connect(machine)
+    await in_thread(lambda: [Machine().enrol(token) for _ in range(4)])
+    await player.reach(await push(cluster))
+    await player.socket.send("x" * (frame_limit(6) - 1))
+    assert (await player.receive(Refused)).code == "bad"  # it was read
+
+
+# Parts that fail.
+
+
+async def test_without_a_database_an_agent_is_asked_to_come_later(console, monkeypatch):
+    _, (machine, _), _ = await in_thread(make_cluster)
+
+    def away(*_):
+        raise OperationalError("away")
+
+    monkeypatch.setattr(conversation.sessions, "open_session", away)
+    player = await console.greet(machine)
+    assert await player.closed() == fanout.CLOSE_LATER
+
+
+async def test_what_cannot_be_written_waits_for_the_database(console, monkeypatch):
+    _, (machine, _), _ = await in_thread(make_cluster)
+    player = await console.connect(machine)
+    tried = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def away(*_):
+        loop.call_soon_threadsafe(tried.set)
+        raise OperationalError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger.sessions, "record_applied", away)
+        await player.apply()
+        async with asyncio.timeout(10):
+            await tried.wait()
+    number = player.held.revision.number
+    await until(lambda: Node.objects.filter(pk=machine.node.pk, applied_number=number).exists())
+
+
+async def test_the_servers_stop_sends_agents_elsewhere(valkey):
+    async with open_console() as console:
+        _, (machine, _), _ = await in_thread(make_cluster)
+        player = await console.connect(machine)
+        console_closed = asyncio.create_task(player.closed())
+        await agents.stop_end()
+        assert await console_closed == fanout.CLOSE_RESTART
+
+
+@pytest.mark.parametrize(
+    ("client", "expected"),
+    [
+        pytest.param(("192.0.2.1", 4711), "192.0.2.1", id="IPv4"),
+        pytest.param(("::ffff:192.0.2.1", 4711), "192.0.2.1", id="IPv4 on an IPv6 socket"),
+        pytest.param(("2001:db8::1", 4711), "2001:db8::1", id="IPv6"),
+        pytest.param(("", 0), "None", id="no address"),
+        pytest.param(None, "None", id="a Unix socket"),
+    ],
+)
+def test_peer_address(client, expected):
+    assert str(peer_address({"client": client})) == expected
+
+
+def test_revision_of_another_epoch_is_answered_with_a_snapshot():
+    cluster, _, _ = make_cluster()
+    assert revisions.frame(cluster.pk, Revision(99, 1)).since is None
