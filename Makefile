@@ -30,17 +30,28 @@ ifeq ($(strip $(ARGS)),)
 	@$(BIN)/pytest -n auto --dist loadgroup --database postgresql tests/nodes
 endif
 
-.PHONY: check
-check: environment ## format, lint, types, import contracts, deployment settings, migrations, compose file
-	@$(BIN)/ruff format --check .
+CHECKS := check-format check-lint check-types check-layers check-settings check-migrations check-compose check-frontend \
+	check-names
+.PHONY: check $(CHECKS)
+check: $(CHECKS) ## format, lint, types, import contracts, deployment settings, migrations, compose file, front end
+$(CHECKS): environment
+check-format:
+	@$(BIN)/ruff format --check --quiet .
+check-lint:
 	@$(BIN)/ruff check .
+check-types:
 	@$(CHECK_ENV) $(BIN)/mypy
+check-layers:
 	@$(BIN)/lint-imports
-	@mkdir -p .make/check
+check-settings:
 	@$(CHECK_ENV) $(BIN)/python -W error manage.py check --deploy --fail-level WARNING
+check-migrations:
 	@$(CHECK_ENV) $(BIN)/python manage.py makemigrations --check --dry-run
+check-compose:
 	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+check-frontend:
 	@scripts/frontend.sh check
+check-names:
 	@scripts/names.sh
 
 .PHONY: bench
