@@ -76,6 +76,10 @@ THREE = make_desired(
 )
 
 
+any_wireguard = pytest.mark.parametrize("wireguard", ["userspace"], indirect=True)
+"""For what has nothing to do with WireGuard: once is enough, and a virtual machine is slow."""
+
+
 @pytest.fixture(params=["userspace", pytest.param("kernel", marks=pytest.mark.kernel)])
 def wireguard(request):
     """A data plane to make kernels of."""
@@ -87,7 +91,7 @@ def wireguard(request):
 
 
 @pytest.fixture
-def machine():
+def machine(wireguard):
     with Lab() as lab:
         yield lab.machine("one")
 
@@ -108,6 +112,7 @@ def look(machine, wireguard):
     return machine.call(LinuxKernel(wireguard()).observe)
 
 
+@any_wireguard
 def test_an_empty_machine_has_nothing_of_ours(machine, wireguard):
     assert plan(NOTHING, look(machine, wireguard)) == []
 
@@ -155,8 +160,6 @@ def test_teardown_leaves_nothing(machine, wireguard):
 
 CHANGES = {
     "another port": make_desired(*THREE.peers.values(), port=51821),
-    "another mtu": make_desired(*THREE.peers.values(), mtu=1280),
-    "another address": make_desired(*THREE.peers.values(), address=OTHER_ADDRESS),
     "another key": replace(THREE, link=replace(THREE.link, private_key=make_key(9).private_key)),
     "no peers": make_desired(),
     "one peer more": make_desired(*THREE.peers.values(), make_peer(5, "10.5.0.0/16", "::/0")),
@@ -167,21 +170,25 @@ CHANGES = {
         THREE, peers={key: replace(peer, preshared_key=OTHER_SECRET) for key, peer in THREE.peers.items()}
     ),
     "no secret": replace(THREE, peers={key: replace(peer, preshared_key="") for key, peer in THREE.peers.items()}),
+}
+HOST_CHANGES = {
+    "another mtu": make_desired(*THREE.peers.values(), mtu=1280),
+    "another address": make_desired(*THREE.peers.values(), address=OTHER_ADDRESS),
     "one family only": replace(THREE, routes=frozenset({Route(4, 1420)}), rules=frozenset({Rule(4)})),
     "all traffic": make_desired(make_peer(2, "0.0.0.0/0")),
 }
-
-
-@pytest.mark.parametrize("wanted", CHANGES.values(), ids=CHANGES.keys())
-def test_a_change_of_what_is_wanted_takes_one_pass(machine, wireguard, wanted):
-    bring(machine, wireguard, THREE)
-    assert bring(machine, wireguard, wanted)
-    assert bring(machine, wireguard, wanted) == []
-
-
 DRIFTS = {
     "link deleted": "ip link del kubespan",
     "link down": "ip link set kubespan down",
+    "peer removed": f"wg set kubespan peer {make_peer(2).public_key} remove",
+    "peer added": f"wg set kubespan peer {make_peer(8).public_key} allowed-ips 10.8.0.0/16",
+    "peer's network changed": f"wg set kubespan peer {make_peer(2).public_key} allowed-ips 10.2.2.0/24",
+    "peer's endpoint changed": f"wg set kubespan peer {make_peer(2).public_key} endpoint 192.0.2.99:1",
+    "peer's keepalive changed": f"wg set kubespan peer {make_peer(2).public_key} persistent-keepalive 0",
+    "mark changed": "wg set kubespan fwmark 0x1",
+    "port changed": "wg set kubespan listen-port 4000",
+}
+HOST_DRIFTS = {
     "mtu changed": "ip link set kubespan mtu 1300",
     "address taken away": f"ip address del {ADDRESS} dev kubespan",
     "address added": "ip address add 2001:db8::7/64 dev kubespan",
@@ -194,18 +201,35 @@ DRIFTS = {
     "table deleted": "nft delete table inet kubespan",
     "table emptied": "nft flush table inet kubespan",
     "rule inserted": "nft insert rule inet kubespan kubespan_outgoing drop",
-    "peer removed": f"wg set kubespan peer {make_peer(2).public_key} remove",
-    "peer added": f"wg set kubespan peer {make_peer(8).public_key} allowed-ips 10.8.0.0/16",
-    "peer's network changed": f"wg set kubespan peer {make_peer(2).public_key} allowed-ips 10.2.2.0/24",
-    "peer's endpoint changed": f"wg set kubespan peer {make_peer(2).public_key} endpoint 192.0.2.99:1",
-    "peer's keepalive changed": f"wg set kubespan peer {make_peer(2).public_key} persistent-keepalive 0",
-    "mark changed": "wg set kubespan fwmark 0x1",
-    "port changed": "wg set kubespan listen-port 4000",
 }
+
+
+@pytest.mark.parametrize("wanted", CHANGES.values(), ids=CHANGES.keys())
+def test_a_change_of_what_is_wanted_takes_one_pass(machine, wireguard, wanted):
+    bring(machine, wireguard, THREE)
+    assert bring(machine, wireguard, wanted)
+    assert bring(machine, wireguard, wanted) == []
+
+
+@any_wireguard
+@pytest.mark.parametrize("wanted", HOST_CHANGES.values(), ids=HOST_CHANGES.keys())
+def test_a_change_around_the_link_takes_one_pass(machine, wireguard, wanted):
+    bring(machine, wireguard, THREE)
+    assert bring(machine, wireguard, wanted)
+    assert bring(machine, wireguard, wanted) == []
 
 
 @pytest.mark.parametrize("drift", DRIFTS.values(), ids=DRIFTS.keys())
 def test_drift_is_healed_in_one_pass(machine, wireguard, drift):
+    bring(machine, wireguard, THREE)
+    machine.run(*drift.split())
+    assert bring(machine, wireguard, THREE)
+    assert bring(machine, wireguard, THREE) == []
+
+
+@any_wireguard
+@pytest.mark.parametrize("drift", HOST_DRIFTS.values(), ids=HOST_DRIFTS.keys())
+def test_drift_around_the_link_is_healed_in_one_pass(machine, wireguard, drift):
     bring(machine, wireguard, THREE)
     machine.run(*drift.split())
     assert bring(machine, wireguard, THREE)
@@ -257,6 +281,7 @@ def test_a_taken_port_is_named_and_healed_once_it_is_free(machine, wireguard):
     assert bring(machine, wireguard, THREE) == []
 
 
+@any_wireguard
 def test_ipv6_switched_off_by_default_is_switched_on_for_our_link_alone(machine, wireguard):
     machine.run("sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
     machine.ip("link add other type bridge")
@@ -265,6 +290,7 @@ def test_ipv6_switched_off_by_default_is_switched_on_for_our_link_alone(machine,
     assert machine.run("sysctl", "-n", "net.ipv6.conf.other.disable_ipv6").strip() == "1"
 
 
+@any_wireguard
 def test_no_error_and_no_value_shows_a_key(machine, wireguard):
     private = make_key(1).private_key
     for text in (repr(THREE), repr(plan(THREE, look(machine, wireguard)))):
@@ -285,10 +311,10 @@ def test_a_thousand_peers_take_well_under_a_second(machine, wireguard):
     async def add():
         kernel = LinuxKernel(wireguard())
         changes = plan(many, await kernel.observe())
-        started = time.process_time(), time.monotonic()
+        started = time.monotonic()
         await kernel.apply([change for change in changes if isinstance(change, SetPeers)])
         observed = await kernel.observe()
-        return len(observed.peers), time.monotonic() - started[1]
+        return len(observed.peers), time.monotonic() - started
 
     found, seconds = machine.call(add)
     assert found == 1000
@@ -301,8 +327,8 @@ def test_a_thousand_peers_take_well_under_a_second(machine, wireguard):
     assert {type(change) for change in changed} == {SetPeers, SetFirewall}
 
 
-def test_a_peer_with_thousands_of_networks(machine, wireguard):
-    wide = make_desired(make_peer(2, *(f"10.{number >> 7}.{2 * (number & 127)}.0/24" for number in range(5000))))
+def test_a_peer_with_very_many_networks(machine, wireguard):
+    wide = make_desired(make_peer(2, *(f"10.{number >> 7}.{2 * (number & 127)}.0/24" for number in range(1500))))
     bring(machine, wireguard, wide)
     assert bring(machine, wireguard, wide) == []
 
@@ -328,8 +354,8 @@ def test_other_peers_come_and_go_without_one_lost_ping(pair, wireguard):
     address = "fd7f:175a:b97c:5602::2"
     one.run("ping", "-6", "-c1", "-W5", address)
     before = look(one, wireguard).counters[make_peer(2).public_key]
-    with one.start("ping", "-6", "-q", "-i0.01", "-w3", address, stdout=-1, text=True) as ping:
-        for number in range(20, 40):
+    with one.start("ping", "-6", "-q", "-i0.01", "-w2", address, stdout=-1, text=True) as ping:
+        for number in range(20, 28):
             more = make_peer(number, f"10.{number}.0.0/16", endpoint=f"192.0.2.{number}:51820")
             bring(one, wireguard, replace(wanted[1], peers={**wanted[1].peers, more.public_key: more}))
         bring(one, wireguard, wanted[1])

@@ -1,0 +1,43 @@
+"""The kernel's own WireGuard, in a virtual machine where this machine's kernel has none."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kubespan.agent.wireguard import is_available
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+LACKING = 77
+SECONDS = 900
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.timeout(SECONDS + 300)
+def test_the_kernel_data_plane():
+    if asyncio.run(is_available()):
+        pytest.skip("this machine's own kernel has WireGuard: the kernel cases run on it")
+    pytest_there = [sys.executable, "-m", "pytest", "-c", str(HERE / "pytest.ini"), f"--rootdir={ROOT}", "--noconftest"]
+    done = subprocess.run(
+        [
+            *(str(HERE / "run"), "-t", str(SECONDS)),
+            *("env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1"),
+            *(*pytest_there, "-m", "kernel", "tests/agent"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == LACKING:
+        pytest.skip(done.stderr.strip())
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert " passed" in done.stdout
+    assert " skipped" not in done.stdout
