@@ -24,6 +24,7 @@ AGENT = str(Path(sys.executable).with_name("kubespan-agent"))
 MANAGE = Path(__file__).parent.parent / "manage.py"
 TLS_PORT = 8443
 READY_SECONDS = 90.0
+LAST_LINES = 5
 PAUSE = 0.25
 """Seconds between two looks at something that has no event to wait for."""
 
@@ -143,19 +144,27 @@ class RunningConsole:
         """Start it and wait until it says that it is ready."""
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, str(MANAGE), *self.arguments],
+                # It ends when we do, however that happens.
+                ["setpriv", "--pdeathsig", "TERM", "--", sys.executable, str(MANAGE), *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 env=self.env,
             )
-        await_true(self.ready, READY_SECONDS, f"the console is not ready; see {self.log}")
+        try:
+            await_true(self.ready, READY_SECONDS, "the console is not ready")
+        except LabError as error:
+            raise LabError(f"{error}; its last words: {self.last_words()}") from None
+
+    def last_words(self) -> str:
+        """The end of its log, for a message: the log itself may be gone by the time that somebody reads it."""
+        return " | ".join(self.log.read_text(errors="replace").splitlines()[-LAST_LINES:])
 
     def ready(self) -> bool:
         """Ask `/readyz`; raises LabError when the console has ended."""
         if self.process is not None and self.process.poll() is not None:
-            raise LabError(f"the console ended with status {self.process.returncode}; see {self.log}")
+            raise LabError(f"the console ended with status {self.process.returncode}")
         try:
             return urllib3.request("GET", f"{self.url}/readyz", retries=False, timeout=5).status == HTTPStatus.OK
         except urllib3.exceptions.HTTPError:

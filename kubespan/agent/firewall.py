@@ -38,6 +38,15 @@ HEADERS: Mapping[int, int] = {4: 52, 6: 72}
 """Bytes of IP (20 or 40) and TCP (20) headers with options (12), which the MSS leaves out."""
 EVERYTHING: Mapping[int, IPNetwork] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
 
+NEIGHBOUR_DISCOVERY = (
+    "nd-router-solicit",
+    "nd-router-advert",
+    "nd-neighbor-solicit",
+    "nd-neighbor-advert",
+    "nd-redirect",
+)
+"""The ICMPv6 types of RFC 4861, none of which a router ever forwards."""
+
 PROTOCOLS: Mapping[int, str] = {4: "ip", 6: "ip6"}
 
 ALTERED = Firewall(mtu=0, routed=frozenset())
@@ -60,6 +69,15 @@ class PassLoopback:
 
 
 @dataclass(frozen=True, slots=True)
+class PassNeighbours:
+    """Accept IPv6 neighbour discovery: it finds the machines that share the wire, which the tunnel itself needs.
+
+    Not in KubeSpan (docs/decisions/0005): an advertisement sent to a peer's own address would enter the tunnel, its
+    sender never learn the link-layer address, and the tunnel's packets to it stop.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Clamp:
     """Lower the MSS of connections to these networks to what fits into the tunnel."""
 
@@ -76,7 +94,7 @@ class Force:
     networks: frozenset[IPNetwork]
 
 
-Step = PassOwn | PassLoopback | Clamp | Force
+Step = PassOwn | PassLoopback | PassNeighbours | Clamp | Force
 
 
 def chains(firewall: Firewall) -> dict[str, list[Step]]:
@@ -88,7 +106,7 @@ def chains(firewall: Firewall) -> dict[str, list[Step]]:
     clamp: list[Step] = [Clamp(family, networks, mtu - HEADERS[family]) for family, networks in present]
     return {
         PREROUTING: [PassOwn(firewall.mtu), *force],
-        OUTGOING: [PassOwn(firewall.mtu), PassLoopback(), *clamp, *force],
+        OUTGOING: [PassOwn(firewall.mtu), PassLoopback(), PassNeighbours(), *clamp, *force],
     }
 
 
@@ -120,6 +138,8 @@ def _write(step: Step) -> str:
             return f'meta mark & {MARK_MASK:#x} == {FROM_WIREGUARD:#x} accept comment "mtu {mtu}"'
         case PassLoopback():
             return 'oifname "lo" accept'
+        case PassNeighbours():
+            return f"icmpv6 type {{ {', '.join(NEIGHBOUR_DISCOVERY)} }} accept"
         case Clamp(family, networks, mss):
             tcp = f"tcp flags & (syn | rst) == syn tcp option maxseg size > {mss} tcp option maxseg size set {mss}"
             return f"{_write_destination(family, networks)} {tcp}"
@@ -192,6 +212,8 @@ def _read_rule(statements: Sequence[Mapping[str, Any]], comment: str) -> Step:
             return PassOwn(int(comment.removeprefix("mtu ")))
         case [("accept", _)] if matches.only("loopback"):
             return PassLoopback()
+        case [("accept", _)] if matches.only("neighbours"):
+            return PassNeighbours()
         case [("mangle", mangle), ("accept", _)] if matches.only("destination") and _forces(mangle):
             return Force(*matches.destination())
         case [("mangle", mangle)] if matches.only("destination", "syn", "mss"):
@@ -237,6 +259,9 @@ class _Matches:
             case {"meta": {"key": "oifname"}}:
                 _require(right == "lo")
                 self._add("loopback")
+            case {"payload": {"protocol": "icmpv6", "field": "type"}}:
+                _require(sorted(right["set"]) == sorted(NEIGHBOUR_DISCOVERY))
+                self._add("neighbours")
             case {"meta": {"key": "l4proto"}}:
                 _require(right == "tcp")  # follows from the flags; some versions say it
             case _:

@@ -34,6 +34,10 @@ class World:
         """Return its agent."""
         return self.mesh.agents[name]
 
+    def connected(self) -> set[str]:
+        """The nodes whose reports the console has had since its Redis last started."""
+        return {node["name"] for node in self.console.call("list_nodes", "office")["nodes"] if node["reporting"]}
+
     def await_up(self, *names: str) -> None:
         """Wait until every one of these sees every other one `up`."""
 

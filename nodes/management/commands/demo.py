@@ -83,8 +83,8 @@ class Command(BaseCommand):
                     signal.pause()
                 return {"nodes": options["nodes"], "links": links, "up": links, "seconds": round(seconds, 1)}
             finally:
-                self.say("taking everything away")
                 console.stop()
+                self.say("taking everything away")
         return None
 
     def start_console(self, console: RunningConsole) -> None:
@@ -115,9 +115,10 @@ class Command(BaseCommand):
         return time.monotonic() - started
 
     def say(self, text: str) -> None:
-        """Print a line at once: somebody is waiting."""
-        self.stdout.write(text)
-        self.stdout.flush()
+        """Print a line at once: somebody is waiting. If nobody is any more, what was begun is still ended in order."""
+        with contextlib.suppress(BrokenPipeError):
+            self.stdout.write(text)
+            self.stdout.flush()
 
 
 def _names(count: int) -> list[str]:
