@@ -172,13 +172,11 @@ def record_applied(applied: Sequence[tuple[int, Revision, str]], now: datetime) 
     groups: dict[tuple[Revision | None, str], list[int]] = {}
     for node_pk, (revision, fault) in newest.items():
         groups.setdefault((None if fault else revision, fault), []).append(node_pk)
-    with transaction.atomic():
-        # In one order everywhere, so that two processes never wait for each other's rows.
-        for (followed, fault), pks in sorted(groups.items(), key=lambda group: min(group[1])):
-            columns: dict[str, object] = {"fault": fault, "last_seen": now}
-            if followed is not None:
-                columns |= {"applied_epoch": followed.epoch, "applied_number": followed.number}
-            Node.objects.filter(pk__in=pks).update(**columns)
+    for (followed, fault), pks in groups.items():
+        columns: dict[str, object] = {"fault": fault, "last_seen": now}
+        if followed is not None:
+            columns |= {"applied_epoch": followed.epoch, "applied_number": followed.number}
+        Node.objects.filter(pk__in=pks).update(**columns)
 
 
 def record_notice(node_pk: int, notice: Notice, now: datetime) -> None:

@@ -1,0 +1,330 @@
+"""The change log: numbers in commit order, frames between any two of them, pushes that are few and never forgotten."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from threading import Barrier
+
+import pytest
+import redis
+from django.db import connection, transaction
+
+from kubespan.core.membership import Membership
+from kubespan.core.messages import Delta, Revision, Snapshot, parse_from_console
+from kubespan.core.options import Options
+from nodes import tasks
+from nodes.fanout import News, _decoder, channel_name
+from nodes.models import Audit, Change, Cluster, Console, Node
+from nodes.services import clusters, nodes, revisions, sessions
+from tests.factories import NOW, Machine, enrol, fill, make_cluster
+
+pytestmark = pytest.mark.django_db
+
+KIND = Change.Kind
+
+
+def read(cluster, since=None):
+    frame = revisions.frame(cluster.pk, since)
+    message = parse_from_console(frame.bytes)
+    assert message.revision == frame.revision
+    assert frame.since == (message.since if isinstance(message, Delta) else None)
+    return message
+
+
+def at(cluster, number):
+    return Revision(cluster.epoch, number)
+
+
+# Frames.
+
+
+def test_a_snapshot_holds_every_member_and_nobody_else():
+    cluster = make_cluster(mtu=1380)
+    first = enrol(cluster, Machine(addresses=("10.0.0.1",)))
+    enrol(cluster, approval_required=True)
+    gone = enrol(cluster, Machine("gone"))
+    nodes.remove_node("tests", gone, "gone", NOW)
+    message = read(cluster)
+
+    assert isinstance(message, Snapshot)
+    assert message.options == Options(mtu=1380)
+    assert [member.index for member in message.members] == [first.index]
+    assert message.members[0].endpoints == ("10.0.0.1:51820", "198.51.100.7:51820")
+    assert message.revision == at(cluster, 3)
+
+
+def test_a_frame_holds_no_secret():
+    cluster = make_cluster()
+    enrol(cluster)
+    assert cluster.secret.reveal().encode() not in revisions.frame(cluster.pk, None).bytes
+
+
+def test_a_delta_holds_what_changed_since():
+    cluster = make_cluster()
+    first, second, third = enrol(cluster), enrol(cluster), enrol(cluster, Machine("third"))
+    held = at(cluster, 3)
+    nodes.set_node_options(
+        "tests", second, extra_endpoints=["203.0.113.1:1"], advertised_networks=[], excluded_networks=[], now=NOW
+    )
+    nodes.remove_node("tests", third, "third", NOW)
+    message = read(cluster, held)
+
+    assert isinstance(message, Delta)
+    assert ([member.index for member in message.changed], message.gone) == ([second.index], (third.index,))
+    assert (message.options, message.since, message.revision) == (None, held, at(cluster, 5))
+    assert first.index not in [member.index for member in message.changed]
+
+
+def test_a_delta_holds_options_only_when_they_changed():
+    cluster = make_cluster()
+    enrol(cluster)
+    clusters.set_options("tests", cluster, Options(mtu=1380), NOW)
+
+    assert read(cluster, at(cluster, 0)).options == Options(mtu=1380)
+    assert read(cluster, at(cluster, 2)) == Delta(since=at(cluster, 2), revision=at(cluster, 2), secret_generation=1)
+
+
+def test_one_that_came_and_went_is_gone():
+    cluster = make_cluster()
+    node = enrol(cluster, Machine("brief"))
+    nodes.remove_node("tests", node, "brief", NOW)
+    message = read(cluster, at(cluster, 0))
+    assert (message.changed, message.gone) == ((), (node.index,))
+
+
+@pytest.mark.parametrize("since", [None, (99, 1), (None, 77)], ids=["nothing held", "another epoch", "the future"])
+def test_who_holds_what_the_log_does_not_know_gets_a_snapshot(since):
+    cluster = make_cluster()
+    enrol(cluster)
+    held = since and Revision(since[0] or cluster.epoch, since[1])
+    assert isinstance(read(cluster, held), Snapshot)
+
+
+def test_where_the_log_does_not_reach_back_there_is_a_snapshot():
+    cluster = make_cluster()
+    for _ in range(3):
+        enrol(cluster)
+    Change.objects.filter(number__lte=2).delete()
+
+    assert isinstance(read(cluster, at(cluster, 1)), Snapshot)
+    assert isinstance(read(cluster, at(cluster, 2)), Delta)
+
+
+def test_every_way_leads_to_the_same_membership():
+    """From any revision held, one frame leads to what a snapshot says."""
+    cluster = make_cluster()
+    held = []
+    for step in range(12):
+        held.append(Membership().apply(read(cluster)))
+        if step % 4 == 3:
+            node = Node.objects.approved().order_by("?").first()
+            nodes.remove_node("tests", node, node.name, NOW)
+        elif step % 4 == 2:
+            clusters.set_options("tests", cluster, Options(mtu=1300 + step), NOW)
+        else:
+            enrol(cluster)
+    cluster.refresh_from_db()
+    present = Membership().apply(read(cluster))
+    for before in held:
+        assert before.apply(read(cluster, before.revision)) == present
+
+
+def test_frames_cost_the_same_for_any_number_of_members(django_assert_num_queries):
+    for count in (10, 100, 1000):
+        cluster = make_cluster()
+        fill(cluster, count)
+        with django_assert_num_queries(3):
+            assert len(read(cluster).members) == count
+        with django_assert_num_queries(4):
+            assert len(read(cluster, at(cluster, 0)).changed) == count
+        with django_assert_num_queries(1):
+            read(cluster)  # kept, encoded
+        with django_assert_num_queries(2):
+            read(cluster, at(cluster, count))
+
+
+# Numbers.
+
+
+@pytest.mark.django_db(transaction=True)
+def test_numbers_have_no_gap_and_no_double_whoever_takes_them_at_once():
+    cluster = make_cluster()
+    workers, each = 6, 10
+    start = Barrier(workers)
+
+    def work(_):
+        start.wait()
+        try:
+            for _ in range(each):
+                with transaction.atomic():
+                    revisions.append(revisions.lock(cluster.pk), KIND.OPTIONS, now=NOW)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(work, range(workers)))
+
+    numbers = Change.objects.order_by("number").values_list("number", flat=True)
+    assert list(numbers) == list(range(1, workers * each + 1))
+    assert revisions.current(cluster.pk) == at(cluster, workers * each)
+
+
+def test_a_change_that_is_rolled_back_leaves_no_number():
+    cluster = make_cluster()
+    with transaction.atomic():
+        revisions.append(revisions.lock(cluster.pk), KIND.OPTIONS, now=NOW)
+        transaction.set_rollback(True)
+    assert revisions.current(cluster.pk) == at(cluster, 0)
+    assert not Change.objects.exists()
+
+
+# Pushes.
+
+
+@pytest.fixture
+def listen(valkey):
+    """Read what has been published on a cluster's channel since the last call."""
+    client = redis.Redis.from_url(valkey.url)
+    subscriptions = []
+
+    def subscribe(cluster):
+        subscription = client.pubsub()
+        subscription.subscribe(channel_name(cluster.pk))
+        subscription.get_message(timeout=5)
+        subscriptions.append(subscription)
+
+        def read_all():
+            found = []
+            while message := subscription.get_message(timeout=0.2):
+                found.append(_decoder.decode(message["data"]))
+            return [parcel for parcel in found if isinstance(parcel, News)]
+
+        return read_all
+
+    yield subscribe
+    for subscription in subscriptions:
+        subscription.close()
+    client.close()
+
+
+def queued(valkey):
+    with valkey.client() as client:
+        return sum(client.llen(key) for key in client.keys("kubespan:celery:*") if client.type(key) == "list")
+
+
+def test_a_hundred_changes_ask_for_one_push_that_carries_the_last(valkey, listen, django_capture_on_commit_callbacks):
+    cluster = make_cluster()
+    news = listen(cluster)
+    for number in range(100):
+        with django_capture_on_commit_callbacks(execute=True):
+            clusters.set_options("tests", cluster, Options(mtu=1281 + number), NOW)
+    assert queued(valkey) == 1
+
+    tasks.push_cluster(cluster.pk)
+    (parcel,) = news()
+    message = parse_from_console(parcel.frame)
+    assert (parcel.since, parcel.revision) == (at(cluster, 0), at(cluster, 100))
+    assert message.options.mtu == 1380
+    cluster.refresh_from_db()
+    assert cluster.pushed == 100
+
+
+def test_a_change_after_a_push_began_asks_for_another(valkey, django_capture_on_commit_callbacks):
+    cluster = make_cluster()
+    for mtu in (1300, 1301):
+        with django_capture_on_commit_callbacks(execute=True):
+            clusters.set_options("tests", cluster, Options(mtu=mtu), NOW)
+        tasks.push_cluster(cluster.pk)
+    assert queued(valkey) == 2
+
+
+def test_with_nothing_new_nothing_is_pushed(listen):
+    cluster = make_cluster()
+    news = listen(cluster)
+    enrol(cluster)
+    assert revisions.push(cluster.pk) == at(cluster, 1)
+    assert revisions.push(cluster.pk) is None
+    assert revisions.push(987_654) is None
+    assert len(news()) == 1
+
+
+def test_without_redis_the_change_stands_and_is_pushed_later(valkey, listen, django_capture_on_commit_callbacks):
+    cluster = make_cluster()
+    valkey.stop()
+    with django_capture_on_commit_callbacks(execute=True):
+        clusters.set_options("tests", cluster, Options(mtu=1380), NOW)
+    tasks.push_cluster(cluster.pk)
+    cluster.refresh_from_db()
+    assert (cluster.revision, cluster.pushed) == (1, 0)
+
+    valkey.start()
+    news = listen(cluster)
+    tasks.check_lag()
+    assert [parcel.revision for parcel in news()] == [at(cluster, 1)]
+    assert Cluster.objects.get().pushed == 1
+
+
+def test_a_node_that_lags_is_told_once_more(listen):
+    cluster = make_cluster()
+    behind, faulty, new, level, away = (enrol(cluster) for _ in range(5))
+    revisions.push(cluster.pk)
+    long_ago = NOW + timedelta(seconds=1)
+    for node, connected in ((behind, long_ago), (faulty, long_ago), (level, long_ago), (new, NOW + timedelta(hours=1))):
+        Node.objects.filter(pk=node.pk).update(session=f"session {node.pk}", connected_at=connected)
+    sessions.record_applied(
+        [(behind.pk, at(cluster, 2), ""), (faulty.pk, at(cluster, 1), "no nft"), (level.pk, at(cluster, 5), "")], NOW
+    )
+    sessions.record_applied([(away.pk, at(cluster, 1), "")], NOW)
+    news = listen(cluster)
+
+    assert revisions.push_again(NOW + timedelta(seconds=10)) == 0
+    assert revisions.push_again(NOW + timedelta(seconds=60)) == 1
+    assert [(parcel.since, parcel.revision) for parcel in news()] == [(at(cluster, 2), at(cluster, 5))]
+
+
+# How long it lasts.
+
+
+def test_the_log_reaches_back_as_far_as_is_promised():
+    cluster = make_cluster()
+    old, young = NOW - timedelta(days=8), NOW - timedelta(days=6)
+    total = revisions.CHANGES_KEPT + 50
+    Change.objects.bulk_create(
+        Change(cluster=cluster, number=number, kind=KIND.OPTIONS, at=old if number <= 20 else young)
+        for number in range(1, total + 1)
+    )
+    Cluster.objects.update(revision=total)
+
+    assert revisions.prune(NOW) == 20  # the other thirty are too young
+    assert revisions.prune(NOW + timedelta(days=2)) == 30
+    assert revisions.prune(NOW + timedelta(days=99)) == 0
+    assert Change.objects.count() == revisions.CHANGES_KEPT
+
+
+def test_a_small_log_is_kept_whole():
+    cluster = make_cluster()
+    enrol(cluster)
+    assert revisions.prune(NOW + timedelta(days=999)) == 0
+
+
+def test_a_restored_backup_starts_an_epoch_that_agents_have_not_seen():
+    cluster = make_cluster()
+    enrol(cluster)
+    held = at(cluster, 1)
+    epoch = revisions.start_epoch("tests", NOW)
+    again = revisions.start_epoch("tests", NOW)
+
+    assert epoch == NOW.timestamp()
+    assert again == epoch + 1
+    cluster.refresh_from_db()
+    assert cluster.epoch == again
+    assert isinstance(read(cluster, held), Snapshot)
+    assert make_cluster().epoch == again
+    assert Audit.objects.filter(verb="console.restored").count() == 2
+
+
+def test_the_consoles_key_is_made_once():
+    first = revisions.console_settings()
+    assert revisions.console_settings() == first
+    assert Console.objects.count() == 1

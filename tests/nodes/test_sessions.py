@@ -1,0 +1,251 @@
+"""An agent's connection: proved, replaced, ended; what it applied, and when it falls silent."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from ipaddress import ip_address
+
+import pytest
+
+from kubespan.core.messages import Notice, Revision, frame_limit
+from kubespan.core.sealing import open_sealed
+from nodes.models import Node, Transition
+from nodes.services import enrolment, nodes, sessions
+from nodes.services.refused import Refused
+from tests.factories import NOW, PEER, Machine, fill, make_cluster, make_token
+
+pytestmark = pytest.mark.django_db
+
+NONCE = "a nonce of the console"
+LATER = NOW + timedelta(seconds=5)
+
+
+class Enrolled:
+    """A machine and the reply to its enrolment."""
+
+    def __init__(self, cluster, machine=None, **token):
+        self.machine = machine or Machine()
+        _, plain = make_token(cluster, **token)
+        self.reply = enrolment.enrol(self.machine.request(plain), peer=PEER, now=NOW)
+        self.node = Node.objects.present().get(node_id=self.machine.node_id)
+
+    def open(self, nonce=NONCE, answered=NONCE, peer=PEER, now=LATER, **changes):
+        return sessions.open_session(self.machine.hello(self.reply, answered, **changes), nonce, peer, now)
+
+
+def test_a_challenge_is_used_once():
+    one, two = sessions.challenge(), sessions.challenge()
+    assert one.nonce != two.nonce
+    assert one.versions == (1,)
+
+
+def test_an_approved_node_gets_its_place_and_the_sealed_secret():
+    cluster = make_cluster()
+    enrolled = Enrolled(cluster)
+    session = enrolled.open(agent_time=LATER.timestamp() + 90)
+
+    assert (session.node_pk, session.cluster_pk, session.cluster_uuid) == (enrolled.node.pk, cluster.pk, cluster.uuid)
+    assert (session.index, session.status, session.members) == (0, "approved", 1)
+    assert (session.welcome.status, session.welcome.index) == ("approved", 0)
+    assert session.welcome.frame_limit == frame_limit(1)
+    opened = open_sealed(
+        session.secret.sealed,
+        enrolled.machine.pair.private_key,
+        cluster=str(cluster.uuid),
+        node_id=enrolled.machine.node_id,
+        generation=1,
+    )
+    assert opened == cluster.secret.reveal()
+    enrolled.node.refresh_from_db()
+    assert (enrolled.node.session, enrolled.node.connected_at, enrolled.node.last_seen) == (session.id, LATER, LATER)
+    assert enrolled.node.clock_skew == pytest.approx(90)
+
+
+def test_who_holds_the_newest_secret_is_not_sent_it_again():
+    cluster = make_cluster()
+    enrolled = Enrolled(cluster)
+    assert enrolled.open(secret_generation=1).secret is None
+    cluster.secret_generation = 2
+    cluster.save()
+    assert enrolled.open(secret_generation=1).secret.generation == 2
+
+
+def test_a_pending_node_learns_nothing():
+    session = Enrolled(make_cluster(), approval_required=True).open()
+    assert (session.status, session.index, session.secret) == ("pending", None, None)
+    assert (session.welcome.status, session.welcome.index) == ("pending", None)
+
+
+def test_without_the_old_key_a_node_still_connects(settings):
+    enrolled = Enrolled(make_cluster())
+    settings.KUBESPAN_KEYS = {"newer": "B" * 43 + "="}
+    assert enrolled.open().secret is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        pytest.param({"version": 99}, "version", id="future version"),
+        pytest.param({"cluster": "nonsense"}, "cluster", id="cluster that is no uuid"),
+        pytest.param({"cluster": "00000000-0000-0000-0000-000000000000"}, "node-unknown", id="unknown cluster"),
+        pytest.param({"node_id": "unknown"}, "node-unknown", id="unknown node"),
+        pytest.param({"signature": ""}, "signature", id="no signature"),
+        pytest.param({"signature": "A" * 86 + "=="}, "signature", id="another signature"),
+        pytest.param({"answered": "another nonce"}, "signature", id="answer to another challenge"),
+    ],
+)
+def test_a_hello_that_proves_nothing_changes_nothing(changes, code):
+    enrolled = Enrolled(make_cluster())
+    with pytest.raises(Refused) as refused:
+        enrolled.open(**changes)
+    assert refused.value.code == code
+    enrolled.node.refresh_from_db()
+    assert enrolled.node.session == ""
+
+
+def test_another_consoles_challenge_is_useless_here():
+    enrolled = Enrolled(make_cluster())
+    elsewhere = enrolled.reply.__class__(**{**_fields(enrolled.reply), "console_key": "another console"})
+    hello = enrolled.machine.hello(elsewhere, NONCE)
+    with pytest.raises(Refused, match="not signed"):
+        sessions.open_session(hello, NONCE, PEER, LATER)
+
+
+def _fields(struct):
+    return {name: getattr(struct, name) for name in struct.__struct_fields__}
+
+
+def test_a_removed_node_is_told_so_but_only_itself():
+    enrolled = Enrolled(make_cluster(), Machine("gone"))
+    nodes.remove_node("tests", enrolled.node, "gone", NOW)
+    with pytest.raises(Refused) as refused:
+        enrolled.open()
+    assert refused.value.code == "removed"
+    with pytest.raises(Refused) as refused:
+        enrolled.open(signature="")
+    assert refused.value.code == "signature"
+
+
+def test_a_machine_that_was_removed_and_waits_again_is_pending():
+    cluster = make_cluster()
+    first = Enrolled(cluster, Machine("again"))
+    nodes.remove_node("tests", first.node, "again", NOW)
+    second = Enrolled(cluster, first.machine)
+    assert second.open().status == "pending"
+
+
+def test_a_newer_connection_takes_the_place_of_the_older():
+    enrolled = Enrolled(make_cluster())
+    old, new = enrolled.open(), enrolled.open()
+
+    assert not sessions.close_session(enrolled.node.pk, old.id, LATER)
+    enrolled.node.refresh_from_db()
+    assert enrolled.node.session == new.id
+    assert sessions.close_session(enrolled.node.pk, new.id, LATER)
+    enrolled.node.refresh_from_db()
+    assert (enrolled.node.session, enrolled.node.away_since) == ("", LATER)
+
+
+def test_where_the_connection_comes_from_is_an_endpoint():
+    enrolled = Enrolled(make_cluster())
+    enrolled.open(peer=ip_address("203.0.113.200"))
+    assert [row.endpoint for row in enrolled.node.candidates.all()] == ["203.0.113.200:51820"]
+
+
+def test_a_reconnect_is_two_queries_in_a_cluster_of_any_size(django_assert_num_queries):
+    for count in (10, 100):
+        cluster = make_cluster()
+        enrolled = Enrolled(cluster)
+        fill(cluster, count)
+        enrolled.open()
+        with django_assert_num_queries(2):
+            session = enrolled.open(secret_generation=1)
+        assert session.members == count + 1
+
+
+# What it applied.
+
+
+def test_applied_revisions_are_written_together(django_assert_num_queries):
+    cluster = make_cluster()
+    members = fill(cluster, 100)
+    with django_assert_num_queries(2):
+        sessions.record_applied(
+            [(node.pk, Revision(1, 7), "") for node in members[:99]] + [(members[99].pk, Revision(1, 7), "no nft")],
+            LATER,
+        )
+
+    assert Node.objects.filter(applied_epoch=1, applied_number=7, fault="", last_seen=LATER).count() == 99
+    behind = Node.objects.get(pk=members[99].pk)
+    assert (behind.applied_number, behind.fault) == (0, "no nft")
+
+
+def test_the_last_word_of_a_node_counts():
+    enrolled = Enrolled(make_cluster())
+    sessions.record_applied([(enrolled.node.pk, Revision(1, 1), "broken"), (enrolled.node.pk, Revision(1, 2), "")], NOW)
+    enrolled.node.refresh_from_db()
+    assert (enrolled.node.applied_number, enrolled.node.fault) == (2, "")
+
+
+def test_notices_are_rows():
+    enrolled = Enrolled(make_cluster())
+    sessions.record_notice(
+        enrolled.node.pk, Notice(kind="drift", text="link deleted by somebody\x00" + "x" * 2000), NOW
+    )
+    sessions.record_notice(987_654, Notice(kind="fault", text="nobody"), NOW)
+    row = Transition.objects.get()
+    assert (row.kind, row.node, row.text[:24], len(row.text)) == (
+        "drift",
+        enrolled.node,
+        "link deleted by somebody",
+        1000,
+    )
+
+
+# Silence.
+
+
+def transitions():
+    return list(Transition.objects.order_by("pk").values_list("before", "after"))
+
+
+def test_a_node_that_is_not_heard_of_is_away_once():
+    enrolled = Enrolled(make_cluster())
+    enrolled.open(now=NOW)
+    assert sessions.mark_silent([], NOW + sessions.SILENT_AFTER) == []
+    assert sessions.mark_silent([], NOW + sessions.SILENT_AFTER + timedelta(seconds=1)) == [enrolled.node.pk]
+    assert sessions.mark_silent([], NOW + sessions.SILENT_AFTER * 2) == []
+    enrolled.node.refresh_from_db()
+    assert (enrolled.node.session, enrolled.node.away) == ("", True)
+    enrolled.open(now=NOW + timedelta(hours=1))
+    assert transitions() == [("away", "connected"), ("connected", "away"), ("away", "connected")]
+
+
+def test_one_that_is_heard_of_is_not_away():
+    enrolled = Enrolled(make_cluster())
+    enrolled.open(now=NOW)
+    sessions.mark_silent([enrolled.node.pk], NOW + timedelta(seconds=60))
+    assert sessions.mark_silent([], NOW + timedelta(seconds=100)) == []
+    enrolled.node.refresh_from_db()
+    assert enrolled.node.last_seen == NOW + timedelta(seconds=60)
+
+
+def test_a_short_reconnect_is_no_news():
+    enrolled = Enrolled(make_cluster())
+    session = enrolled.open(now=NOW)
+    sessions.close_session(enrolled.node.pk, session.id, NOW + timedelta(seconds=10))
+    sessions.mark_silent([], NOW + timedelta(seconds=60))
+    enrolled.open(now=NOW + timedelta(seconds=70))
+    assert transitions() == [("away", "connected")]
+
+
+def test_marking_costs_the_same_for_many(django_assert_num_queries, django_assert_max_num_queries):
+    counts = []
+    for number in (10, 100):
+        cluster = make_cluster()
+        members = fill(cluster, number)
+        Node.objects.filter(cluster=cluster).update(session="x", away=False, last_seen=NOW)
+        with django_assert_max_num_queries(12) as captured:
+            assert len(sessions.mark_silent([], NOW + timedelta(hours=1))) == len(members)
+        counts.append(len(captured))
+    assert counts[0] == counts[1]
