@@ -1,0 +1,153 @@
+"""Django's admin: every row to search and look at. What only services may change is not changed here: they alone take
+revisions, write audit rows and tell agents. Secrets are never shown.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import Model
+from django.http import HttpRequest
+from django.utils.html import format_html
+
+from nodes.models import Audit, Candidate, Change, Cluster, Console, Node, Token, Tombstone, Transition
+from nodes.secrets import SecretField
+
+
+class Shown(admin.ModelAdmin):
+    """Rows to look at: nothing is added, changed or deleted here, and no secret or hash of one is shown."""
+
+    hidden: tuple[str, ...] = ()
+    list_per_page = 50
+    show_full_result_count = False  # counting all rows of a history takes longer than showing a page of it
+
+    def get_fields(self, request: HttpRequest, obj: Model | None = None) -> list[str]:
+        """Every column but the secret ones."""
+        columns = [field for field in self.model._meta.fields if not isinstance(field, SecretField)]
+        return [field.name for field in columns if field.name not in self.hidden]
+
+    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Rows are made by services."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Rows are changed by services."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Rows are deleted by services."""
+        return False
+
+    @admin.display(description="page")
+    def page(self, row: Any) -> str:
+        """Where the row's own page is, from which it is changed."""
+        return format_html('<a href="{}">open</a>', row.get_absolute_url())
+
+
+class CandidateInline(admin.TabularInline):
+    """A node's endpoints on its page."""
+
+    model = Candidate
+    fields = ("endpoint", "source", "order", "seen")
+    extra = 0
+    can_delete = False
+
+    def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Endpoints come from claims, connections and neighbours."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """See above."""
+        return False
+
+
+@admin.register(Console)
+class ConsoleAdmin(Shown):
+    """This console."""
+
+    hidden = ("first_code",)
+    list_display = ("key", "epoch", "created")
+
+
+@admin.register(Cluster)
+class ClusterAdmin(Shown):
+    """Clusters."""
+
+    list_display = ("name", "uuid", "revision", "pushed", "created", "page")
+    search_fields = ("name", "uuid", "cluster_id")
+
+
+@admin.register(Change)
+class ChangeAdmin(Shown):
+    """The change log."""
+
+    list_display = ("number", "cluster", "kind", "index", "at")
+    list_filter = ("kind", "cluster")
+    list_select_related = ("cluster",)
+    search_fields = ("cluster__name", "=number", "=index")
+    ordering = ("-at", "-number")
+
+
+@admin.register(Node)
+class NodeAdmin(Shown):
+    """Nodes."""
+
+    list_display = ("name", "cluster", "status", "address", "applied_number", "last_seen", "agent_version", "page")
+    list_filter = ("status", "cluster", "backend")
+    list_select_related = ("cluster",)
+    search_fields = ("name", "hostname", "node_id", "public_key", "address", "candidates__endpoint")
+    inlines = (CandidateInline,)
+
+
+@admin.register(Candidate)
+class CandidateAdmin(Shown):
+    """Endpoints."""
+
+    list_display = ("endpoint", "node", "source", "order", "seen")
+    list_filter = ("source", "node__cluster")
+    list_select_related = ("node",)
+    search_fields = ("endpoint", "node__name")
+
+
+@admin.register(Tombstone)
+class TombstoneAdmin(Shown):
+    """What was removed."""
+
+    list_display = ("removed_node", "cluster", "at", "number", "address")
+    list_filter = ("cluster",)
+    list_select_related = ("cluster", "removed_node")
+    search_fields = ("removed_node__name", "node_id", "public_key", "address")
+
+
+@admin.register(Token)
+class TokenAdmin(Shown):
+    """Enrolment tokens."""
+
+    hidden = ("digest",)
+    list_display = ("name", "cluster", "used", "uses", "expires", "approval_required", "revoked_at", "created_by")
+    list_filter = ("cluster", "approval_required")
+    list_select_related = ("cluster", "created_by")
+    search_fields = ("name", "uuid", "cluster__name", "created_by__username")
+
+
+@admin.register(Transition)
+class TransitionAdmin(Shown):
+    """What changed by itself."""
+
+    list_display = ("at", "cluster", "node", "peer", "kind", "before", "after", "text")
+    list_filter = ("kind", "cluster")
+    list_select_related = ("cluster", "node", "peer")
+    search_fields = ("node__name", "peer__name", "text")
+    date_hierarchy = "at"
+
+
+@admin.register(Audit)
+class AuditAdmin(Shown):
+    """Who did what."""
+
+    list_display = ("at", "actor_name", "verb", "target", "cluster")
+    list_filter = ("verb", "cluster")
+    list_select_related = ("cluster", "actor")
+    search_fields = ("actor_name", "verb", "target")
+    date_hierarchy = "at"

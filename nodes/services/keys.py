@@ -1,0 +1,35 @@
+"""The keys that encrypt secrets at rest: taking a new one into use everywhere."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django.db import transaction
+
+from nodes.secrets import Unreadable, newest_key, secret_fields
+from nodes.services import audit
+
+
+def rotate_keys(actor: audit.Actor, now: datetime) -> tuple[int, list[str]]:
+    """Encrypt with the newest key whatever another one encrypts; gives how many, and what no key opens.
+
+    Row by row, so that it may be ended and begun again at any time.
+    """
+    rotated = 0
+    unreadable: list[str] = []
+    for model, field in secret_fields():
+        for pk in model._default_manager.values_list("pk", flat=True):
+            with transaction.atomic():
+                row = model._default_manager.select_for_update().get(pk=pk)
+                secret = getattr(row, field.attname)
+                if secret is None or secret.key_name == newest_key():
+                    continue
+                try:
+                    setattr(row, field.attname, secret.reveal())
+                except Unreadable as fault:
+                    unreadable.append(f"the {field.verbose_name} of {model._meta.verbose_name} {row} {fault}")
+                    continue
+                row.save(update_fields=[field.attname])
+                rotated += 1
+    audit.write(actor, "keys.rotated", "", now, key=newest_key(), secrets=rotated)
+    return rotated, unreadable

@@ -1,0 +1,81 @@
+"""Django's admin: every model to search and look at, nothing to change past the services, no secret to see."""
+
+from __future__ import annotations
+
+import pytest
+from django.apps import apps
+from django.contrib import admin
+from django.contrib.auth.models import User
+from django.urls import reverse
+
+from kubespan.core.messages import Notice
+from nodes.models import Cluster, Token
+from nodes.services import nodes, people, sessions
+from tests.factories import NOW, Machine, enrol, make_cluster, make_token
+
+pytestmark = pytest.mark.django_db
+
+MODELS = list(apps.get_app_config("nodes").get_models())
+
+
+def name(model):
+    return model._meta.model_name
+
+
+@pytest.fixture
+def rows():
+    """A row of every model."""
+    people.first_code()
+    cluster = make_cluster("production")
+    make_token(cluster)
+    sessions.record_notice(enrol(cluster, Machine("edge")).pk, Notice(kind="drift", text="healed"), NOW)
+    nodes.remove_node("tests", enrol(cluster, Machine("gone")), "gone", NOW)
+
+
+@pytest.fixture
+def browser(client):
+    client.force_login(User.objects.create_superuser("alice"))
+    return client
+
+
+@pytest.mark.parametrize("model", MODELS, ids=name)
+def test_every_model_is_searched_listed_and_shown_without_secrets(model, rows, browser):
+    row = model.objects.first()
+    listing = browser.get(reverse(f"admin:nodes_{name(model)}_changelist"), {"q": "1"})
+    every = browser.get(reverse(f"admin:nodes_{name(model)}_changelist"))
+    shown = browser.get(reverse(f"admin:nodes_{name(model)}_change", args=[row.pk]))
+
+    assert [page.status_code for page in (listing, every, shown)] == [200, 200, 200]
+    cluster = Cluster.objects.get()
+    secrets = [cluster.secret.reveal(), cluster.secret.dump(), *Token.objects.values_list("digest", flat=True)]
+    for page in (every, shown):
+        assert not any(secret in page.content.decode() for secret in secrets)
+        assert "Secret(" not in page.content.decode()
+
+
+@pytest.mark.parametrize("model", MODELS, ids=name)
+def test_nothing_is_changed_past_the_services(model, rows, browser):
+    row = model.objects.first()
+    base = f"admin:nodes_{name(model)}"
+    assert browser.get(reverse(f"{base}_add")).status_code == 403
+    assert browser.post(reverse(f"{base}_change", args=[row.pk]), {"name": "other"}).status_code == 403
+    assert browser.post(reverse(f"{base}_delete", args=[row.pk]), {"post": "yes"}).status_code == 403
+    assert model.objects.filter(pk=row.pk).exists()
+
+
+def test_every_model_is_registered():
+    assert set(MODELS) <= set(admin.site._registry)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=name)
+def test_a_list_asks_no_query_a_row(model, rows, browser, django_assert_num_queries, django_assert_max_num_queries):
+    page = reverse(f"admin:nodes_{name(model)}_changelist")
+    with django_assert_max_num_queries(20) as captured:
+        browser.get(page)
+    cluster = Cluster.objects.get()
+    for number in range(5):
+        make_token(cluster)
+        enrol(cluster)
+        nodes.remove_node("tests", enrol(cluster, Machine(f"gone-{number}")), f"gone-{number}", NOW)
+    with django_assert_num_queries(len(captured)):
+        browser.get(page)
