@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from kubespan.agent.sockets import dial, may_mark
 from kubespan.agent.trust import ConsoleUrl
@@ -120,7 +120,7 @@ async def converse(way: Way, party: Party, chance: Callable[[], float]) -> None:
                 party.left(reason)
                 await asyncio.sleep(slow_retry(chance()))
                 continue
-        except (OSError, InvalidHandshake, ConnectionClosed, ValueError) as error:
+        except (OSError, WebSocketException, ValueError) as error:
             # ValueError: a message that does not fit, a host name that cannot be one, a redirect.
             reason = _sentence(error)
         except Exception as error:

@@ -121,7 +121,8 @@ def make_identity(store: Store, mac: bytes | None, random: Callable[[int], bytes
         store.create_node_id(node_id)
     if state is None:
         signing_key, verify_key = make_signing_key(random(32))
-        state = AgentState(signing_key=signing_key, verify_key=verify_key, mac=(mac or random_mac(random(6))).hex(":"))
+        made = (mac or random_mac(random(6))).hex(":")
+        state = AgentState(signing_key=signing_key, verify_key=verify_key, mac=made)
         store.save_agent(state)
     return Identity(keys, node_id, state)
 

@@ -83,9 +83,18 @@ class Agent:
     """One machine's agent."""
 
     def __init__(
-        self, store: Store, enrolment: Enrolment, signing_key: str, own: Own, place: Place, clock: Clock | None = None
+        self,
+        store: Store,
+        enrolment: Enrolment,
+        signing_key: str,
+        own: Own,
+        place: Place,
+        *,
+        clock: Clock | None = None,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         clock = clock or Clock()
+        self._chance = chance
         self.mesh = Mesh(own)
         self.held = Held(store, enrolment, self.mesh)
         self.talk = Talk(enrolment, signing_key, self.held, clock)
@@ -110,7 +119,7 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         looking = asyncio.create_task(self._look_on())
-        work = (self._stopped.wait(), self.talk.removed.wait(), self._watch(), converse(way, self.talk, random.random))
+        work = (self._stopped.wait(), self.talk.removed.wait(), self._watch(), converse(way, self.talk, self._chance))
         tasks = [looking, *(asyncio.ensure_future(part) for part in work)]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -71,6 +71,9 @@ class Mesh:
     def __init__(self, own: Own) -> None:
         self.own = own
         self.membership = Membership()
+        """The newest settings."""
+        self.followed = Membership()
+        """The settings that affiliates, specs and statuses belong to."""
         self.secret = ""
         self.affiliates: list[Affiliate] = []
         self.specs: dict[str, PeerSpec] = {}
@@ -90,7 +93,7 @@ class Mesh:
         if not self._stale:
             return
         self._stale = False
-        membership = self.membership
+        membership = self.followed = self.membership
         filters = [AddressFilter.parse(text) for text in membership.options.peer_endpoint_filters]
         self.affiliates, unread = from_members(membership.members.values())
         found = peer_specs(self.affiliates, self.own.node_id, filters)
@@ -157,7 +160,7 @@ class Mesh:
             for status in self.statuses.values()
             if status.endpoint_changed > NEVER and status.state(now) is PeerState.UNKNOWN
         ]
-        return min(TICK, max(FIRST_LOOK, min(connecting, default=TICK) / 2))
+        return min(TICK, max(FIRST_LOOK, min(connecting) / 2)) if connecting else TICK
 
     def _check_own(self) -> None:
         own = self._find_own()

@@ -71,7 +71,7 @@ class Publisher:
 
     async def publish(self, mesh: Mesh, *, connected: bool, console: str, fault: str, wall: float, now: float) -> None:
         """Write what changed. Raises StoreError."""
-        held = mesh.membership.revision
+        held = mesh.followed.revision
         condition = Condition(connected, console, fault, "" if held is None else str(held), self._backend)
         if condition != self._condition:
             content = msgspec.json.encode(condition)
@@ -91,12 +91,12 @@ class Publisher:
         return update(self._resources, self._records(mesh, now, self._offset), wall)
 
     def _records(self, mesh: Mesh, now: float, offset: float) -> list[Record]:
-        options = mesh.membership.options
+        options = mesh.followed.options
         records = [
             identity_record(mesh.own.address, mesh.own.keys.public_key),
             node_identity_record(mesh.own.node_id),
         ]
-        if mesh.membership.revision is None:
+        if mesh.followed.revision is None:
             return records
         return [
             *records,
@@ -119,4 +119,4 @@ class Publisher:
 def _shape(mesh: Mesh, now: float) -> Any:
     """What must be published at once when it changes: all but times and counters."""
     states = {key: (one.state(now), one.endpoint, one.last_used_endpoint) for key, one in mesh.statuses.items()}
-    return mesh.membership, states
+    return mesh.followed, states

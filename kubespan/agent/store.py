@@ -34,6 +34,11 @@ SETTINGS = "settings.json"
 RESOURCES = "resources.json"
 STATUS = "status.json"
 
+DOCUMENT_END = b"...\n"
+"""YAML's own mark of the end of a document."""
+
+NODE_ID_BYTES = 32
+
 PRIVATE = 0o600
 PRIVATE_DIRECTORY = 0o700
 
@@ -155,8 +160,8 @@ class Store:
             whole = decode_node_id(identity.node_id)
         except ValueError as error:
             raise self._damaged(NODE_IDENTITY, f"nodeId: {error}") from None
-        if not any(whole):
-            raise self._damaged(NODE_IDENTITY, "nodeId is empty")
+        if len(whole) != NODE_ID_BYTES or not any(whole):
+            raise self._damaged(NODE_IDENTITY, f"nodeId must be of {NODE_ID_BYTES} bytes")
         return identity.node_id
 
     def create_node_id(self, node_id: str) -> None:
@@ -166,11 +171,11 @@ class Store:
     def agent(self) -> AgentState | None:
         """What enrolment left; none before the first one began."""
         self._check_version(AGENT)
-        return self._read_yaml(AGENT, AgentState)
+        return self._read_yaml(AGENT, AgentState, end=DOCUMENT_END)
 
     def save_agent(self, state: AgentState) -> None:
         """Keep what enrolment made or was told."""
-        self._write(AGENT, msgspec.yaml.encode(state))
+        self._write(AGENT, msgspec.yaml.encode(state) + DOCUMENT_END)
 
     def forget_enrolment(self) -> None:
         """Keep the keys, and nothing of the console."""
@@ -251,10 +256,13 @@ class Store:
                 "install the newer release again"
             )
 
-    def _read_yaml(self, name: str, form: type[Document]) -> Document | None:
+    def _read_yaml(self, name: str, form: type[Document], end: bytes = b"\n") -> Document | None:
         content = self._read(name)
         if content is None:
             return None
+        if not content.endswith(end):
+            # YAML alone would take a word that was cut for a shorter one, and lines that are missing for defaults.
+            raise self._damaged(name, "it ends too early")
         try:
             return msgspec.yaml.decode(content, type=form)
         except msgspec.DecodeError as error:
