@@ -47,6 +47,11 @@ JOIN_SECONDS = 2.0
 """How long a new socket waits for its subscription; without one it is served all the same, and checked later."""
 
 BACKOFF_SECONDS = (0.1, 5.0)
+"""Least and most that is waited before Redis is tried again."""
+
+RETRY_SECONDS = (2.0, 30.0)
+"""Least and most that a socket waits before it reads the change log again, after that could not be read."""
+
 KEPT_FRAMES = 16
 """Frames read from the log and kept for the next sockets that need the same: a thousand agents return at once."""
 
@@ -325,8 +330,9 @@ class Socket:
         await self._hand_over(note)
 
     def _try_later(self) -> None:
+        low, high = RETRY_SECONDS
+        delay = random.uniform(0.5, 1) * min(high, low * 2**self._failures)  # noqa: S311 - spreads load, keeps no secret
         self._failures += 1
-        delay = random.uniform(0.5, 1) * min(30.0, 2.0**self._failures)  # noqa: S311 - spreads load, keeps no secret
         self._retry = asyncio.get_running_loop().call_later(delay, self.lost_touch)
 
     async def _hand_over(self, note: _Note) -> None:

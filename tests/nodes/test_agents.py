@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from django.db import OperationalError, connections
+from django.db import OperationalError
 from django.utils import timezone
 
 from kubespan.core.identity import make_signing_key
@@ -34,17 +34,6 @@ from tests.players import Machine, Player, make_cluster, open_console, push, unt
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-@pytest.fixture(autouse=True)
-def _close_connections(monkeypatch):
-    monkeypatch.setitem(connections.settings["default"], "CONN_MAX_AGE", 0)
-
-
-@pytest.fixture
-async def console(valkey):
-    async with open_console() as running:
-        yield running
-
-
 async def test_an_approved_node_gets_welcome_secret_and_snapshot(console):
     cluster, (machine, _), _ = await in_thread(make_cluster)
     player = await console.greet(machine)
@@ -57,7 +46,7 @@ async def test_an_approved_node_gets_welcome_secret_and_snapshot(console):
 
 
 async def test_who_holds_a_revision_gets_what_came_after(console):
-    cluster, (machine, other), token = await in_thread(make_cluster)
+    _, (machine, other), token = await in_thread(make_cluster)
     first = await console.connect(machine)
     await first.socket.close()
     third = await in_thread(lambda: Machine().enrol(token))

@@ -1,0 +1,354 @@
+"""The hub: frames over a real Redis to every socket of a cluster, whatever one of them or Redis does."""
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+
+import pytest
+import redis
+from django.utils import timezone
+
+from kubespan.core.messages import Pace, Removed, Revision
+from kubespan.core.options import Options
+from nodes import agents, fanout
+from nodes.agents.rows import in_thread
+from nodes.fanout import Hub, Socket, Stalled, Standing
+from nodes.services import clusters
+from tests.players import make_cluster, push
+
+CLUSTER = 1
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame whose text says what it is."""
+
+    since: Revision | None
+    revision: Revision
+
+    @property
+    def bytes(self):
+        start = "snapshot" if self.since is None else str(self.since)
+        return f"{start}→{self.revision}".encode()
+
+
+class Log:
+    """A change log that is only a number, and a listener that only remembers."""
+
+    def __init__(self):
+        self.number = 1
+        self.reads = 0
+        self.fails = False
+        self.moves = asyncio.Event()
+        self.settled = []
+        self.standings = {}
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    @property
+    def current(self):
+        return Revision(1, self.number)
+
+    async def read_frame(self, cluster_pk, since):
+        self.reads += 1
+        if self.fails:
+            raise RuntimeError("the database is away")
+        frame = Frame(since, self.current)
+        await self.gate.wait()
+        return frame
+
+    async def read_current(self, cluster_pk):
+        return self.current
+
+    async def read_standings(self, cluster_pk):
+        return self.standings
+
+    def commit(self):
+        """One change; its frame."""
+        self.number += 1
+        return Frame(Revision(1, self.number - 1), self.current)
+
+    def settle(self, socket):
+        self.settled.append(socket.node)
+
+    def moved(self, cluster_pk):
+        self.moves.set()
+
+    def watched(self, cluster_pk, watch):
+        pass
+
+
+class Wire:
+    """The far end of a socket, which may stop to take."""
+
+    def __init__(self):
+        self.got = asyncio.Queue()
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def send(self, message):
+        await self.open.wait()
+        self.got.put_nowait(message.get("text", message.get("code")))
+
+    async def take(self):
+        async with asyncio.timeout(10):
+            return await self.got.get()
+
+
+@pytest.fixture
+def log():
+    return Log()
+
+
+@pytest.fixture
+async def hub(valkey, log):
+    hub = Hub(log, log)
+    hub.start()
+    async with asyncio.timeout(10):
+        await hub.connected.wait()
+    yield hub
+    await hub.stop()
+
+
+@pytest.fixture
+async def join(hub, log):
+    """Let a node in: gives its socket, its far end and its writer."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def join(node=1, held=None):
+            wire = Wire()
+            socket = Socket(wire.send, CLUSTER, node, f"session {node}", held)
+            log.standings[node] = Standing("approved", socket.session)
+            await hub.join(socket)
+            socket.follow(held)
+            socket.settled = True
+            writer = asyncio.create_task(socket.write(hub.read))
+            stack.push_async_callback(asyncio.gather, writer, return_exceptions=True)
+            stack.callback(writer.cancel)
+            return socket, wire, writer
+
+        yield join
+
+
+async def publish(frame):
+    await asyncio.to_thread(fanout.publish_frame, CLUSTER, frame)
+
+
+async def test_who_holds_nothing_gets_a_snapshot_and_then_each_frame(join, log):
+    _, wire, _ = await join()
+    assert await wire.take() == "snapshot→1.1"
+    await publish(log.commit())
+    assert await wire.take() == "1.1→1.2"
+
+
+async def test_who_holds_the_newest_is_told_so_once(join, log):
+    _, wire, _ = await join(held=Revision(1, 1))
+    assert await wire.take() == "1.1→1.1"
+    await publish(log.commit())
+    assert await wire.take() == "1.1→1.2"
+
+
+async def test_a_gap_is_filled_from_the_log(join, log):
+    _, wire, _ = await join()
+    assert await wire.take() == "snapshot→1.1"
+    log.commit()  # never published
+    await publish(log.commit())
+    assert await wire.take() == "1.1→1.3"
+
+
+async def test_what_was_had_already_is_not_sent_again(join, log):
+    _, wire, _ = await join()
+    assert await wire.take() == "snapshot→1.1"
+    frame = log.commit()
+    await publish(frame)
+    await publish(frame)
+    await publish(log.commit())
+    assert [await wire.take(), await wire.take()] == ["1.1→1.2", "1.2→1.3"]
+
+
+async def test_another_epoch_is_a_gap(join, log):
+    _, wire, _ = await join(held=Revision(7, 9))
+    assert await wire.take() == "7.9→1.1"
+    await publish(log.commit())
+    assert await wire.take() == "1.1→1.2"
+
+
+async def test_a_frame_that_comes_while_the_log_is_read_is_not_lost(join, log):
+    log.gate.clear()
+    _, wire, _ = await join()
+    frame = log.commit()
+    await publish(frame)
+    async with asyncio.timeout(10):
+        await log.moves.wait()
+    log.gate.set()
+    first = await wire.take()
+    assert first in ("snapshot→1.1", "snapshot→1.2")
+    if first == "snapshot→1.1":
+        assert await wire.take() == "1.1→1.2"
+
+
+async def test_a_stalled_socket_stops_nobody(join, log):
+    _, stalled, _ = await join(1)
+    _, other, _ = await join(2)
+    assert await stalled.take() == await other.take() == "snapshot→1.1"
+    stalled.open.clear()
+    for number in range(2, 2 + 2 * fanout.QUEUE_LIMIT):
+        await publish(log.commit())
+        assert await other.take() == f"1.{number - 1}→1.{number}"
+    # What overflowed is one frame from the log once it takes again, after those that still were in its queue.
+    stalled.open.set()
+    got = [await stalled.take()]
+    while not got[-1].endswith(f"→{log.current}"):
+        got.append(await stalled.take())
+    assert len(got) <= fanout.QUEUE_LIMIT + 2
+
+
+async def test_a_socket_that_takes_nothing_is_given_up(join, log, monkeypatch):
+    monkeypatch.setattr(fanout, "SEND_SECONDS", 0.05)
+    _, wire, writer = await join()
+    await wire.take()
+    wire.open.clear()
+    await publish(log.commit())
+    with pytest.raises(Stalled):
+        await asyncio.wait_for(writer, 10)
+
+
+async def test_many_sockets_are_served_by_one_reading(join, log):
+    wires = [(await join(node))[1] for node in range(20)]
+    for wire in wires:
+        assert await wire.take() == "snapshot→1.1"
+    assert log.reads <= 2
+
+
+async def test_a_log_that_cannot_be_read_is_read_later(join, log, monkeypatch):
+    monkeypatch.setattr(fanout, "RETRY_SECONDS", (0.01, 0.01))
+    log.fails = True
+    _, wire, _ = await join()
+    async with asyncio.timeout(10):
+        while log.reads < 2:
+            await asyncio.sleep(0.01)
+    log.fails = False
+    assert await wire.take() == "snapshot→1.1"
+
+
+async def test_a_node_is_told_what_is_for_it_alone(join):
+    _, wire, _ = await join(1)
+    _, other, _ = await join(2)
+    await wire.take()
+    await other.take()
+    await asyncio.to_thread(fanout.publish_to_node, 1, CLUSTER, Pace(seconds=1, lease=60))
+    assert '"pace"' in await wire.take()
+    await asyncio.to_thread(fanout.publish_to_node, 1, CLUSTER, Removed(reason="gone"))
+    assert '"removed"' in await wire.take()
+    assert await wire.take() == fanout.CLOSE_REMOVED
+    assert other.got.empty()
+
+
+async def test_who_floods_a_socket_with_its_own_messages_has_it_closed(join):
+    socket, wire, _ = await join()
+    await wire.take()
+    wire.open.clear()
+    for _ in range(2 * fanout.QUEUE_LIMIT + 2):
+        socket.say("hi")
+    wire.open.set()
+    while (got := await wire.take()) == "hi":
+        pass
+    assert got == fanout.CLOSE_LATER
+
+
+async def test_a_pending_node_gets_no_frame(hub, log, valkey):
+    wire = Wire()
+    socket = Socket(wire.send, CLUSTER, 1, "session", None)
+    await hub.join(socket)
+    await publish(log.commit())
+    async with asyncio.timeout(10):
+        await log.moves.wait()
+    assert not socket._queue
+
+
+async def test_the_check_finds_what_was_not_heard(hub, join, log):
+    _, behind, _ = await join(1)
+    _, replaced, _ = await join(2)
+    _, demoted, _ = await join(3)
+    for wire in (behind, replaced, demoted):
+        await wire.take()
+    log.commit()
+    log.standings[2] = Standing("approved", "a newer one")
+    log.standings[3] = Standing("removed", "")
+    await hub.check(CLUSTER)
+    assert await behind.take() == "1.1→1.2"
+    assert await replaced.take() == fanout.CLOSE_REPLACED
+    assert log.settled == [3]
+
+
+async def test_after_redis_was_away_everybody_catches_up(hub, join, log, valkey, monkeypatch):
+    monkeypatch.setattr(fanout, "BACKOFF_SECONDS", (0.01, 0.05))
+    _, wire, _ = await join()
+    assert await wire.take() == "snapshot→1.1"
+    valkey.stop()
+    log.commit()  # and nobody can say so
+    with pytest.raises(redis.RedisError):
+        await publish(log.commit())
+    valkey.start()
+    assert await wire.take() == "1.1→1.3"
+    await publish(log.commit())
+    assert await wire.take() == "1.3→1.4"
+
+
+async def test_a_cluster_joined_while_redis_is_away_is_heard_later(hub, join, log, valkey, monkeypatch):
+    monkeypatch.setattr(fanout, "BACKOFF_SECONDS", (0.01, 0.05))
+    valkey.stop()
+    async with asyncio.timeout(10):
+        while hub.connected.is_set():
+            await asyncio.sleep(0.01)
+    _, wire, _ = await join()
+    assert await wire.take() == "snapshot→1.1"
+    log.commit()
+    valkey.start()
+    assert await wire.take() == "1.1→1.2"
+
+
+async def test_the_last_socket_to_leave_ends_the_subscription(hub, join, valkey):
+    def subscribers():
+        with valkey.client() as client:
+            return client.pubsub_numsub(fanout.channel_name(CLUSTER))[0][1]
+
+    socket, wire, _ = await join()
+    await wire.take()
+    assert subscribers() == 1
+    await hub.leave(socket)
+    async with asyncio.timeout(10):
+        while subscribers():
+            await asyncio.sleep(0.01)
+    _, wire, _ = await join()
+    await wire.take()
+    assert subscribers() == 1
+
+
+async def test_nonsense_on_the_channel_hurts_nobody(join, log, valkey):
+    _, wire, _ = await join()
+    await wire.take()
+    with valkey.client() as client:
+        client.publish(fanout.channel_name(CLUSTER), "nonsense")
+    await publish(log.commit())
+    assert await wire.take() == "1.1→1.2"
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_agents_get_what_was_committed_while_redis_was_away(console, valkey, monkeypatch):
+    monkeypatch.setattr(fanout, "BACKOFF_SECONDS", (0.01, 0.05))
+    cluster, machines, _ = await in_thread(make_cluster)
+    players = [await console.connect(machine) for machine in machines]
+    valkey.stop()
+    await in_thread(lambda: clusters.set_options("console", cluster, Options(mtu=1400), timezone.now()))
+    valkey.start()
+    for player in players:
+        while player.held.options.mtu != 1400:
+            await player.receive()
+    await in_thread(lambda: clusters.set_options("console", cluster, Options(mtu=1410), timezone.now()))
+    async with asyncio.timeout(10):
+        await agents.running_end().hub.connected.wait()
+    revision = await push(cluster)
+    for player in players:
+        await player.reach(revision)
+        assert player.held.options.mtu == 1410
