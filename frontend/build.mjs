@@ -35,13 +35,13 @@ async function styles() {
   await copyFile(here(font), new URL("inter.woff2", OUT));
 }
 
-/** One sprite of just the icons that the templates name: `{% icon "home" %}` shows `#home`. */
+/** One sprite of just the icons that the templates name: `{% icon "home" %}` shows `#home`; CSS says how bold. */
 async function icons() {
   const { icons: all } = JSON.parse(await readFile(here("node_modules/@iconify-json/tabler/icons.json"), "utf8"));
   const names = JSON.parse(await readFile(here("src/icons.json"), "utf8"));
   const symbols = names.map((name) => {
     if (!all[name]) throw new Error(`src/icons.json: the icon set has no ${name}`);
-    return `<symbol id="${name}" viewBox="0 0 24 24">${all[name].body}</symbol>`;
+    return `<symbol id="${name}" viewBox="0 0 24 24">${all[name].body.replaceAll(' stroke-width="2"', "")}</symbol>`;
   });
   await writeFile(new URL("icons.svg", OUT), `<svg xmlns="http://www.w3.org/2000/svg">${symbols.join("")}</svg>\n`);
   await copyFile(here("src/favicon.svg"), new URL("favicon.svg", OUT));

@@ -136,7 +136,7 @@ class OptionsForm(Fields):
         initial=DEFAULT_MTU,
         min_value=MINIMUM_MTU,
         max_value=MAXIMUM_MTU,
-        help_text=f"{DEFAULT_MTU} suits a network of 1,500. Too large loses big packets, too small costs a little speed.",
+        help_text=f"{DEFAULT_MTU} suits a network of 1,500. Too large loses big packets; too small costs some speed.",
     )
     endpoint_filters = Lines(
         label="Endpoints that machines offer",

@@ -13,8 +13,10 @@ class NodeTable(tables.Table):
     """Nodes of all clusters."""
 
     name = tables.TemplateColumn(template_name="nodes/_name.html", attrs={"td": {"class": "ks-name"}})
-    cluster = tables.Column(accessor="cluster__name", linkify=lambda record: record.cluster.get_absolute_url())
-    address = tables.TemplateColumn("{% load kubespan %}{% copy record.address 'Address' %}")
+    cluster = tables.Column(
+        accessor="cluster__name", verbose_name="Cluster", linkify=lambda record: record.cluster.get_absolute_url()
+    )
+    address = tables.TemplateColumn("{% load kubespan %}{% address record.address %}")
     links = tables.TemplateColumn(template_name="nodes/_links.html", verbose_name="Links up", orderable=False)
     agent = tables.TemplateColumn(
         "{% load kubespan %}{% presence record %}", verbose_name="Agent", order_by=("session", "last_seen")
@@ -37,7 +39,9 @@ class TokenTable(tables.Table):
     """Enrolment tokens; the newest first."""
 
     name = tables.Column(attrs={"td": {"class": "ks-name"}})
-    cluster = tables.Column(accessor="cluster__name", linkify=lambda record: record.cluster.get_absolute_url())
+    cluster = tables.Column(
+        accessor="cluster__name", verbose_name="Cluster", linkify=lambda record: record.cluster.get_absolute_url()
+    )
     used = tables.TemplateColumn("{{ record.used }} / {{ record.uses }}", verbose_name="Used")
     expires = tables.TemplateColumn(template_name="enrolment/_expires.html")
     approval_required = tables.TemplateColumn(

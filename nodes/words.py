@@ -35,7 +35,7 @@ def relative(seconds: float) -> str:
     """How long ago (or, below nought, how soon)."""
     if abs(seconds) < JUST_NOW:
         return "just now"
-    return f"{age(seconds)} ago" if seconds > 0 else f"in {age(-seconds)}"
+    return f"{age(seconds)} ago" if seconds > 0 else f"in {age(round(-seconds))}"
 
 
 class LinkCounts(NamedTuple):

@@ -35,7 +35,7 @@ export function formatAge(seconds: number): string {
 export function formatRelative(at: number, now: number): string {
   const seconds = now - at;
   if (Math.abs(seconds) < 2) return "just now";
-  return seconds > 0 ? `${formatAge(seconds)} ago` : `in ${formatAge(-seconds)}`;
+  return seconds > 0 ? `${formatAge(seconds)} ago` : `in ${formatAge(Math.round(-seconds))}`;
 }
 
 /** HH:MM:SS of this browser's time zone. */

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-
 from django.conf import settings
 from django.contrib import messages
 from django.shortcuts import get_object_or_404, redirect, render
@@ -72,7 +69,8 @@ class EnrolmentView(OperatorMixin, View):
 def enrolment_line(token: str) -> str:
     """What to run on the machine; the token goes in by standard input, where no list of processes shows it."""
     url = agent_url()
-    pin = f" --pin {own_fingerprint()}" if url.startswith("https:") and own_fingerprint() else ""
+    fingerprint = own_fingerprint() if url.startswith("https:") else ""
+    pin = f" --pin {fingerprint}" if fingerprint else ""
     return f"echo {token} | sudo kubespan-agent enrol {url}{pin} --token-file -"
 
 
@@ -81,17 +79,14 @@ def agent_url() -> str:
     return getattr(settings, "KUBESPAN_AGENT_URL", "") or settings.KUBESPAN_URL
 
 
-@cache
-def _fingerprint(path: Path, changed: int) -> str:
-    return certificates.fingerprint(path.read_bytes())
-
-
 def own_fingerprint() -> str:
     """What agents pin where the console serves TLS by a certificate of its own; empty where it does not."""
     if settings.KUBESPAN_DATA is None:
         return ""
-    path = settings.KUBESPAN_DATA / "tls" / "certificate.pem"
-    return _fingerprint(path, path.stat().st_mtime_ns) if path.exists() else ""
+    try:
+        return certificates.fingerprint((settings.KUBESPAN_DATA / "tls" / "certificate.pem").read_bytes())
+    except FileNotFoundError:
+        return ""
 
 
 class TokenRevokeView(OperatorMixin, View):

@@ -131,7 +131,7 @@ class NodeApproveView(NodePage):
             messages.error(request, refusal.reason)
             return redirect("node", pk)
         messages.success(request, f"{node.name} is approved; its peers hear of it now.")
-        return redirect(request.POST.get("next") == "cluster" and node.cluster or node)
+        return redirect(node.cluster if request.POST.get("next") == "cluster" else node)
 
 
 class NodeRemoveView(NodePage):
