@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -37,6 +38,9 @@ class Pinger:
         return self.log.read_text().count("bytes from")
 
     @property
-    def lost(self) -> list[str]:
-        """What ping says of packets without an answer."""
-        return [line for line in self.log.read_text().splitlines() if "no answer" in line or "nreachable" in line]
+    def lost(self) -> set[int]:
+        """Sequence numbers that were never answered; a late answer, on a busy machine, is an answer."""
+        text = self.log.read_text()
+        missed = re.findall(r"no answer yet for icmp_seq=(\d+)", text) + re.findall(r"icmp_seq=(\d+) .*nreachable", text)
+        answered = re.findall(r"bytes from .*icmp_seq=(\d+)", text)
+        return {int(number) for number in missed} - {int(number) for number in answered}
