@@ -226,6 +226,8 @@ _MARK: Mapping[str, Any] = {"meta": {"key": "mark"}}
 _FLAGS: Mapping[str, Any] = {"payload": {"protocol": "tcp", "field": "flags"}}
 _MSS: Mapping[str, Any] = {"tcp option": {"name": "maxseg", "field": "size"}}
 _FLAG_BITS: Mapping[str, int] = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32, "ecn": 64, "cwr": 128}
+_TRANSPORTS: Mapping[str, tuple[str, ...]] = {"syn": ("tcp",), "neighbours": ("ipv6-icmp", "icmpv6")}
+"""The transport that a condition implies."""
 _MARKS = (0, 0xFFFFFFFF, *(FROM_WIREGUARD | 1 << bit for bit in range(32)))
 """Marks enough to tell any two ways of masking, comparing and setting bits apart."""
 
@@ -238,6 +240,7 @@ class _Matches:
         self.family = 0
         self.networks: frozenset[IPNetwork] = frozenset()
         self.mss = 0
+        self.transport = ""
 
     def take(self, content: Mapping[str, Any]) -> None:
         left, right, operator = content["left"], content["right"], content["op"]
@@ -263,7 +266,7 @@ class _Matches:
                 _require(sorted(right["set"]) == sorted(NEIGHBOUR_DISCOVERY))
                 self._add("neighbours")
             case {"meta": {"key": "l4proto"}}:
-                _require(right == "tcp")  # follows from the flags; some versions say it
+                self.transport = right  # follows from the flags or the type; some versions say it
             case _:
                 self._take_bits(left, right)
         _require(operator == "==")
@@ -285,7 +288,8 @@ class _Matches:
         self.kinds.add(kind)
 
     def only(self, *kinds: str) -> bool:
-        return self.kinds == set(kinds)
+        implied = {name for kind in kinds for name in _TRANSPORTS.get(kind, ())}
+        return self.kinds == set(kinds) and self.transport in {"", *implied}
 
     def destination(self) -> tuple[int, frozenset[IPNetwork]]:
         return self.family, self.networks
