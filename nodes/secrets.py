@@ -7,13 +7,15 @@ when its key is missing, the name of that key can be said.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from cryptography.fernet import Fernet, InvalidToken
 from django.apps import apps
 from django.conf import settings
-from django.db import models
+from django.core import checks
+from django.db import DatabaseError, models
 from django.db.models.query_utils import DeferredAttribute
 
 
@@ -138,6 +140,19 @@ def unreadable() -> list[str]:
             except Unreadable as fault:
                 faults.append(f"the {field.verbose_name} of {model._meta.verbose_name} {row} {fault}")
     return faults
+
+
+@checks.register(checks.Tags.database)
+def check_secrets(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+    """Warn of secrets that no key opens, where the database is looked at: `migrate`, `check --database default`."""
+    if not databases:
+        return []
+    try:
+        faults = unreadable()
+    except DatabaseError:  # not migrated yet
+        return []
+    hint = "Add the key again, behind the newer ones, and run manage.py rotate_keys."
+    return [checks.Warning(fault, hint=hint, id="nodes.W001") for fault in faults]
 
 
 def _title_fields(model: type[models.Model]) -> list[str]:

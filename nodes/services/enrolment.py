@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from django.db import IntegrityError, models, transaction
@@ -15,6 +16,7 @@ from kubespan.core.cluster import ula_prefix
 from kubespan.core.endpoint import IPAddress, parse_address
 from kubespan.core.identity import MAX_NODE_ID_BYTES, decode_node_id, is_public_key, node_address
 from kubespan.core.messages import EnrolReply, EnrolRequest, MessageError, negotiate, parse_key
+from nodes.counters import count
 from nodes.models import Change, Cluster, Node, Token, Tombstone
 from nodes.services import after, audit, claims, endpoints, revisions
 from nodes.services.refused import Refused
@@ -49,7 +51,7 @@ def enrol(request: EnrolRequest, *, peer: IPAddress | None, now: datetime) -> En
     try:
         with transaction.atomic():
             cluster = revisions.lock(cluster_pk)
-            token = _find_token(request.token)  # once more, as it is now that the cluster is ours
+            token = _find_token(request.token)  # once more, as it is under the lock
             node = _known(applicant, cluster, token, now) or _take_in(applicant, cluster, token, peer, now)
     except IntegrityError:  # the key went to another cluster's node while we looked
         raise Refused("duplicate-key", _TAKEN["public_key"].format("another machine"), 409) from None
@@ -134,6 +136,8 @@ def _take_in(applicant: Applicant, cluster: Cluster, token: Token, peer: IPAddre
     _use_token(token, now)
     _check_unique(applicant.request, cluster, address)
     node = _make_node(applicant.request, cluster, token, address, peer, now)
+    if refused := len(node.refused_claims):
+        transaction.on_commit(partial(count, "claim.refused", refused), robust=True)
     returning = _is_tombstoned(node)
     if token.approval_required or returning:
         node.save()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 
 from django.db import transaction
@@ -11,6 +12,7 @@ from django.db import transaction
 from kubespan.core.endpoint import Endpoint, IPAddress, IPNetwork, parse_network
 from kubespan.core.messages import Claim, Member, Removed, TryAgain
 from nodes import fanout
+from nodes.counters import count
 from nodes.models import Candidate, Change, Cluster, Node, Tombstone
 from nodes.services import after, audit, claims, endpoints, revisions
 from nodes.services.enrolment import believe, join
@@ -28,7 +30,7 @@ def _lock(node_pk: int) -> tuple[Cluster, Node]:
         cluster_pk = Node.objects.values_list("cluster_id", flat=True).get(pk=node_pk)
         cluster = revisions.lock(cluster_pk)
         node = Node.objects.present().get(pk=node_pk)
-    except (Node.DoesNotExist, Cluster.DoesNotExist):
+    except Node.DoesNotExist:
         raise Refused("node-unknown", "This node is no longer there: it was removed.", 409) from None
     return cluster, node
 
@@ -208,6 +210,9 @@ def record_claim(node_pk: int, claim: Claim, peer: IPAddress | None, now: dateti
         believe(node, cluster, claim.addresses, claim.networks)
         if not news and judged == [getattr(node, name) for name in CLAIM_FIELDS]:
             return False
+        known = {refused["claim"] for refused in judged[-1]}
+        if refused_now := [refused for refused in node.refused_claims if refused["claim"] not in known]:
+            transaction.on_commit(partial(count, "claim.refused", len(refused_now)), robust=True)
         node.save(update_fields=[*fields, *CLAIM_FIELDS])
         _settle(cluster, node, before, now)
         after.announce(cluster.pk, "node.changed", node=node.pk)
@@ -261,7 +266,10 @@ def record_harvest(cluster_pk: int, seen: Iterable[tuple[int, int, Endpoint]], n
     if not by_member:
         return 0
     with transaction.atomic():
-        cluster = revisions.lock(cluster_pk)
+        try:
+            cluster = revisions.lock(cluster_pk)
+        except Refused:  # deleted while its nodes still talked
+            return 0
         if not cluster.kubespan.harvest_extra_endpoints:
             return 0
         nodes = list(cluster.nodes.approved().filter(index__in=by_member).prefetch_related("candidates"))

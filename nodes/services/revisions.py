@@ -28,6 +28,7 @@ from nodes import fanout
 from nodes.connections import sync_redis
 from nodes.models import Candidate, Change, Cluster, Console, Node
 from nodes.services import audit
+from nodes.services.refused import Refused
 
 PUSH_GATHER = 0.05
 """Seconds that a push waits for further changes: long enough for a burst, too short to notice."""
@@ -60,8 +61,11 @@ def console_settings() -> tuple[int, str]:
 
 
 def lock(cluster_pk: int) -> Cluster:
-    """Take the cluster's row for this transaction; every change of a cluster begins so."""
-    return Cluster.objects.select_for_update().get(pk=cluster_pk)
+    """Take the cluster's row for this transaction; every change of a cluster begins so. Raises Refused."""
+    try:
+        return Cluster.objects.select_for_update().get(pk=cluster_pk)
+    except Cluster.DoesNotExist:
+        raise Refused("cluster-unknown", "This cluster is no longer there: it was deleted.", 409) from None
 
 
 def append(cluster: Cluster, kind: Change.Kind, node: Node | None = None, *, now: datetime) -> Revision:

@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.db.models import F
 
-from nodes.models import Cluster, Transition
+from nodes.models import Transition
 from nodes.services import revisions
+from nodes.services.refused import Refused
 
 TRANSITIONS_A_MINUTE = 1000
 """Rows of one cluster in one minute; what is beyond is counted in one further row of the kind `capped`."""
@@ -25,7 +26,7 @@ def record_transitions(cluster_pk: int, transitions: Sequence[Transition], now: 
     with transaction.atomic():
         try:
             revisions.lock(cluster_pk)  # two processes may not both see room for the last row
-        except Cluster.DoesNotExist:  # deleted while its nodes still talked
+        except Refused:  # deleted while its nodes still talked
             return 0
         here = Transition.objects.filter(cluster_id=cluster_pk, at__gte=minute)
         kept = transitions[: max(0, TRANSITIONS_A_MINUTE - here.exclude(kind=Transition.Kind.CAPPED).count())]

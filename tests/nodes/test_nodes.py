@@ -10,9 +10,11 @@ import redis
 
 from kubespan.core.endpoint import Endpoint
 from kubespan.core.messages import Claim, Removed, Revision, TryAgain, parse_from_console
+from kubespan.core.options import Options
+from nodes.counters import read_counters
 from nodes.fanout import Personal, Settle, _decoder, channel_name
 from nodes.models import Audit, Change, Node, Tombstone
-from nodes.services import claims, endpoints, nodes, sessions
+from nodes.services import claims, clusters, endpoints, nodes, sessions
 from nodes.services.refused import Refused
 from tests.factories import NOW, PEER, Machine, enrol, fill, make_cluster
 
@@ -432,6 +434,24 @@ def test_a_harvested_endpoint_is_forgotten_half_an_hour_after_it_was_seen():
     assert nodes.expire_candidates(NOW + endpoints.HARVEST_KEPT + timedelta(seconds=1)) == 1
     assert Change.objects.count() == before + 1
     assert not node.candidates.filter(source="harvested").exists()
+
+
+def test_switching_harvest_off_forgets_what_was_harvested():
+    cluster = make_cluster(harvest_extra_endpoints=True)
+    _, node = enrol(cluster), enrol(cluster)
+    harvest(cluster, (0, 1, "203.0.113.5:1024"))
+    clusters.set_options("tests", cluster, Options(), NOW)
+
+    assert [row.endpoint for row in node.candidates.all()] == ["198.51.100.7:51820"]
+    assert Change.objects.latest("number").index == node.index
+
+
+def test_refused_claims_are_counted_once_each(django_capture_on_commit_callbacks):
+    node = enrol(make_cluster())
+    for _ in range(2):
+        with django_capture_on_commit_callbacks(execute=True):
+            nodes.record_claim(node.pk, claim(addresses=("127.0.0.1", "127.0.0.2")), PEER, NOW)
+    assert read_counters() == {"claim.refused": 2}
 
 
 def test_a_harvested_endpoint_outlives_a_new_claim():

@@ -8,6 +8,7 @@ from threading import Barrier
 
 import pytest
 import redis
+from django.core.management import call_command
 from django.db import connection, transaction
 
 from kubespan.core.membership import Membership
@@ -328,3 +329,9 @@ def test_the_consoles_key_is_made_once():
     first = revisions.console_settings()
     assert revisions.console_settings() == first
     assert Console.objects.count() == 1
+
+
+def test_the_command_after_a_restore_says_the_new_epoch(capsys):
+    make_cluster()
+    call_command("start_epoch")
+    assert capsys.readouterr().out == f"epoch {Cluster.objects.get().epoch}\n"

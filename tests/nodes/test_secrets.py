@@ -59,6 +59,14 @@ def test_a_missing_key_is_named_with_what_it_would_open(settings):
     assert fault == "the secret of cluster production needs key 'spring', which KUBESPAN_KEYS does not hold"
 
 
+def test_a_console_that_starts_without_an_old_key_says_so(settings, capsys):
+    settings.KUBESPAN_KEYS = {"spring": OLD}
+    make_cluster("production")
+    settings.KUBESPAN_KEYS = {"summer": NEW}
+    call_command("check", databases=["default"])
+    assert "the secret of cluster production needs key 'spring'" in capsys.readouterr().err
+
+
 def test_another_key_of_the_same_name_is_told_apart(settings):
     settings.KUBESPAN_KEYS = {"spring": OLD}
     cluster = make_cluster()

@@ -1,0 +1,23 @@
+"""After a backup was restored: let every agent notice that what it holds is of another time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.management.base import BaseCommand
+from django.utils import timezone
+
+from nodes.services import revisions
+
+
+class Command(BaseCommand):
+    """Thin: one service."""
+
+    help = (
+        "Run once after restoring the console's database from a backup: agents then get everything anew, and nobody "
+        "has to enrol again."
+    )
+
+    def handle(self, *_: Any, **_options: Any) -> None:
+        """Do it, and say which epoch it is."""
+        self.stdout.write(f"epoch {revisions.start_epoch(None, timezone.now())}")
