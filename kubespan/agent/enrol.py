@@ -213,10 +213,11 @@ def _post(url: ConsoleUrl, certificate: bytes | None, body: bytes) -> tuple[int,
     retries = urllib3.Retry(
         total=ATTEMPTS - 1,
         redirect=False,
+        other=0,  # a certificate that is not trusted will not be so the next time
         allowed_methods=None,
         status_forcelist=_PASSING,
-        backoff_factor=0.5,
-        backoff_jitter=0.5,
+        backoff_factor=0.25,
+        backoff_jitter=0.25,
         raise_on_status=False,
         respect_retry_after_header=False,
     )

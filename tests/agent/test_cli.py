@@ -1,0 +1,173 @@
+"""The commands, as a person or a script calls them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+
+import click.testing
+import pytest
+
+import kubespan
+from kubespan.agent.__main__ import main
+from kubespan.agent.store import Store
+from kubespan.agent.units import EXIT_SETUP
+from kubespan.core.messages import Applied
+from tests.agent.console_double import ALPHA, Bench, ConsoleDouble, running, sealed_secret, snapshot
+from tests.agent.test_enrol import TOKEN, agree, console
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    """Call the command on a state directory of the test's own."""
+    monkeypatch.setenv("KUBESPAN_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.delenv("KUBESPAN_TOKEN", raising=False)
+    runner = click.testing.CliRunner()
+    return lambda *arguments, **other: runner.invoke(main, arguments, catch_exceptions=False, **other)
+
+
+async def mesh(directory):
+    bench = Bench(directory)
+    async with ConsoleDouble().listening() as there, running(bench.agent(), there.way):
+        line = await there.line()
+        await line.let_in(sealed_secret(), snapshot())
+        await line.hear(Applied)
+    return bench
+
+
+def test_version(call):
+    assert call("version").output == f"{kubespan.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param({"file": True}, id="file"),
+        pytest.param({"input": f"{TOKEN}\n"}, id="standard input"),
+        pytest.param({"arguments": ["--token-file", "-"], "input": TOKEN}, id="standard input, named"),
+        pytest.param({"env": {"KUBESPAN_TOKEN": TOKEN}}, id="environment"),
+        pytest.param({"arguments": ["--token", TOKEN, "--token-on-command-line"]}, id="command line, as asked for"),
+    ],
+)
+def test_ways_of_the_token(call, tmp_path, how):
+    arguments = how.get("arguments", [])
+    if how.get("file"):
+        (tmp_path / "token").write_text(f"{TOKEN}\n")
+        arguments = ["--token-file", str(tmp_path / "token")]
+    with console(agree) as there:
+        result = call("enrol", there.url, "--name", "alpha", *arguments, input=how.get("input"), env=how.get("env"))
+    assert result.exit_code == 0, result.output
+    assert [request.token for _, request in there.seen] == [TOKEN]
+    assert "enrolled in cluster office" in result.output
+    assert TOKEN not in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        pytest.param(["--token", TOKEN], "--token-on-command-line", id="token among the arguments"),
+        pytest.param([], "there is no token", id="no token"),
+        pytest.param(["--token-file", "/no/such/file"], "cannot read the token", id="no file"),
+        pytest.param(["--pin", "sha256:00"], "64 hex digits", id="half a pin"),
+        pytest.param(["--advertise", "10.0.0.0/99"], "not a network", id="no network"),
+        pytest.param(["--listen-port", "0"], "0 is not in the range", id="no port"),
+        pytest.param(["--data-plane", "magic"], "'magic' is not one of", id="no data plane"),
+    ],
+)
+def test_bad_arguments_are_a_sentence_and_reach_nobody(call, tmp_path, arguments, sentence):
+    with console(agree) as there:
+        result = call("enrol", there.url, *arguments, input="")
+    assert (result.exit_code, sentence in result.output) == (2, True), result.output
+    assert TOKEN not in result.output
+    assert there.seen == []
+    assert not (tmp_path / "state").exists()
+
+
+def test_plain_http_over_a_network_is_refused_and_loud_when_allowed(call):
+    assert "plain HTTP" in call("enrol", "http://192.0.2.1", input=TOKEN).output
+    with console(agree) as there:
+        result = call("enrol", there.url, "--insecure-http", input=TOKEN)
+    assert "WARNING" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "status"])
+def test_before_enrolment_there_is_a_sentence(call, command):
+    result = call(command)
+    assert "not enrolled" in result.output
+    assert result.exit_code == (EXIT_SETUP if command == "run" else 1)
+
+
+def test_a_damaged_file_stops_run_for_good(call, tmp_path):
+    bench = Bench(tmp_path / "state")
+    bench.store.path("kubespan-identity.yaml").write_text("privateKey: half")
+    result = call("run")
+    assert (result.exit_code, "kubespan-identity.yaml is damaged" in result.output) == (EXIT_SETUP, True)
+
+
+def test_a_missing_identity_is_not_made_anew_by_run(call, tmp_path):
+    bench = Bench(tmp_path / "state")
+    bench.store.path("kubespan-identity.yaml").unlink()
+    result = call("run")
+    assert (result.exit_code, "is missing" in result.output) == (EXIT_SETUP, True)
+    assert not bench.store.path("kubespan-identity.yaml").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "down"])
+def test_one_agent_at_a_time(call, tmp_path, command):
+    bench = Bench(tmp_path / "state")
+    with bench.store.lock():
+        result = call(command)
+    assert (result.exit_code, "stop it first" in result.output) == (1, True)
+
+
+async def test_get_shows_what_was_published(call, tmp_path):
+    await mesh(tmp_path / "state")
+    table = call("get", "kubespanpeerstatuses").output
+    assert "bravo" in table
+    assert "charlie" in table
+    identity = json.loads(call("get", "kubespanidentities", "-o", "json").output)
+    assert str(ALPHA.address) in json.dumps(identity)
+    assert ALPHA.keys.private_key not in json.dumps(identity)
+    assert "type: KubeSpanPeerSpecs.kubespan.talos.dev" in call("get", "kubespanpeerspecs", "-o", "yaml").output
+
+
+def test_get_without_anything_published_is_a_sentence(call):
+    assert "does it run" in call("get", "members").output
+    assert call("get", "nonsense").exit_code == 1
+
+
+async def test_status_of_a_running_agent(call, tmp_path):
+    bench = await mesh(tmp_path / "state")
+    with bench.store.lock():
+        result = call("status")
+    assert result.exit_code == 0, result.output
+    assert "office" in result.output
+    assert "2 unknown" in result.output
+    assert f"process {os.getpid()}, kernel WireGuard" in result.output
+
+
+async def test_status_of_an_agent_that_does_not_run(call, tmp_path):
+    await mesh(tmp_path / "state")
+    result = call("status")
+    assert (result.exit_code, "does not run" in result.output) == (1, True)
+
+
+def test_secrets_are_in_no_output(call, tmp_path):
+    asyncio.run(mesh(tmp_path / "state"))
+    state = Store(tmp_path / "state").agent()
+    outputs = [call(*command).output for command in (["status"], ["get", "kubespanconfigs", "-o", "yaml"])]
+    assert state.signing_key not in "".join(outputs)
+
+
+def test_the_library_of_netlink_is_not_loaded_to_answer_get():
+    code = "import sys, kubespan.agent.__main__; sys.exit('pyroute2' in sys.modules or 'django' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="shows what happens without root")
+def test_without_root_the_remedy_is_named(call, tmp_path):
+    Bench(tmp_path / "state")
+    assert "root" in call("down").output
