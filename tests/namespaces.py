@@ -30,6 +30,8 @@ END_SECONDS = 10.0
 CLONE_FS, CLONE_NEWNET, CLONE_NEWNS = 0x200, 0x40000000, 0x20000
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_thread = threading.local()
+"""Which machine the running thread is in; from inside, the way in is not to be seen."""
 _numbers = itertools.count()
 
 
@@ -44,6 +46,8 @@ class Machine:
     @property
     def prefix(self) -> list[str]:
         """What to put before a command for it to run inside."""
+        if getattr(_thread, "machine", None) is self:
+            return []
         return ["nsenter", f"--net={self.net}", f"--mount={self.mounts}", "--"]
 
     def run(self, *command: str, check: bool = True, timeout: float = 60) -> str:
@@ -87,6 +91,7 @@ class Machine:
         for path, kind in ((self.net, CLONE_NEWNET), (self.mounts, CLONE_NEWNS)):
             with path.open() as handle:
                 _check(_libc.setns(handle.fileno(), kind))
+        _thread.machine = self
 
     def processes(self) -> list[int]:
         """Ids of the processes that live inside, but for this one's own threads."""

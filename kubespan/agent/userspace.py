@@ -249,13 +249,13 @@ def _command(name: str) -> list[str]:
 
 async def _run(command: Sequence[str]) -> tuple[int, str]:
     """Run a program that puts itself into the background; what it wrote until then is the reason when it fails."""
-    environment = {"PATH": os.environ.get("PATH", os.defpath), "WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD": "1"}
+    environment = {"PATH": os.environ.get("PATH", os.defpath)}
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,
             cwd="/",
             env=environment,
@@ -263,10 +263,11 @@ async def _run(command: Sequence[str]) -> tuple[int, str]:
     except FileNotFoundError:
         raise KernelError(f"{command[0]} is not installed", _INSTALL) from None
     try:
-        _, error = await asyncio.wait_for(process.communicate(), START_SECONDS)
+        output, _ = await asyncio.wait_for(process.communicate(), START_SECONDS)
     except TimeoutError:
         process.kill()
         await process.wait()
         raise KernelError(f"{PROGRAM} did not start within {START_SECONDS:.0f} s") from None
-    lines = error.decode(errors="replace").strip().splitlines()
+    # Before its reason or after it, the program draws a box around an advice.
+    lines = [line for line in output.decode(errors="replace").splitlines() if line and line[0] not in "┌│└"]
     return process.returncode or 0, lines[-1] if lines else "no reason given"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
 import time
 from base64 import b64encode
 from dataclasses import replace
@@ -339,6 +340,8 @@ def pair(wireguard):
     with Lab() as lab:
         one, two = lab.machine("one"), lab.machine("two")
         lab.join(one, two, addresses=("192.0.2.1/24", "192.0.2.2/24"))
+        for number, machine in enumerate((one, two), 1):
+            machine.ip(f"address add 2001:db8::{number}/64 dev wire0 nodad")
         wanted = {}
         for machine, own, other in ((one, 1, 2), (two, 2, 1)):
             peer = make_peer(other, f"fd7f:175a:b97c:5602::{other}/128", endpoint=f"192.0.2.{other}:51820")
@@ -354,10 +357,11 @@ def test_other_peers_come_and_go_without_one_lost_ping(pair, wireguard):
     address = "fd7f:175a:b97c:5602::2"
     one.run("ping", "-6", "-c1", "-W5", address)
     before = look(one, wireguard).counters[make_peer(2).public_key]
-    with one.start("ping", "-6", "-q", "-i0.01", "-w2", address, stdout=-1, text=True) as ping:
+    pinging = ["ping", "-6", "-q", "-i0.01", "-c200", "-W5", address]
+    with one.start(*pinging, stdout=subprocess.PIPE, text=True) as ping:
         for number in range(20, 28):
             more = make_peer(number, f"10.{number}.0.0/16", endpoint=f"192.0.2.{number}:51820")
-            bring(one, wireguard, replace(wanted[1], peers={**wanted[1].peers, more.public_key: more}))
+            assert bring(one, wireguard, replace(wanted[1], peers={**wanted[1].peers, more.public_key: more}))
         bring(one, wireguard, wanted[1])
         report = ping.communicate()[0]
     assert " 0% packet loss" in report, report
@@ -367,21 +371,25 @@ def test_other_peers_come_and_go_without_one_lost_ping(pair, wireguard):
     assert after.sent > before.sent
 
 
-def test_forced_traffic_enters_the_tunnel_and_its_own_packets_do_not(pair, wireguard):
-    """The peer's own underlay address is routed into the tunnel: only marks keep that from being a loop."""
+@pytest.mark.parametrize("network", ["192.0.2", "2001:db8::"], ids=["IPv4", "IPv6"])
+def test_forced_traffic_enters_the_tunnel_and_its_own_packets_do_not(pair, wireguard, network):
+    """The peers' own underlay addresses are routed into the tunnel: only marks keep that from being a loop."""
     one, two, wanted = pair
+    under = (lambda number: f"192.0.2.{number}") if network == "192.0.2" else (lambda number: f"2001:db8::{number}")
     for machine, own, other in ((one, 1, 2), (two, 2, 1)):
         (peer,) = wanted[own].peers.values()
-        forced = replace(peer, allowed_ips=(*peer.allowed_ips, ip_network(f"192.0.2.{other}/32")))
-        routed = frozenset({ip_network(f"192.0.2.{other}/32")})
-        bring(
-            machine,
-            wireguard,
-            replace(wanted[own], peers={peer.public_key: forced}, firewall=Firewall(mtu=1420, routed=routed)),
-        )
-    one.run("ping", "-c3", "-i0.1", "-W5", "192.0.2.2")
+        endpoint = Endpoint(ip_address(under(other)), 51820)
+        forced = ip_network(under(other))
+        changed = replace(peer, endpoint=endpoint, allowed_ips=(*peer.allowed_ips, forced))
+        routed = Firewall(mtu=1420, routed=frozenset({forced}))
+        bring(machine, wireguard, replace(wanted[own], peers={peer.public_key: changed}, firewall=routed))
+    ping = ["ping", "-c3", "-i0.1", "-W5", under(2)]
+    one.run(*ping)
+    # Neighbours are found again, outside the tunnel, when their entries' life has ended.
+    for machine in (one, two):
+        machine.ip("neighbour flush dev wire0")
     sent = look(one, wireguard).counters[make_peer(2).public_key].sent
-    one.run("ping", "-c3", "-i0.1", "-W5", "192.0.2.2")
+    assert " 0% packet loss" in one.run(*ping)
     assert look(one, wireguard).counters[make_peer(2).public_key].sent >= sent + 3 * 84
 
 
