@@ -224,7 +224,8 @@ class MeshConsumer(AsyncWebsocketConsumer):
             self._changed.set()
 
     async def node_connected(self, event: dict[str, Any]) -> None:
-        """A node came; its report will follow."""
+        """Nodes came, perhaps to a process that had none of this cluster and so never heard what is watched."""
+        self._watch = None
         self.look_again()
 
     async def cluster_changed(self, event: dict[str, Any]) -> None:

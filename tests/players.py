@@ -206,7 +206,8 @@ class Console:
         await player.receive(Welcome)
         if not fields.get("secret_generation"):
             await player.receive(ClusterSecret)
-        await player.receive()
+        while player.held.revision is None:
+            await player.receive()
         return player
 
 

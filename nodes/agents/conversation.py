@@ -234,6 +234,7 @@ class Conversation:
         if session.status == "approved" and not socket.approved:
             socket.follow(self._hello.held)
         socket.settled = True
+        self._end.reports.pace(self._line)
 
     async def settle_again(self) -> None:
         """The node's standing changed, or it was taken for gone: open its session anew, and tell it what that means."""
@@ -264,7 +265,6 @@ class Conversation:
         reader = asyncio.create_task(self._read())
         try:
             await end.hub.claim(socket)
-            await announce_soon(socket.cluster, "node.connected", node=socket.node)
             await asyncio.wait((writer, reader), return_when=asyncio.FIRST_COMPLETED)
             if reader.done() and reader.exception() is not None and not writer.done():
                 self._stop_reading(reader.exception())

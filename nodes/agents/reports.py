@@ -20,7 +20,7 @@ from kubespan.core.messages import REPORT_SECONDS, Pace, Report, Resync, Revisio
 from nodes import live
 from nodes.agents.ledger import Ledger
 from nodes.agents.rows import Roster, in_thread, read_roster
-from nodes.announce import group
+from nodes.announce import announce_soon, group
 from nodes.connections import async_redis
 from nodes.counters import Tally
 from nodes.fanout import Socket, Watch
@@ -111,7 +111,6 @@ class Reports:
                 log.warning("last report not read", node=socket.node, error=str(error))
         line = Line(socket, index, record)
         self._lines[socket.node] = self._dirty[socket.node] = line
-        self._pace(line)
         return line
 
     async def close(self, line: Line) -> None:
@@ -218,10 +217,10 @@ class Reports:
         for node in watch.nodes:
             line = self._lines.get(node)
             if line is not None and line.socket.cluster == cluster_pk:
-                self._pace(line)
+                self.pace(line)
 
-    def _pace(self, line: Line) -> None:
-        """Tell a node for how long it is looked at."""
+    def pace(self, line: Line) -> None:
+        """Tell a node for how long it is looked at, if it is."""
         watched = self._watched.get(line.socket.cluster)
         if watched is None or line.index is None:
             return
@@ -271,8 +270,12 @@ class Reports:
                 pipeline.set(live.summary_key(node), line.table.summary(line.socket.session), ex=seconds)
             self.tally.write(pipeline)
             await pipeline.execute()
+        arrived = {line.socket.cluster for line in lines if line.written == float("-inf")}
         for line in lines:
             line.written = now
+        for cluster in arrived:
+            # Not before: pages look for the summary to see who is connected.
+            await announce_soon(cluster, "node.connected")
 
     async def _tell_pages(self, lines: Iterable[Line]) -> None:
         news: dict[int, Flushed] = {}

@@ -1,0 +1,338 @@
+"""Browsers' sockets: the real consumers by communicators, fed by played agents over a real server and Redis."""
+
+import asyncio
+import contextlib
+from datetime import timedelta
+
+import pytest
+from channels.routing import URLRouter
+from channels.testing import WebsocketCommunicator
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import AnonymousUser
+from django.contrib.sessions.backends.db import SessionStore
+from django.utils import timezone
+
+from kubespan.core.messages import Pace
+from kubespan.core.options import Options
+from nodes import consumers
+from nodes.agents.rows import in_thread
+from nodes.announce import KINDS, announce
+from nodes.models import Token
+from nodes.routing import websocket_urlpatterns
+from nodes.services import clusters, tokens
+from nodes.services import nodes as services
+from tests.players import Machine, make_cluster, push
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+A = "192.0.2.1:51820"
+UP, DOWN = 1, 2
+
+
+class Page:
+    """An open page."""
+
+    def __init__(self, communicator):
+        self.communicator = communicator
+        self.numbers = []
+
+    async def hear(self):
+        """The next snapshot or delta."""
+        message = await self.communicator.receive_json_from(timeout=15)
+        self.numbers.append(message["number"])
+        return message
+
+    async def find(self, wanted):
+        """Read until `wanted` gives something of a message."""
+        while not (found := wanted(await self.hear())):
+            pass
+        return found
+
+    async def closed(self):
+        """The code that it was closed with."""
+        while (event := await self.communicator.receive_output(timeout=15))["type"] != "websocket.close":
+            pass
+        return event["code"]
+
+
+@pytest.fixture
+async def person():
+    return await in_thread(lambda: get_user_model().objects.create_user("alice", is_staff=True))
+
+
+@pytest.fixture
+async def visit(valkey, person):
+    """Open a page as somebody."""
+    async with contextlib.AsyncExitStack() as stack:
+        router = URLRouter(websocket_urlpatterns)
+
+        async def visit(path, user=person, **scope):
+            async def serve(asked, receive, send):
+                await router({**asked, "user": user, **scope}, receive, send)
+
+            communicator = WebsocketCommunicator(serve, path)
+            connected, _ = await communicator.connect()
+            assert connected
+            stack.push_async_callback(communicator.disconnect)
+            return Page(communicator)
+
+        yield visit
+
+
+async def stranger():
+    return AnonymousUser()
+
+
+async def guest():
+    return await in_thread(lambda: get_user_model().objects.create_user("bob"))
+
+
+async def dismissed():
+    return await in_thread(lambda: get_user_model().objects.create_user("carol", is_staff=True, is_active=False))
+
+
+@pytest.mark.parametrize(
+    ("who", "code"), [(stranger, 4401), (guest, 4403), (dismissed, 4403)], ids=["stranger", "guest", "dismissed"]
+)
+async def test_only_staff_gets_a_page(visit, who, code):
+    cluster, _, _ = await in_thread(make_cluster)
+    page = await visit(f"/live/cluster/{cluster.uuid}", user=await who())
+    assert await page.closed() == code
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/live/cluster/00000000-0000-0000-0000-000000000000",
+        "/live/node/4711",
+        "/live/enrolment/00000000-0000-0000-0000-000000000000",
+    ],
+)
+async def test_what_does_not_exist_is_said_to_be_gone(visit, path):
+    assert await (await visit(path)).closed() == consumers.CLOSE_GONE
+
+
+async def test_a_clusters_page_follows_its_links(visit, console):
+    cluster, machines, _ = await in_thread(make_cluster)
+    one, two = [await console.connect(machine) for machine in machines]
+    page = await visit(f"/live/cluster/{cluster.uuid}")
+    snapshot = await page.hear()
+    assert (snapshot["type"], snapshot["number"], snapshot["partial"]) == ("snapshot", 0, False)
+    assert {row["name"] for row in snapshot["nodes"]} == {machine.name for machine in machines}
+    while not isinstance(await one.receive(), Pace):
+        pass
+    await one.report({1: (UP, A)}, complete=True)
+    key = [machine.node.pk for machine in machines]
+
+    def link(state):
+        return lambda message: [
+            found
+            for found in message.get("links", ())
+            if [found["node"], found["peer"]] == key and found["state"] == state
+        ]
+
+    (up,) = await page.find(link("up"))
+    assert (up["endpoint"], up["received"], up["sent"]) == (A, 10, 20)
+    assert up["handshake"] == pytest.approx(up["at"] - 1, abs=0.01)
+    await one.report({1: (DOWN, A)})
+    rows = await page.find(
+        lambda message: [row for row in message.get("nodes", ()) if row["pk"] == key[0] and row["links"]["down"]]
+    )
+    assert rows[0]["connected"] is True
+    assert page.numbers == list(range(len(page.numbers)))
+    assert two
+
+
+async def test_a_clusters_page_follows_its_members(visit, console):
+    cluster, _, token = await in_thread(lambda: make_cluster(1, approval_required=True))
+    page = await visit(f"/live/cluster/{cluster.uuid}")
+    await page.hear()
+    machine = await in_thread(lambda: Machine().enrol(token))
+
+    def row(**wanted):
+        return lambda message: [
+            found
+            for found in message.get("nodes", ())
+            if found["pk"] == machine.node.pk and wanted.items() <= found.items()
+        ]
+
+    await page.find(row(status="pending", index=None))
+    await in_thread(lambda: services.approve_node("console", machine.node, timezone.now()))
+    await page.find(row(status="approved", index=0))
+    player = await console.connect(machine)
+    await page.find(row(connected=True))
+    await player.apply()
+    await page.find(row(behind=0))
+    await in_thread(lambda: clusters.set_options("console", cluster, Options(mtu=1400), timezone.now()))
+    await page.find(row(behind=1))
+    await player.reach(await push(cluster))
+    await player.apply()
+    await page.find(row(behind=0))
+    await player.socket.close()
+    await page.find(row(connected=False))
+    await in_thread(lambda: services.remove_node("console", machine.node, machine.name, timezone.now()))
+    await page.find(lambda message: machine.node.pk in message.get("nodes_gone", ()))
+
+
+async def test_a_large_clusters_page_has_the_links_that_are_not_up(visit, console, monkeypatch):
+    for module in ("nodes.consumers", "nodes.agents.reports"):
+        monkeypatch.setattr(f"{module}.FULL_LINKS", 1)
+    cluster, machines, _ = await in_thread(lambda: make_cluster(3))
+    one = await console.connect(machines[0])
+    await one.report({1: (UP, A), 2: (DOWN, A)}, complete=True)
+    page = await visit(f"/live/cluster/{cluster.uuid}")
+    pks = [machine.node.pk for machine in machines]
+    snapshot = await page.hear()
+    assert snapshot["partial"]
+    if not snapshot["links"]:
+        await page.find(lambda message: message.get("links"))
+    await one.report({2: (UP, A)})
+    assert await page.find(lambda message: message.get("links_gone")) == [[pks[0], pks[2]]]
+    await page.communicator.send_json_to({"type": "view", "nodes": [pks[0]]})
+    while not isinstance(await one.receive(), Pace):
+        pass
+
+
+async def test_a_page_that_sends_nonsense_is_closed(visit):
+    cluster, _, _ = await in_thread(make_cluster)
+    page = await visit(f"/live/cluster/{cluster.uuid}")
+    await page.hear()
+    await page.communicator.send_to(text_data="nonsense")
+    assert await page.closed() == 1008
+
+
+async def test_a_nodes_page_has_both_ends_of_its_links(visit, console):
+    _, machines, _ = await in_thread(make_cluster)
+    one, two = [await console.connect(machine) for machine in machines]
+    page = await visit(f"/live/node/{machines[0].node.pk}")
+    snapshot = await page.hear()
+    assert snapshot["node"]["name"] == machines[0].name
+    (peer,) = snapshot["peers"]
+    assert (peer["name"], peer["ours"], peer["theirs"]) == (machines[1].name, None, None)
+    await one.report({1: (UP, A)}, complete=True)
+    await page.find(lambda message: [row for row in message.get("peers", ()) if row["ours"]])
+    await two.report({0: (DOWN, A)}, complete=True)
+    (row,) = await page.find(lambda message: [row for row in message.get("peers", ()) if row["theirs"]])
+    assert (row["ours"]["state"], row["theirs"]["state"]) == ("up", "down")
+    again = await visit(f"/live/node/{machines[0].node.pk}")
+    (row,) = (await again.hear())["peers"]
+    assert (row["ours"]["state"], row["theirs"]["state"]) == ("up", "down")
+
+
+async def test_an_enrolment_is_followed_to_its_first_handshake(visit, console):
+    cluster, _, _ = await in_thread(lambda: make_cluster(1))
+    _, token = await in_thread(lambda: _make_token(cluster))
+    uuid = (await in_thread(lambda: Token.objects.order_by("-pk").first())).uuid
+    page = await visit(f"/live/enrolment/{uuid}")
+    snapshot = await page.hear()
+    assert (snapshot["nodes"], snapshot["used"], snapshot["uses"], snapshot["worthless"]) == ([], 0, 1, None)
+    machine = await in_thread(lambda: Machine().enrol(token))
+
+    def stage(name):
+        return lambda message: [found for found in message.get("nodes", ()) if found["stage"] == name]
+
+    (enrolled,) = await page.find(stage("enrolled"))
+    assert (enrolled["name"], enrolled["peers"]) == (machine.name, 1)
+    player = await console.connect(machine)
+    await page.find(stage("connected"))
+    await player.report({0: (UP, A)}, complete=True, age=0)
+    (up,) = await page.find(stage("up"))
+    assert 0 <= up["handshake"] < 60
+
+
+def _make_token(cluster):
+    return tokens.create_token(
+        "console",
+        cluster,
+        name="one",
+        uses=1,
+        lifetime=timedelta(hours=1),
+        approval_required=False,
+        now=timezone.now(),
+    )
+
+
+async def test_deltas_are_few(visit, console, monkeypatch):
+    cluster, machines, _ = await in_thread(make_cluster)
+    one = await console.connect(machines[0])
+    page = await visit(f"/live/cluster/{cluster.uuid}")
+    await page.hear()
+    while not isinstance(await one.receive(), Pace):
+        pass
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    deltas = 0
+    for _ in range(3):
+        for state in (UP, DOWN):
+            await one.report({1: (state, A)}, complete=True)
+        await page.find(lambda message: message.get("links"))
+        deltas += 1
+    assert loop.time() - started >= (deltas - 1) * consumers.DELTA_SECONDS
+
+
+async def test_who_signs_out_loses_the_page(visit, monkeypatch):
+    monkeypatch.setattr(consumers, "RENEW_SECONDS", 0.05)
+    cluster, _, _ = await in_thread(make_cluster)
+    session = SessionStore()
+    await in_thread(session.create)
+    page = await visit(f"/live/cluster/{cluster.uuid}", session=session)
+    await page.hear()
+    await in_thread(lambda: SessionStore(session.session_key).delete())
+    assert await page.closed() == 4401
+
+
+async def test_who_is_dismissed_loses_the_page(visit, person, monkeypatch):
+    monkeypatch.setattr(consumers, "RENEW_SECONDS", 0.05)
+    cluster, _, _ = await in_thread(make_cluster)
+    page = await visit(f"/live/cluster/{cluster.uuid}")
+    await page.hear()
+    await in_thread(lambda: type(person).objects.filter(pk=person.pk).update(is_staff=False))
+    assert await page.closed() == 4401
+
+
+async def test_a_deleted_clusters_page_is_closed(visit):
+    cluster, _, _ = await in_thread(make_cluster)
+    page = await visit(f"/live/cluster/{cluster.uuid}")
+    await page.hear()
+    await in_thread(lambda: clusters.delete_cluster("console", cluster, cluster.name, timezone.now()))
+    assert await page.closed() == consumers.CLOSE_GONE
+
+
+async def test_redis_away_closes_the_page_and_it_can_come_back(visit, valkey, monkeypatch):
+    monkeypatch.setattr(consumers, "RENEW_SECONDS", 0.05)
+    cluster, _, _ = await in_thread(make_cluster)
+    page = await visit(f"/live/cluster/{cluster.uuid}")
+    await page.hear()
+    valkey.stop()
+    assert await page.closed() == 1013
+    valkey.start()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_announcement_has_its_handler(kind):
+    assert callable(getattr(consumers.MeshConsumer, kind.replace(".", "_")))
+
+
+def test_an_unknown_announcement_is_an_error(valkey):
+    with pytest.raises(ValueError, match=r"node\.sneezed"):
+        announce(1, "node.sneezed")
+
+
+def test_an_announcement_without_redis_is_no_error(valkey):
+    valkey.stop()
+    announce(1, "node.changed")
+
+
+@pytest.mark.parametrize("count", [3, 12])
+async def test_reading_a_page_costs_the_same_for_any_number_of_nodes(django_assert_num_queries, valkey, count):
+    cluster, _, _ = await in_thread(lambda: make_cluster(count))
+    consumer = consumers.ClusterConsumer()
+    consumer.scope = {"url_route": {"kwargs": {"cluster": cluster.uuid}}}
+    consumer.find()
+    with django_assert_num_queries(2):
+        consumer.read()
+    node = consumers.NodeConsumer()
+    node.scope = {"url_route": {"kwargs": {"node": next(iter(consumer._nodes.now))}}}
+    node.find()
+    with django_assert_num_queries(2):
+        node.read()

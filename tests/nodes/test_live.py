@@ -1,0 +1,278 @@
+"""Reports: merged to tables, flushed to a real Redis, read back; what moved becomes rows."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kubespan.core.messages import MessageError, Pace, Report, Resync, Revision
+from kubespan.core.options import Options
+from nodes import agents, fanout, live
+from nodes.agents import reports
+from nodes.agents.rows import in_thread
+from nodes.live import Moved, Seen, Summary, Table
+from nodes.models import Candidate, Transition
+from nodes.services import nodes as services
+from tests.players import make_cluster, until
+
+NOW = 1_700_000_000.0
+A, B = "192.0.2.1:51820", "[2001:db8::1]:51820"
+UNKNOWN, UP, DOWN = 0, 1, 2
+MEMBERS = frozenset(range(10))
+OWN = 9
+
+
+def report(links, *, complete=False, number=0, ages=None):
+    """Links by member index: state and endpoint."""
+    count = len(links)
+    return Report(
+        number=number,
+        complete=complete,
+        revision=Revision(1, 1),
+        members=tuple(links),
+        states=tuple(state for state, _ in links.values()),
+        endpoints=tuple(endpoint for _, endpoint in links.values()),
+        handshakes=tuple(ages or (2000,) * count),
+        received=(7,) * count,
+        sent=(8,) * count,
+    )
+
+
+def table(links):
+    """A table that was told this before."""
+    told = Table()
+    told.merge(report(links, complete=True), OWN, MEMBERS, NOW)
+    return told
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "moved"),
+    [
+        pytest.param({1: (UP, A)}, {1: (UP, A)}, [], id="as it was"),
+        pytest.param({1: (UP, A)}, {1: (DOWN, A)}, [Moved(1, "up", "down", A, A)], id="lost"),
+        pytest.param({1: (UP, A)}, {1: (UP, B)}, [Moved(1, "up", "up", A, B)], id="endpoint changed"),
+        pytest.param({1: (DOWN, A)}, {1: (UNKNOWN, B)}, [Moved(1, "down", "unknown", A, B)], id="both"),
+        pytest.param({}, {1: (UNKNOWN, "")}, [], id="new and not measured"),
+        pytest.param({}, {1: (UP, A)}, [Moved(1, "unknown", "up", "", A)], id="new and up"),
+        pytest.param({1: (UNKNOWN, "")}, {1: (UNKNOWN, A)}, [], id="its first endpoint"),
+        pytest.param({}, {99: (UP, A)}, [], id="a member that the cluster does not know"),
+        pytest.param({}, {OWN: (UP, A)}, [], id="itself"),
+    ],
+)
+def test_what_moved(before, after, moved):
+    changed, found = table(before).merge(report(after, number=1), OWN, MEMBERS, NOW)
+    assert found == moved
+    assert changed == [index for index in after if index in MEMBERS and index != OWN]
+
+
+def test_the_first_complete_report_of_an_unknown_node_is_no_news():
+    assert Table().merge(report({1: (UP, A), 2: (DOWN, A)}, complete=True), OWN, MEMBERS, NOW)[1] == []
+
+
+def test_a_complete_report_forgets_what_it_leaves_out():
+    told = table({1: (UP, A), 2: (DOWN, B)})
+    changed, _ = told.merge(report({1: (UP, A)}, complete=True), OWN, MEMBERS, NOW)
+    assert sorted(changed) == [1, 2]
+    assert told.seen(2) is None
+    assert told.counts == [0, 1, 0]
+
+
+def test_a_link_is_read_as_it_was_reported():
+    told = table({1: (UP, B)})
+    assert told.seen(1) == Seen("up", B, NOW - 2, 7, 8, NOW)
+    told.merge(report({1: (DOWN, "")}, ages=(-1,)), OWN, MEMBERS, NOW)
+    assert told.seen(1) == Seen("down", "", None, 7, 8, NOW)
+
+
+def test_an_endpoint_that_is_none_is_refused():
+    with pytest.raises(MessageError, match="nowhere"):
+        Table().merge(report({1: (UP, "nowhere")}), OWN, MEMBERS, NOW)
+
+
+def test_the_worst_link_is_the_one_longest_without_a_handshake():
+    told = Table()
+    told.merge(report({1: (UP, A), 2: (UNKNOWN, A)}), OWN, MEMBERS, NOW)
+    assert told.worst() == 2
+    told.merge(report({3: (DOWN, A), 4: (DOWN, A)}, ages=(1000, 9000)), OWN, MEMBERS, NOW)
+    assert told.worst() == 4
+    told.merge(report({1: (UP, A)}, complete=True), OWN, MEMBERS, NOW)
+    assert told.worst() is None
+
+
+def test_a_record_of_another_format_is_as_good_as_none():
+    assert not Table(b"something else").known
+
+
+links = st.dictionaries(st.integers(0, 8), st.tuples(st.integers(0, 2), st.sampled_from(["", A, B])), max_size=9)
+
+
+@given(st.lists(st.tuples(links, st.booleans())))
+def test_record_and_counts_agree_with_what_was_said(said):
+    told, expected = Table(), {}
+    for number, (news, complete) in enumerate(said):
+        told.merge(report(news, complete=complete, number=number), OWN, MEMBERS, NOW)
+        expected = dict(news) if complete else expected | news
+    again = Table(told.dump())
+    for each in (told, again):
+        assert {index: (seen.state, seen.endpoint) for index, seen in each.links()} == {
+            index: (live.STATES[state], endpoint) for index, (state, endpoint) in expected.items()
+        }
+        states = [state for state, _ in expected.values()]
+        assert each.counts == [states.count(state) for state in range(3)]
+
+
+def test_all_summaries_of_a_session_begin_alike():
+    start = live.summary_start(Summary("a" * 32))
+    for summary in (table({1: (UP, A)}).summary("a" * 32), Table().summary("a" * 32)):
+        assert summary.startswith(start)
+    assert not Table().summary("b" * 32).startswith(start)
+
+
+# Over sockets, to Redis and rows.
+
+database = pytest.mark.django_db(transaction=True)
+
+
+async def connect_two(console, **options):
+    cluster, machines, _ = await in_thread(lambda: make_cluster(2, **options))
+    return cluster, [await console.connect(machine) for machine in machines]
+
+
+@database
+async def test_a_report_is_read_by_pages(console):
+    cluster, (one, two) = await connect_two(console)
+    await one.report({1: (UP, A)}, complete=True)
+    await two.report({0: (DOWN, B)}, complete=True)
+    pks = [player.machine.node.pk for player in (one, two)]
+
+    def both():
+        found = live.read_summaries(cluster)
+        return found if all(found.get(pk) and found[pk].at for pk in pks) else None
+
+    summaries = await until(both)
+    assert [(summaries[pk].up, summaries[pk].down, summaries[pk].worst) for pk in pks] == [(1, 0, None), (0, 1, 0)]
+    node = one.machine.node
+    ours, theirs = await in_thread(lambda: (live.read_links(node), live.read_links_to(node, pks)))
+    assert (ours[1].state, ours[1].endpoint) == ("up", A)
+    assert {pk: seen.state for pk, seen in theirs.items()} == {pks[1]: "down"}
+    matrix = await in_thread(lambda: {pk: dict(found.links()) for pk, found in live.read_matrix(pks)})
+    assert {pk: list(found) for pk, found in matrix.items()} == {pks[0]: [1], pks[1]: [0]}
+
+
+@database
+async def test_values_live_for_a_while_and_presence_ends_with_the_connection(console, valkey):
+    _, (one, _) = await connect_two(console)
+    await one.report({1: (UP, A)}, complete=True)
+    pk = one.machine.node.pk
+    await until(lambda: live.read_links(one.machine.node))
+    with valkey.client() as client:
+        for key in (live.record_key(pk), live.summary_key(pk)):
+            assert 0 < client.ttl(key) <= live.TIME_TO_LIVE
+    await one.socket.close()
+    await until(lambda: pk not in live.read_summaries_of([pk]))
+    assert await in_thread(lambda: live.read_links(one.machine.node))
+
+
+@database
+async def test_an_older_connections_end_does_not_end_the_newer_ones_presence(console):
+    _, (one, _) = await connect_two(console)
+    newer = await console.connect(one.machine)
+    await one.closed()
+    await newer.report({1: (UP, A)}, complete=True)
+    pk = one.machine.node.pk
+    await until(lambda: (found := live.read_summaries_of([pk]).get(pk)) and found.up == 1)
+    end = agents.running_end()
+    await until(lambda: len(end.conversations) == 2)
+    await end.reports.flush()
+    assert pk in await in_thread(lambda: live.read_summaries_of([pk]))
+
+
+@database
+async def test_a_transition_becomes_a_row_and_a_reconnect_does_not(console):
+    _, (one, _) = await connect_two(console)
+    pk, peer = one.machine.node.pk, (await in_thread(lambda: one.machine.node.cluster.nodes.get(index=1))).pk
+    await one.report({1: (UNKNOWN, A)}, complete=True)
+    await one.report({1: (UP, A)})
+    await until(lambda: Transition.objects.filter(node=pk, peer=peer, before="unknown", after="up").exists())
+    await until(lambda: live.read_links(one.machine.node)[1].state == "up")
+    again = await console.connect(one.machine)
+    await again.report({1: (UP, A)}, complete=True)
+    await again.report({1: (DOWN, A)})
+    await until(lambda: Transition.objects.filter(node=pk, peer=peer, after="down").exists())
+    assert await in_thread(lambda: Transition.objects.filter(node=pk, kind="link").count()) == 2
+
+
+@database
+async def test_a_gap_in_reports_asks_for_a_complete_one(console):
+    _, (one, _) = await connect_two(console)
+    await one.report({1: (UP, A)}, complete=True)
+    next(one.reports)
+    await one.report({1: (UP, A)})
+    while not isinstance(await one.receive(), Resync):
+        pass
+
+
+@database
+async def test_a_first_report_that_is_not_complete_is_asked_for_again(console):
+    _, (one, _) = await connect_two(console)
+    await one.report({1: (UP, A)})
+    while not isinstance(await one.receive(), Resync):
+        pass
+
+
+@database
+async def test_reports_wait_for_redis(console, valkey, monkeypatch):
+    monkeypatch.setattr(reports, "RETRY_SECONDS", 0.05)
+    _, (one, _) = await connect_two(console)
+    valkey.stop()
+    await one.report({1: (DOWN, A)}, complete=True)
+    end = agents.running_end()
+    pk = one.machine.node.pk
+    async with asyncio.timeout(10):
+        while not end.reports._lines[pk].table.counts[DOWN]:
+            await asyncio.sleep(0.01)
+    valkey.start()
+    await until(lambda: (found := live.read_summaries_of([pk]).get(pk)) and found.down == 1)
+
+
+@database
+async def test_a_node_in_view_is_asked_to_report_faster(console):
+    cluster, (one, two) = await connect_two(console)
+    watch = fanout.Watch((one.machine.node.pk,), 1.0, 60.0)
+    await asyncio.to_thread(fanout.publish_watch, cluster.pk, watch)
+    while not isinstance(pace := await one.receive(), Pace):
+        pass
+    assert (pace.seconds, pace.lease) == (1.0, pytest.approx(60, abs=1))
+    again = await console.greet(one.machine)
+    while not isinstance(await again.receive(), Pace):
+        pass
+    assert two
+
+
+@database
+@pytest.mark.parametrize("harvest", [True, False])
+async def test_endpoints_that_neighbours_see_are_harvested_where_wanted(console, monkeypatch, harvest):
+    monkeypatch.setattr("nodes.agents.ledger.HARVEST_SECONDS", 0.0)
+    _, (one, two) = await connect_two(console, options=Options(harvest_extra_endpoints=harvest))
+    seen = "203.0.113.9:4242"
+    await one.report({1: (UP, seen)}, complete=True)
+    harvested = Candidate.objects.filter(node=two.machine.node, endpoint=seen, source="harvested")
+    if harvest:
+        await until(harvested.exists)
+    else:
+        await until(lambda: live.read_links(one.machine.node))
+        await agents.running_end().ledger.write()
+        assert not await in_thread(harvested.exists)
+
+
+@database
+async def test_a_removed_members_links_are_forgotten(console):
+    _, (one, two) = await connect_two(console)
+    await one.report({1: (DOWN, A)}, complete=True)
+    pk, node = one.machine.node.pk, two.machine.node
+    await until(lambda: (found := live.read_summaries_of([pk]).get(pk)) and found.down == 1)
+    await in_thread(lambda: services.remove_node("console", node, node.name, node.enrolled))
+    agents.running_end().reports.moved(node.cluster_id)
+    await one.report({})
+    await until(lambda: (found := live.read_summaries_of([pk]).get(pk)) and found.down == 0)
