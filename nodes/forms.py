@@ -17,12 +17,20 @@ class Fields(forms.Form):
     def __init__(self, *args, **kwargs):
         kwargs.setdefault("label_suffix", "")
         super().__init__(*args, **kwargs)
-        for name, field in self.fields.items():
+        for field in self.fields.values():
             kind = "form-select" if isinstance(field.widget, forms.Select) else "form-control"
             if isinstance(field.widget, forms.CheckboxInput):
                 kind = "form-check-input"
             if not isinstance(field.widget, forms.RadioSelect):
-                field.widget.attrs["class"] = f"{kind} is-invalid" if name in self.errors else kind
+                field.widget.attrs["class"] = kind
+
+    def add_error(self, field, error):
+        super().add_error(field, error)
+        for name in self.errors:
+            if name in self.fields and "is-invalid" not in self.fields[name].widget.attrs.get("class", ""):
+                self.fields[name].widget.attrs["class"] = (
+                    f"{self.fields[name].widget.attrs.get('class', '')} is-invalid"
+                )
 
     def refuse(self, refusal: Refused) -> None:
         """Show why a service refused, at the field that its code names, else above the form."""
@@ -30,8 +38,6 @@ class Fields(forms.Form):
         longest_first = sorted(self.fields, key=len, reverse=True)
         field = next((name for name in longest_first if name in words), None)
         self.add_error(field, refusal.reason)
-        if field:
-            self.fields[field].widget.attrs["class"] += " is-invalid"
 
 
 class Lines(forms.CharField):

@@ -201,7 +201,6 @@ IRREGULAR = {
     "node.options-set": "set the options of node",
     "node.networks-approved": "approved networks of node",
     "node.told-to-try-again": "told node to try again:",
-    "node.enrolled": "enrolled as node",
 }
 
 
@@ -209,6 +208,8 @@ IRREGULAR = {
 def audit_sentence(row: Audit) -> SafeString:
     """Who did what, as a sentence with links."""
     noun, _, past = row.verb.partition(".")
+    if row.verb == "node.enrolled":
+        return format_html("{} enrolled in {}", _link(row.node, row.target), _link(row.cluster, str(row.cluster or "")))
     deed = IRREGULAR.get(row.verb, f"{past.replace('-', ' ')} {noun}")
     subject = row.node if noun == "node" else row.cluster if noun == "cluster" else None
     where = ""
