@@ -41,7 +41,6 @@ KillMode=process
 UMask=0077
 NoNewPrivileges=yes
 ProtectHome=read-only
-ProtectClock=yes
 LockPersonality=yes
 RestrictRealtime=yes
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ ANSWER_SECONDS = 10.0
 START_SECONDS = 10.0
 """The longest wait for the process to start, or to end."""
 POLL_SECONDS = 0.01
+EX_NOT_FOUND = 127
+"""What a shell gives for a program that is not there."""
 
 _NO_KEY = bytes(32).hex()
 _INSTALL = f"install the package {PROGRAM}, or use a kernel with WireGuard"
@@ -154,10 +157,13 @@ class UserspaceWireGuard:
     async def create(self) -> None:
         """Start the process, which makes the interface; one of that name that nobody serves is removed first."""
         await self.delete()
-        code, error = await _run(_command(self._name))
-        if code != 0:
-            raise KernelError(f"{PROGRAM} did not start: {error}", _start_remedy())
-        await self._wait(alive=True)
+        reason = ""
+        for command in _commands(self._name):
+            code, reason = await _run(command)
+            if code == 0:
+                await self._wait(alive=True)
+                return
+        raise KernelError(f"{PROGRAM} did not start: {reason}", _start_remedy())
 
     async def delete(self) -> None:
         """Remove the interface, and with it the process; none is no error."""
@@ -236,15 +242,22 @@ class UserspaceWireGuard:
 
 
 def _start_remedy() -> str:
+    if not shutil.which(PROGRAM):
+        return _INSTALL
     if not TUN.exists():
         return f"load the module tun, or give the container the device {TUN}"
     return "" if os.geteuid() == 0 else "run the agent as root"
 
 
-def _command(name: str) -> list[str]:
-    """Word the start: under systemd in a scope of its own, or the service's end would be its end."""
-    scope = ["systemd-run", "--scope", "--quiet", "--collect", f"--description=WireGuard of {name}"]
-    return [*(scope if SYSTEMD.is_dir() else ()), PROGRAM, name]
+def _commands(name: str) -> list[list[str]]:
+    """Word the start, in the order to try.
+
+    Under systemd first in a scope of its own, where neither the service's end nor its restrictions reach it; should
+    that be refused, the service's `KillMode=process` must do.
+    """
+    plain = [PROGRAM, name]
+    scope = ["systemd-run", "--scope", "--quiet", "--collect", f"--description=WireGuard of {name}", *plain]
+    return [scope, plain] if SYSTEMD.is_dir() else [plain]
 
 
 async def _run(command: Sequence[str]) -> tuple[int, str]:
@@ -261,7 +274,7 @@ async def _run(command: Sequence[str]) -> tuple[int, str]:
             env=environment,
         )
     except FileNotFoundError:
-        raise KernelError(f"{command[0]} is not installed", _INSTALL) from None
+        return EX_NOT_FOUND, f"{command[0]} is not installed"
     try:
         output, _ = await asyncio.wait_for(process.communicate(), START_SECONDS)
     except TimeoutError:

@@ -121,10 +121,11 @@ def test_an_endpoint_of_an_answer(text, expected):
 
 def test_under_systemd_it_has_a_scope_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(userspace, "SYSTEMD", tmp_path)
-    assert userspace._command("kubespan")[:2] == ["systemd-run", "--scope"]
-    assert userspace._command("kubespan")[-2:] == ["wireguard-go", "kubespan"]
+    scope, plain = userspace._commands("kubespan")
+    assert scope[:2] == ["systemd-run", "--scope"]
+    assert scope[-2:] == plain == ["wireguard-go", "kubespan"]
     monkeypatch.setattr(userspace, "SYSTEMD", tmp_path / "absent")
-    assert userspace._command("kubespan") == ["wireguard-go", "kubespan"]
+    assert userspace._commands("kubespan") == [plain]
 
 
 async def answered_by(tmp_path, monkeypatch, answer, ask):
@@ -273,8 +274,15 @@ def test_a_wrong_line_is_reported_and_the_next_look_tells_what_is(machine):
 @pytest.mark.root
 def test_a_machine_without_the_program_is_told_so(machine, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(KernelError, match="wireguard-go is not installed; install the package wireguard-go"):
+    with pytest.raises(KernelError, match=r"wireguard-go is not installed; install the package wireguard-go"):
         machine.call(UserspaceWireGuard().create)
+
+
+@pytest.mark.root
+def test_a_refused_scope_is_done_without(machine, monkeypatch, tmp_path):
+    """There is no systemd in a namespace made here: systemd-run fails, or is not even there."""
+    monkeypatch.setattr(userspace, "SYSTEMD", tmp_path)
+    assert start(machine)
 
 
 @pytest.mark.root
