@@ -19,7 +19,7 @@ from kubespan.agent.enrol import EnrolError, Wish, enrol
 from kubespan.agent.kernel import KernelError
 from kubespan.agent.logs import set_up_logs
 from kubespan.agent.publish import Condition
-from kubespan.agent.store import DEFAULT_STATE_DIR, RESOURCES, STATUS, Busy, Store, StoreError
+from kubespan.agent.store import DEFAULT_STATE_DIR, RESOURCES, STATUS, Busy, Enrolment, Store, StoreError
 from kubespan.agent.trust import TrustError, parse_pin
 from kubespan.agent.units import EXIT_REMOVED, EXIT_SETUP, UnitError, install
 from kubespan.core.endpoint import LISTEN_PORT, MAX_PORT, parse_network
@@ -40,6 +40,10 @@ state_dir_option = click.option(
     show_default=DEFAULT_STATE_DIR,
     callback=lambda _context, _parameter, value: Store(Path(value)),
     help="Where identity and settings are kept; or KUBESPAN_STATE_DIR.",
+)
+
+data_plane_option = click.option(
+    "--data-plane", type=click.Choice(DATA_PLANES), help="Instead of the one chosen at enrolment."
 )
 
 
@@ -144,13 +148,15 @@ def _read_token(file: str | None, token: str | None, *, on_command_line: bool) -
 
 def _tell(reply: EnrolReply) -> None:
     click.echo(f"enrolled in cluster {reply.cluster_name}; this machine's address is {reply.address}")
+    for refused in reply.refused:
+        click.echo(f"not believed: {refused.claim}: {refused.reason}", err=True)
     if reply.status == "pending":
         click.echo("an operator must approve it at the console before it meshes")
     click.echo("next: kubespan-agent install (a service of systemd), or kubespan-agent run")
 
 
 @main.command()
-@click.option("--data-plane", type=click.Choice(DATA_PLANES), help="Instead of the one chosen at enrolment.")
+@data_plane_option
 @state_dir_option
 def run(store: Store, data_plane: str | None) -> None:
     """Mesh until stopped; the mesh stays afterwards."""
@@ -169,16 +175,15 @@ def run(store: Store, data_plane: str | None) -> None:
 
 
 @main.command()
-@click.option(
-    "--data-plane", default="auto", show_default=True, type=click.Choice(DATA_PLANES), help="Which to look at."
-)
+@data_plane_option
 @state_dir_option
-def down(store: Store, data_plane: str) -> None:
+def down(store: Store, data_plane: str | None) -> None:
     """Take the mesh away from this machine; identity and settings stay, and `run` brings it back."""
 
     def take_down() -> None:
         with store.lock():
-            asyncio.run(_start().take_mesh_down(data_plane))
+            state = store.agent()
+            asyncio.run(_start().take_mesh_down(data_plane or (state.data_plane if state else "auto")))
 
     _or_fail(take_down)
     click.echo("this machine is out of the mesh")
@@ -188,10 +193,7 @@ def down(store: Store, data_plane: str) -> None:
 @state_dir_option
 def status(store: Store) -> None:
     """Say how this machine is doing; exit status 1 unless it is enrolled, running and without fault."""
-    state = _or_fail(store.agent)
-    if state is None or state.enrolment is None:
-        raise click.ClickException("this machine is not enrolled: run kubespan-agent enrol first")
-    enrolment = state.enrolment
+    enrolment = _enrolled(store)
     click.echo(f"cluster   {enrolment.cluster_name} ({enrolment.cluster_id})")
     click.echo(f"address   {enrolment.address}")
     click.echo(f"console   {enrolment.url}")
@@ -206,6 +208,13 @@ def status(store: Store) -> None:
     click.echo(f"peers     {_count_peers(_published(store))}")
     if condition.fault:
         raise click.ClickException(condition.fault)
+
+
+def _enrolled(store: Store) -> Enrolment:
+    state = _or_fail(store.agent)
+    if state is None or state.enrolment is None:
+        raise click.ClickException("this machine is not enrolled: run kubespan-agent enrol first")
+    return state.enrolment
 
 
 def _parse_condition(content: bytes) -> Condition:
@@ -248,6 +257,7 @@ def _published(store: Store) -> list[Resource]:
 @state_dir_option
 def install_command(store: Store) -> None:
     """Make the agent a service of systemd: written, enabled and started."""
+    _enrolled(store)
     command = [str(Path(sys.argv[0]).resolve()), "run"]
     if str(store.directory) != DEFAULT_STATE_DIR:
         command += ["--state-dir", str(store.directory.resolve())]

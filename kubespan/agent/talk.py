@@ -26,6 +26,7 @@ from kubespan.core.messages import (
     Applied,
     Challenge,
     Claim,
+    ClaimRefused,
     ClusterSecret,
     Delta,
     FromAgent,
@@ -50,8 +51,11 @@ MOST_NOTICES = 32
 SHORTEST_REPORT = 0.5
 """Seconds between reports that a console cannot ask to undercut."""
 
+NOTICE_AGAIN = 30.0
+"""Seconds until the same words are said again: two programs that undo each other's work say much."""
+
 NOT_YET = "not connected yet"
-PENDING = "connected; an operator must approve this machine at the console"
+PENDING = "an operator must approve this machine at the console"
 
 
 @dataclass
@@ -85,13 +89,18 @@ class Talk:
         self._held = held
         self._clock = clock
         self._notices: deque[Notice] = deque(maxlen=MOST_NOTICES)
+        self._noticed: dict[str, float] = {}
         self._told = _Told()
 
     def notice(self, kind: Literal["drift", "fault"], text: str) -> None:
         """Let an operator know; kept until there is a console."""
         log.warning("drift was healed" if kind == "drift" else "fault", text=text)
-        self._notices.append(Notice(kind=kind, text=text))
-        self.sayable.set()
+        now = self._clock.now()
+        self._noticed = {said: when for said, when in self._noticed.items() if now - when < NOTICE_AGAIN}
+        if text not in self._noticed:
+            self._noticed[text] = now
+            self._notices.append(Notice(kind=kind, text=text))
+            self.sayable.set()
 
     def patience(self, now: float) -> float:
         """Seconds until the console should hear of fresh figures."""
@@ -123,6 +132,9 @@ class Talk:
                 self.remove(reason)
             case Pace(seconds=seconds, lease=lease):
                 self._told.reporter.quicken(seconds, lease, self._clock.now())
+            case ClaimRefused(refused=refused):
+                for one in refused[:MOST_NOTICES]:
+                    log.warning("the console refuses a claim", claim=one.claim, reason=one.reason)
             case Resync():
                 self._told.reporter.resync()
                 self._told.claim = None

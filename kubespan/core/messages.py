@@ -104,6 +104,14 @@ class EnrolRequest(_Strict, frozen=True):
         return f"EnrolRequest(node_id={self.node_id!r}, name={self.name!r})"  # the token stays out of logs
 
 
+class RefusedClaim(_Strict, frozen=True):
+    """An address or network that a machine claimed and that is not believed."""
+
+    claim: str
+    reason: str
+    """One sentence. It may name other members, so only an approved node hears it."""
+
+
 class EnrolReply(_Strict, frozen=True):
     """What a machine must keep to come back: nothing here is secret, and a pending node learns no member."""
 
@@ -118,6 +126,8 @@ class EnrolReply(_Strict, frozen=True):
     node_id: str
     address: str
     """The node's KubeSpan address, which follows from cluster id and interface id."""
+    refused: tuple[RefusedClaim, ...] = ()
+    """What it claimed and others will not route to it; the rest of the request was good."""
 
 
 class Refusal(_Strict, frozen=True):
@@ -222,6 +232,12 @@ class Removed(_Message, frozen=True):
     reason: str
 
 
+class ClaimRefused(_Message, frozen=True):
+    """Part of the last claim is not believed; the conversation goes on."""
+
+    refused: tuple[RefusedClaim, ...]
+
+
 class Refused(_Message, frozen=True):
     """The last frame before the console closes: what was wrong with what the agent sent."""
 
@@ -295,7 +311,9 @@ class Notice(_Message, frozen=True):
     text: str
 
 
-FromConsole = Challenge | Welcome | ClusterSecret | Snapshot | Delta | Pace | Resync | TryAgain | Removed | Refused
+FromConsole = (
+    Challenge | Welcome | ClusterSecret | Snapshot | Delta | Pace | Resync | TryAgain | Removed | ClaimRefused | Refused
+)
 FromAgent = Hello | Applied | Claim | Report | Notice
 
 _encoder = msgspec.json.Encoder()

@@ -15,7 +15,7 @@ from django.db.models import F
 from kubespan.core.cluster import ula_prefix
 from kubespan.core.endpoint import IPAddress, parse_address
 from kubespan.core.identity import MAX_NODE_ID_BYTES, decode_node_id, is_public_key, node_address
-from kubespan.core.messages import EnrolReply, EnrolRequest, MessageError, negotiate, parse_key
+from kubespan.core.messages import EnrolReply, EnrolRequest, MessageError, RefusedClaim, negotiate, parse_key
 from nodes.counters import count
 from nodes.models import Change, Cluster, Node, Token, Tombstone
 from nodes.services import after, audit, claims, endpoints, revisions
@@ -259,4 +259,12 @@ def _reply(applicant: Applicant, cluster: Cluster, node: Node) -> EnrolReply:
         console_key=revisions.console_settings()[1],
         node_id=node.node_id,
         address=node.address,
+        refused=refused_claims(node),
     )
+
+
+def refused_claims(node: Node) -> tuple[RefusedClaim, ...]:
+    """What a node claimed and is not believed, for the node itself; nothing for one that is not a member yet."""
+    if node.status != Node.Status.APPROVED:
+        return ()
+    return tuple(RefusedClaim(claim=one["claim"], reason=one["reason"]) for one in node.refused_claims)

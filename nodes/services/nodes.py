@@ -10,12 +10,12 @@ from typing import TypeVar
 from django.db import transaction
 
 from kubespan.core.endpoint import Endpoint, IPAddress, IPNetwork, parse_network
-from kubespan.core.messages import Claim, Member, Removed, TryAgain
+from kubespan.core.messages import Claim, ClaimRefused, Member, Removed, TryAgain
 from nodes import fanout
 from nodes.counters import count
 from nodes.models import Candidate, Change, Cluster, Node, Tombstone
 from nodes.services import after, audit, claims, endpoints, revisions
-from nodes.services.enrolment import believe, join
+from nodes.services.enrolment import believe, join, refused_claims
 from nodes.services.refused import Refused
 
 ENTRIES_LIMIT = 64
@@ -208,6 +208,8 @@ def record_claim(node_pk: int, claim: Claim, peer: IPAddress | None, now: dateti
         for name, value in fields.items():
             setattr(node, name, value)
         believe(node, cluster, claim.addresses, claim.networks)
+        if refused := refused_claims(node):
+            after.publish(node, ClaimRefused(refused=refused))
         if not news and judged == [getattr(node, name) for name in CLAIM_FIELDS]:
             return False
         known = {refused["claim"] for refused in judged[-1]}

@@ -8,6 +8,7 @@ import signal
 from dataclasses import replace
 
 import pytest
+import structlog
 
 from kubespan.agent.console import Way
 from kubespan.agent.kernel import KernelError
@@ -17,15 +18,18 @@ from kubespan.agent.trust import ConsoleUrl
 from kubespan.core.messages import (
     Applied,
     Claim,
+    ClaimRefused,
     ClusterSecret,
     Delta,
     Notice,
     Pace,
+    RefusedClaim,
     Removed,
     Report,
     Resync,
     Revision,
     TryAgain,
+    Welcome,
 )
 from kubespan.core.options import Options
 from kubespan.core.plan import NOTHING, SetPeers, plan
@@ -206,6 +210,24 @@ async def test_drift_is_healed_at_a_kernel_event_and_reported(bench, console):
     assert len(bench.kernel.peers) == 2
 
 
+async def test_what_is_undone_again_and_again_is_healed_each_time_and_told_once(bench):
+    bench.clock = SetClock()
+    agent = bench.agent()
+    agent.talk.hear(Welcome(version=1, status="approved", console_time=0.0))
+    agent.talk.hear(sealed_secret())
+    agent.talk.hear(snapshot())
+    await agent.look()
+    for _ in range(3):
+        bench.kernel.delete_link()
+        await agent.look()
+        assert len(bench.kernel.peers) == 2
+    assert [type(message) for message in agent.talk.speak()].count(Notice) == 1
+    bench.clock.pass_by(60.0)
+    bench.kernel.delete_link()
+    await agent.look()
+    assert [type(message) for message in agent.talk.speak()].count(Notice) == 1
+
+
 async def test_a_new_address_is_claimed(bench, console):
     async with running(bench.agent(), console.way):
         line = await console.line()
@@ -214,6 +236,17 @@ async def test_a_new_address_is_claimed(bench, console):
         bench.host.now = Facts("alpha.example", "Testing Linux 1", ("192.0.2.1", "198.51.100.1", str(ALPHA.address)))
         bench.host.events.put_nowait("address")
         assert (await line.hear(Claim)).addresses == ("192.0.2.1", "198.51.100.1")
+
+
+async def test_a_refused_claim_is_logged_with_its_reason_and_the_talk_goes_on(bench, console):
+    with structlog.testing.capture_logs() as logs:
+        async with running(bench.agent(), console.way):
+            line = await console.line()
+            await line.let_in(sealed_secret(), snapshot())
+            await line.say(ClaimRefused(refused=(RefusedClaim(claim="10.0.0.5", reason="it is holder's already"),)))
+            await line.say(Resync())
+            await line.hear(Report)
+    assert [(log["claim"], log["reason"]) for log in logs if "claim" in log] == [("10.0.0.5", "it is holder's already")]
 
 
 async def test_resync_brings_claim_and_complete_report(bench, console):

@@ -253,6 +253,13 @@ def test_claims_are_judged_at_the_join():
     assert [row.endpoint for row in second.candidates.all()] == ["10.0.0.7:51820", "203.0.113.9:51820"]
 
 
+@pytest.mark.parametrize(("approval_required", "told"), [(False, ["127.0.0.1"]), (True, [])])
+def test_the_reply_says_which_claims_are_not_believed_but_only_to_a_member(approval_required, told):
+    _, plain = make_token(make_cluster(), approval_required=approval_required)
+    reply = ask(Machine("edge", addresses=("127.0.0.1", "10.0.0.7")), plain)
+    assert [refused.claim for refused in reply.refused] == told
+
+
 @pytest.mark.parametrize("peer", ["127.0.0.1", "::1", "fe80::1", None])
 def test_where_nobody_else_could_reach_it_is_no_endpoint(peer):
     node = enrol(make_cluster(), peer=ip_address(peer) if peer else None)

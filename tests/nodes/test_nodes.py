@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from kubespan.core.endpoint import Endpoint
-from kubespan.core.messages import Claim, Removed, Revision, TryAgain, parse_from_console
+from kubespan.core.messages import Claim, ClaimRefused, Removed, Revision, TryAgain, parse_from_console
 from kubespan.core.options import Options
 from nodes.counters import read_counters
 from nodes.fanout import Personal, Settle, _decoder, channel_name
@@ -95,6 +95,23 @@ def test_what_was_refused_may_be_believed_once_its_holder_is_gone():
     assert nodes.record_claim(second.pk, claim(addresses=("10.0.0.5",)), PEER, LATER)
     second.refresh_from_db()
     assert (second.addresses, second.refused_claims) == (["10.0.0.5"], [])
+
+
+def test_a_refused_claim_is_told_to_whoever_made_it(heard):
+    cluster = make_cluster()
+    enrol(cluster, Machine("holder", addresses=("10.0.0.5",)))
+    liar = enrol(cluster, Machine("liar"))
+    parcels = heard(cluster, lambda: nodes.record_claim(liar.pk, claim(addresses=("10.0.0.5",)), PEER, LATER))
+    told = [parse_from_console(parcel.frame) for parcel in parcels if isinstance(parcel, Personal)]
+    assert [(one.claim, "holder" in one.reason) for one in told[0].refused] == [("10.0.0.5", True)]
+    assert isinstance(told[0], ClaimRefused)
+
+
+def test_a_pending_node_hears_nothing_of_the_members_whose_addresses_it_claims(heard):
+    cluster = make_cluster()
+    enrol(cluster, Machine("holder", addresses=("10.0.0.5",)))
+    waiting = enrol(cluster, Machine("waiting"), approval_required=True)
+    assert heard(cluster, lambda: nodes.record_claim(waiting.pk, claim(addresses=("10.0.0.5",)), PEER, LATER)) == []
 
 
 # Removal.
