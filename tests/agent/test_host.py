@@ -197,11 +197,12 @@ def test_a_running_process_is_adopted_by_whoever_looks_next(machine):
 def test_a_machine_with_no_wireguard_at_all_is_told_so(machine, monkeypatch):
     if machine.call(is_available):
         pytest.skip("this kernel has WireGuard")
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(KernelError, match="this machine has no WireGuard; install wireguard-go"):
-        machine.call(choose_data_plane)
-    with pytest.raises(KernelError, match="wireguard-go is not installed"):
-        machine.call(lambda: choose_data_plane("userspace"))
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "/nowhere")
+        with pytest.raises(KernelError, match="this machine has no WireGuard; install wireguard-go"):
+            machine.call(choose_data_plane)
+        with pytest.raises(KernelError, match="wireguard-go is not installed"):
+            machine.call(lambda: choose_data_plane("userspace"))
 
 
 @pytest.mark.root

@@ -273,9 +273,10 @@ def test_a_wrong_line_is_reported_and_the_next_look_tells_what_is(machine):
 
 @pytest.mark.root
 def test_a_machine_without_the_program_is_told_so(machine, monkeypatch):
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(KernelError, match=r"wireguard-go is not installed; install the package wireguard-go"):
-        machine.call(UserspaceWireGuard().create)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "/nowhere")
+        with pytest.raises(KernelError, match=r"wireguard-go is not installed; install the package wireguard-go"):
+            machine.call(UserspaceWireGuard().create)
 
 
 @pytest.mark.root
