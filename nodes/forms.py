@@ -78,14 +78,14 @@ class FirstAdministratorForm(Fields):
 
     def clean(self):
         given = super().clean()
-        if given.get("password"):
-            try:
-                password_validation.validate_password(given["password"])
-            except forms.ValidationError as error:
-                self.add_error("password", error)
-            if given.get("again") and given["again"] != given["password"]:
-                self.add_error("again", "The two passwords differ.")
+        password = given.get("password")
+        if password and given.get("again") and given["again"] != password:
+            self.add_error("again", "The two passwords differ.")
         return given
+
+    def clean_password(self):
+        password_validation.validate_password(self.cleaned_data["password"])
+        return self.cleaned_data["password"]
 
 
 class Routing:

@@ -1,0 +1,452 @@
+"""Pages: who gets in, what a refusal looks like, what is shown once, and that lists cost the same for any length."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.core.cache import cache
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import get_resolver, reverse
+from django.utils import timezone
+
+from kubespan.core.messages import ENROL_PATH
+from nodes import certificates
+from nodes.live import Summary
+from nodes.models import Audit, Cluster, Node, Token
+from nodes.services import people
+from nodes.services.enrolment import enrol as accept
+from nodes.views import attention, enrolment
+from tests.factories import PEER, Machine, cluster_identity, enrol, fill, make_cluster, make_token
+
+pytestmark = pytest.mark.django_db
+
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache():
+    cache.clear()
+
+
+@pytest.fixture
+def staff():
+    return get_user_model().objects.create_user("alice", password=PASSWORD, is_staff=True)
+
+
+@pytest.fixture
+def page(client, staff):
+    """Alice's browser."""
+    client.force_login(staff)
+    return client
+
+
+@pytest.fixture
+def cluster():
+    return make_cluster("homelab", now=timezone.now())
+
+
+def read(response):
+    return re.sub(r"\s+", " ", response.content.decode())
+
+
+def alerts(response):
+    return re.findall(r'role="alert"[^>]*>(.*?)</div>', read(response))
+
+
+# -------------------------------------------------------------------------------------------------------- who gets in
+
+OPEN = {"login", "first-run", "enrol", "logout"}
+"""Pages for people who aren't signed in; enrolment is for machines with a token."""
+
+
+def addresses(cluster, node, token):
+    """Every page of the console, by name."""
+    found = {}
+    for pattern in get_resolver("nodes.urls").url_patterns:
+        given = {"uuid": token.uuid if pattern.name.startswith("token") else cluster.uuid, "pk": node.pk}
+        wanted = pattern.pattern.converters
+        found[pattern.name] = reverse(pattern.name, kwargs={name: given[name] for name in wanted})
+    return found
+
+
+def test_nothing_is_shown_to_who_is_not_signed_in(client, staff, cluster):
+    node = enrol(cluster, now=timezone.now())
+    for name, address in addresses(cluster, node, Token.objects.first()).items():
+        for send in (client.get, client.post):
+            response = send(address)
+            if name not in OPEN:
+                assert (response.status_code, response.headers["Location"]) == (302, f"/login/?next={address}"), name
+
+
+def test_who_is_not_of_the_staff_is_told_so(client, cluster):
+    client.force_login(get_user_model().objects.create_user("bob"))
+    response = client.get("/")
+    assert response.status_code == 403
+    assert "somebody of the staff" in read(response)
+
+
+def test_every_page_opens(page, cluster):
+    node = enrol(cluster, now=timezone.now())
+    for name, address in addresses(cluster, node, Token.objects.first()).items():
+        response = page.get(address)
+        assert response.status_code in {200, 302, 404, 405}, name
+        if response.status_code == 404:
+            assert name == "first-run"
+
+
+@pytest.mark.parametrize("scheme", ["default-src 'none'", "script-src 'self'", "style-src 'self'"])
+def test_pages_forbid_inline_code(page, cluster, scheme):
+    response = page.get(cluster.get_absolute_url())
+    assert scheme in response.headers["Content-Security-Policy"]
+    assert not re.search(r"<script(?![^>]* src=)|<style| style=| on[a-z]+=", read(response))
+
+
+# ------------------------------------------------------------------------------------------------------------ the door
+
+
+def test_the_first_page_makes_an_administrator_who_is_signed_in(client):
+    code = people.first_code()
+    assert client.get("/login/").headers["Location"] == "/first/"
+    form = {"code": code, "username": "alice", "password": PASSWORD, "again": PASSWORD}
+    assert client.post("/first/", form).headers["Location"] == "/"
+    assert client.get("/").status_code == 200
+    assert client.get("/first/").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        pytest.param({"code": "guessed"}, "not the code", id="wrong code"),
+        pytest.param({"again": "another"}, "passwords differ", id="mistyped password"),
+        pytest.param({"password": "12345678", "again": "12345678"}, "too common", id="weak password"),
+    ],
+)
+def test_the_first_page_refuses(client, changes, said):
+    form = {"code": people.first_code(), "username": "alice", "password": PASSWORD, "again": PASSWORD}
+    response = client.post("/first/", form | changes)
+    assert said in " ".join(alerts(response))
+    assert not get_user_model().objects.exists()
+
+
+def test_who_guesses_passwords_waits(client, staff):
+    wrong = {"username": "alice", "password": "guess"}
+    for _ in range(10):
+        assert client.post("/login/", wrong).status_code == 200
+    response = client.post("/login/", {"username": "alice", "password": PASSWORD})
+    assert response.status_code == 429
+    assert "Too many failed attempts" in read(response)
+
+
+def test_who_guesses_locks_out_nobody_else(client, staff):
+    for _ in range(10):
+        client.post("/login/", {"username": "alice", "password": "guess"}, REMOTE_ADDR="203.0.113.9")
+    response = client.post("/login/", {"username": "alice", "password": PASSWORD})
+    assert response.headers["Location"] == "/"
+
+
+# ------------------------------------------------------------------------------------------------------------ clusters
+
+
+def options(**changes):
+    return {"enabled": "on", "routing": "after-handshake", "mtu": "1420"} | changes
+
+
+def test_creating_leads_to_enrolment(page):
+    response = page.post("/clusters/create/", options(name="homelab", harvest_extra_endpoints="on"))
+    cluster = Cluster.objects.get(name="homelab")
+    assert response.headers["Location"] == f"/clusters/{cluster.uuid}/enrolment/"
+    assert cluster.kubespan.harvest_extra_endpoints
+
+
+def test_an_import_keeps_the_id_verbatim_and_warns_of_an_odd_one(page):
+    _, secret = cluster_identity()
+    form = options(name="talos", cluster_id=" odd id ", secret=secret)
+    response = page.post("/clusters/import/", form, follow=True)
+    assert Cluster.objects.get(name="talos").cluster_id == " odd id "
+    assert 'data-tone="warn"' in read(response)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        pytest.param({"secret": "c2hvcnQ="}, "secret", id="secret of the wrong length"),
+        pytest.param({"secret": "no base64!"}, "secret", id="secret of the wrong alphabet"),
+        pytest.param({"name": "homelab"}, "name", id="a name that is taken"),
+    ],
+)
+def test_an_import_is_refused_at_the_field(page, cluster, changes, field):
+    cluster_id, secret = cluster_identity()
+    form = options(name="talos", cluster_id=cluster_id, secret=secret)
+    response = page.post("/clusters/import/", form | changes)
+    assert response.status_code >= 400
+    assert response.context["form"].errors[field]
+    assert Cluster.objects.count() == 1
+    assert secret not in response.content.decode()
+    assert changes.get("secret", secret) not in response.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        pytest.param({"mtu": "1000"}, "mtu", id="mtu too small"),
+        pytest.param({"endpoint_filters": "10.0.0.0/8\nhome"}, "endpoint_filters", id="no network"),
+        pytest.param({"routing": "perhaps"}, "routing", id="no way of routing"),
+    ],
+)
+def test_bad_options_are_told_at_their_field(page, cluster, changes, field):
+    response = page.post(reverse("cluster-options", args=[cluster.uuid]), options(**changes))
+    assert response.status_code == 400
+    assert response.context["form"].errors[field]
+    assert Cluster.objects.get().revision == cluster.revision
+
+
+def test_options_tell_what_they_will_change_and_the_revision_they_became(page, cluster):
+    form = options(mtu="1400")
+    preview = page.post(reverse("cluster-preview", args=[cluster.uuid]), form)
+    assert "1400" in read(preview)
+    assert Cluster.objects.get().revision == cluster.revision
+    saved = page.post(reverse("cluster-options", args=[cluster.uuid]), form, follow=True)
+    assert f"now at revision {cluster.epoch}.{cluster.revision + 1}" in read(saved)
+    again = page.post(reverse("cluster-options", args=[cluster.uuid]), form, follow=True)
+    assert "no new revision" in read(again)
+
+
+@pytest.mark.parametrize(
+    ("routing", "bypass", "forced"),
+    [("bypass", True, False), ("after-handshake", False, False), ("always", False, True)],
+)
+def test_the_way_of_routing_becomes_two_options(page, cluster, routing, bypass, forced):
+    page.post(reverse("cluster-options", args=[cluster.uuid]), options(routing=routing))
+    chosen = Cluster.objects.get().kubespan
+    assert (chosen.allow_down_peer_bypass, chosen.force_from_start) == (bypass, forced)
+    shown = page.get(reverse("cluster-options", args=[cluster.uuid]))
+    assert f'value="{routing}" checked' in read(shown)
+
+
+def test_the_secret_needs_the_password_again_and_leaves_a_row(page, cluster):
+    address = reverse("cluster-secret", args=[cluster.uuid])
+    secret = cluster.secret.reveal()
+    assert secret not in page.get(address).content.decode()
+    refused = page.post(address, {"password": "guess"})
+    assert refused.status_code == 403
+    assert secret not in refused.content.decode()
+    assert not Audit.objects.filter(verb="cluster.secret-shown").exists()
+    shown = page.post(address, {"password": PASSWORD})
+    assert secret in shown.content.decode()
+    assert "no-store" in shown.headers["Cache-Control"]
+    assert Audit.objects.get(verb="cluster.secret-shown").actor_name == "alice"
+
+
+def test_a_cluster_goes_only_when_its_name_is_typed(page, cluster):
+    address = reverse("cluster-delete", args=[cluster.uuid])
+    assert "Type the cluster" in " ".join(alerts(page.post(address, {"typed_name": "homelap"})))
+    assert Cluster.objects.exists()
+    assert page.post(address, {"typed_name": "homelab"}).headers["Location"] == "/clusters/"
+    assert not Cluster.objects.exists()
+
+
+# ----------------------------------------------------------------------------------------------------------- enrolment
+
+
+def ask_token(page, cluster, changes=()):
+    form = {"cluster": cluster.uuid, "uses": 1, "lifetime": "3600", "name": ""} | dict(changes)
+    return page.post(reverse("cluster-enrolment", args=[cluster.uuid]), form)
+
+
+def test_the_line_is_shown_once_and_keeps_the_token_off_the_command_line(page, cluster):
+    response = ask_token(page, cluster)
+    line = re.search(r"data-secret>(.*?)</p>", read(response))[1]
+    token = re.fullmatch(r"echo (\S+) \| sudo kubespan-agent enrol http://127.0.0.1:8000 --token-file -", line)[1]
+    assert "no-store" in response.headers["Cache-Control"]
+    assert token not in read(page.get("/tokens/"))
+    assert f"/live/enrolment/{Token.objects.get().uuid}" in read(response)
+    assert accept(Machine().request(token), peer=PEER, now=timezone.now()).status == "approved"
+
+
+def test_the_line_pins_the_consoles_own_certificate(settings, tmp_path):
+    settings.KUBESPAN_DATA = tmp_path
+    own = certificates.ensure(tmp_path, ["192.0.2.1"], timezone.now())
+    settings.KUBESPAN_URL = "https://192.0.2.1:8443"
+    assert f"enrol https://192.0.2.1:8443 --pin {own.fingerprint} --token-file -" in enrolment.enrolment_line("t")
+    settings.KUBESPAN_URL = "http://127.0.0.1:8000"
+    assert "--pin" not in enrolment.enrolment_line("t")
+    settings.KUBESPAN_AGENT_URL = "https://192.0.2.1:8443"
+    assert f"--pin {own.fingerprint}" in enrolment.enrolment_line("t")
+
+
+@pytest.mark.parametrize("changes", [{"uses": 0}, {"lifetime": "1"}, {"cluster": "nonsense"}])
+def test_a_token_that_cannot_be_is_refused(page, cluster, changes):
+    assert ask_token(page, cluster, changes).status_code == 400
+    assert not Token.objects.exists()
+
+
+def test_a_revoked_token_says_so(page, cluster):
+    token, _ = make_token(cluster, now=timezone.now())
+    response = page.post(reverse("token-revoke", args=[token.uuid]), follow=True)
+    assert "revoked" in read(response)
+    assert Token.objects.get().revoked_at is not None
+    assert "Revoke<" not in read(page.get("/tokens/"))
+
+
+# --------------------------------------------------------------------------------------------------------------- nodes
+
+
+def test_a_pending_node_is_approved_from_the_page(page, cluster):
+    node = enrol(cluster, approval_required=True, now=timezone.now())
+    assert "Pending approval (1)" in read(page.get(cluster.get_absolute_url()))
+    page.post(reverse("node-approve", args=[node.pk]))
+    assert Node.objects.get().status == Node.Status.APPROVED
+    again = page.post(reverse("node-approve", args=[node.pk]), follow=True)
+    assert "was approved already" in " ".join(alerts(again))
+
+
+def test_a_removal_lists_who_has_not_heard_of_it(page, cluster):
+    gone, stays = enrol(cluster, now=timezone.now()), enrol(cluster, now=timezone.now())
+    address = reverse("node-remove", args=[gone.pk])
+    refused = page.post(address, {"typed_name": "other"})
+    assert "data-open-at-load" in read(refused)
+    assert Node.objects.get(pk=gone.pk).status == Node.Status.APPROVED
+    shown = page.post(address, {"typed_name": gone.name}, follow=True)
+    assert "Not yet cut off" in read(shown)
+    assert f'<a href="{stays.get_absolute_url()}">{stays.name}</a>' in read(shown)
+    tombstone = Node.objects.get(pk=gone.pk).tombstone
+    Node.objects.filter(pk=stays.pk).update(applied_epoch=tombstone.epoch, applied_number=tombstone.number)
+    assert "Not yet cut off" not in read(page.get(gone.get_absolute_url()))
+
+
+def test_networks_wait_for_a_yes(page, cluster):
+    node = enrol(cluster, Machine(networks=("10.20.0.0/16", "10.30.0.0/16")), now=timezone.now())
+    assert "Waiting for your yes (2)" in read(page.get(node.get_absolute_url()))
+    page.post(reverse("node-networks", args=[node.pk]), {"networks": ["10.20.0.0/16"]})
+    assert Node.objects.get().networks == ["10.20.0.0/16"]
+    assert "Waiting for your yes (1)" in read(page.get(node.get_absolute_url()))
+
+
+def test_a_nodes_options_are_refused_in_their_dialog(page, cluster):
+    node = enrol(cluster, now=timezone.now())
+    address = reverse("node-options", args=[node.pk])
+    refused = page.post(address, {"extra_endpoints": "nowhere"})
+    assert refused.status_code == 400
+    assert "data-open-at-load" in read(refused)
+    page.post(address, {"extra_endpoints": "203.0.113.5:51820", "excluded_networks": "10.0.0.0/8"})
+    node.refresh_from_db()
+    assert (node.extra_endpoints, node.excluded_networks) == (["203.0.113.5:51820"], ["10.0.0.0/8"])
+
+
+def test_what_is_not_applied_yet_is_named(page, cluster):
+    node = enrol(cluster, now=timezone.now())
+    Node.objects.filter(pk=node.pk).update(applied_epoch=1, applied_number=Cluster.objects.get().revision)
+    other = enrol(cluster, now=timezone.now())
+    text = read(page.get(node.get_absolute_url()))
+    assert "behind by 1 revision" in text
+    assert f"{other.name} joined or changed" in text
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        pytest.param("", ["bulk-0", "bulk-1", "bulk-2"], id="all"),
+        pytest.param("?q=bulk-1", ["bulk-1"], id="by name"),
+        pytest.param("?sort=-name", ["bulk-2", "bulk-1", "bulk-0"], id="sorted"),
+        pytest.param("?configuration=applied", ["bulk-2"], id="by configuration"),
+        pytest.param("?agent=connected", ["bulk-0"], id="by presence"),
+        pytest.param("?status=removed", [], id="none"),
+        pytest.param("?q=0&cluster=nonsense&sort=nonsense&page=99", ["bulk-0", "bulk-1", "bulk-2"], id="nonsense"),
+    ],
+)
+def test_the_list_of_nodes_follows_its_address(page, cluster, query, names):
+    fill(cluster, 3)
+    revision = Cluster.objects.get().revision
+    Node.objects.filter(name="bulk-2").update(applied_epoch=1, applied_number=revision)
+    Node.objects.filter(name="bulk-0").update(session="s")
+    text = read(page.get(f"/nodes/{query}"))
+    assert re.findall(r'<a href="/nodes/\d+/">(.*?)</a>', text) == names
+    assert ("Nothing matches" in text) == (not names)
+
+
+def test_lists_have_pages_of_25(page, cluster):
+    fill(cluster, 30)
+    assert len(re.findall(r'data-key="\d+"', read(page.get("/nodes/")))) == 25
+    assert len(re.findall(r'data-key="\d+"', read(page.get("/nodes/?page=2&q=bulk")))) == 5
+
+
+@pytest.mark.parametrize("name", ["overview", "node-list", "cluster-list", "token-list", "activity"])
+def test_no_list_asks_the_database_for_each_row(page, cluster, name):
+    def ask(address):
+        with CaptureQueriesContext(connection) as asked:
+            assert page.get(address).status_code == 200
+        return len(asked)
+
+    address = reverse(name)
+    fill(cluster, 3)
+    make_token(cluster, now=timezone.now())
+    few = ask(address)
+    fill(cluster, 27)
+    for _ in range(9):
+        make_token(cluster, now=timezone.now())
+    assert ask(address) == few
+
+
+def test_a_cluster_and_a_node_ask_the_same_for_any_number_of_members(page, cluster):
+    counts = []
+    for more in (3, 27):
+        node = fill(cluster, more)[0]
+        for address in (cluster.get_absolute_url(), node.get_absolute_url()):
+            with CaptureQueriesContext(connection) as asked:
+                page.get(address)
+            counts.append(len(asked))
+    assert counts[:2] == counts[2:]
+
+
+# ----------------------------------------------------------------------------------------------------------- attention
+
+
+def test_attention_names_the_worst_first(cluster):
+    now = timezone.now()
+    nodes = fill(cluster, 4)
+    for node in nodes:
+        node.session, node.applied_epoch, node.applied_number = "s", 1, cluster.revision
+    nodes[0].claimed_networks = ["10.0.0.0/8"]
+    nodes[1].session, nodes[1].last_seen = "", now - timedelta(hours=1)
+    nodes[3].fault = "no such device"
+    summaries = {nodes[2].pk: Summary("s", down=2, worst=0)}
+    found = attention.collect(nodes, {cluster.pk: cluster}, summaries)
+    assert [f"{entry.subject.name} {entry.text}" for entry in found] == [
+        "bulk-3 could not apply its settings: no such device",
+        "bulk-2 cannot reach bulk-0 and 1 other",
+        "bulk-1 is away; its mesh goes on, but changes do not reach it",
+        "bulk-0 asks to advertise 10.0.0.0/8; nobody has said yes",
+    ]
+
+
+def test_pages_go_on_without_redis(page, cluster, valkey):
+    fill(cluster, 2)
+    valkey.stop()
+    for address in ("/", "/nodes/", "/clusters/", cluster.get_absolute_url()):
+        assert page.get(address).status_code == 200
+
+
+# -------------------------------------------------------------------------------------------------------------- errors
+
+
+def test_what_is_not_there_says_so_in_the_same_dress(client):
+    response = client.get("/nothing/")
+    assert response.status_code == 404
+    assert "There is nothing here" in read(response)
+
+
+def test_a_form_without_its_token_is_refused_kindly(staff):
+    browser = Client(enforce_csrf_checks=True)
+    browser.force_login(staff)
+    response = browser.post("/clusters/create/", options(name="x"))
+    assert response.status_code == 403
+    assert "too old" in read(response)
+
+
+def test_enrolment_is_no_page(client):
+    assert client.get(ENROL_PATH).status_code == 405
