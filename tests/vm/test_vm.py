@@ -23,7 +23,7 @@ SECONDS = 900
 def test_the_kernel_data_plane():
     if asyncio.run(is_available()):
         pytest.skip("this machine's own kernel has WireGuard: the kernel cases run on it")
-    pytest_there = [sys.executable, "-m", "pytest", "-c", str(HERE / "pytest.ini"), f"--rootdir={ROOT}", "--noconftest"]
+    pytest_there = [sys.executable, "-m", "pytest", "-c", str(HERE / "guest.ini"), f"--rootdir={ROOT}", "--noconftest"]
     done = subprocess.run(
         [
             *(str(HERE / "run"), "-t", str(SECONDS)),
