@@ -7,23 +7,37 @@ from typing import Any
 
 import redis
 import redis.asyncio
+import redis.asyncio.retry
+import redis.retry
 from django.conf import settings
-from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 TIMEOUT = 5.0
 """Seconds after which Redis counts as away."""
 
+RETRIES = 1
+"""A connection of the pool that a restart has cut is made again at once; redis-py's own patience would take seconds."""
+
 
 @functools.cache
 def sync_redis() -> Any:  # redis-py types each answer as if it might have to be awaited
     """The process's client for synchronous code, a `redis.Redis`; its pool is shared by all threads."""
-    return redis.Redis.from_url(settings.REDIS_URL, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
+    return redis.Redis.from_url(
+        settings.REDIS_URL,
+        socket_timeout=TIMEOUT,
+        socket_connect_timeout=TIMEOUT,
+        retry=redis.retry.Retry(NoBackoff(), RETRIES),
+    )
 
 
 def async_redis() -> redis.asyncio.Redis:
     """A client for commands within one event loop; whoever asks for it closes it."""
-    return redis.asyncio.Redis.from_url(settings.REDIS_URL, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT)
+    return redis.asyncio.Redis.from_url(
+        settings.REDIS_URL,
+        socket_timeout=TIMEOUT,
+        socket_connect_timeout=TIMEOUT,
+        retry=redis.asyncio.retry.Retry(NoBackoff(), RETRIES),
+    )
 
 
 def subscriber_redis() -> redis.asyncio.Redis:
@@ -37,5 +51,5 @@ def subscriber_redis() -> redis.asyncio.Redis:
         socket_connect_timeout=TIMEOUT,
         # A Unix socket knows no keepalive, nor does redis-py let one ask for it.
         **({} if settings.REDIS_URL.startswith("unix:") else {"socket_keepalive": True}),
-        retry=Retry(NoBackoff(), 0),
+        retry=redis.asyncio.retry.Retry(NoBackoff(), 0),
     )

@@ -426,10 +426,9 @@ class Hub:
         """Every socket here."""
         return [socket for cluster in self._clusters.values() for socket in cluster.sockets.values()]
 
-    def find(self, cluster_pk: int, node_pk: int) -> Socket | None:
-        """A node's socket, if it is here."""
-        cluster = self._clusters.get(cluster_pk)
-        return cluster.sockets.get(node_pk) if cluster else None
+    def serves(self, cluster_pk: int) -> bool:
+        """Whether a node of the cluster is here."""
+        return cluster_pk in self._clusters
 
     async def join(self, socket: Socket) -> None:
         """Take a socket in; once this returns, it misses nothing that is published.

@@ -93,6 +93,7 @@ class End:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.ledger.write()
+        await self.ledger.write_claims()
         await self.reports.stop()
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -255,6 +256,7 @@ class Conversation:
                 return
             if self._line.index is None and session.index is not None:
                 self._line = await self._end.reports.open(self._socket, session.index)
+            self._end.reports.touch(self._line)
             self._welcome()
 
     # Both directions.
@@ -301,6 +303,8 @@ class Conversation:
         await end.hub.leave(socket)
         if hasattr(self, "_line"):
             await end.reports.close(self._line)
+        if not end.hub.serves(socket.cluster):
+            end.reports.forget(socket.cluster)
         await self._close_session()
         await announce_soon(socket.cluster, "node.away", node=socket.node)
 

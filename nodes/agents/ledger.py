@@ -82,14 +82,23 @@ class Ledger:
         self._harvest.setdefault(cluster, set()).add((observer, member, endpoint))
 
     async def write_always(self) -> None:
-        """Write for ever."""
+        """Write for ever; claims beside the rest, for each is a small investigation and there may be a thousand."""
+        await asyncio.gather(self._repeat(self.write_claims), self._repeat(self.write))
+
+    async def _repeat(self, write: Callable[[], Awaitable[bool]]) -> None:
         while True:
-            pause = WRITE_SECONDS if await self.write() else RETRY_SECONDS
+            pause = WRITE_SECONDS if await write() else RETRY_SECONDS
             await asyncio.sleep(pause)
 
     async def write(self) -> bool:
-        """Write what waits; false when the database is away, and then it waits on."""
-        steps = (self._write_applied, self._write_claims, self._write_notices, self._write_links, self._write_harvest)
+        """Write what waits but claims; false when the database is away, and then it waits on."""
+        return await self._write(self._write_applied, self._write_notices, self._write_links, self._write_harvest)
+
+    async def write_claims(self) -> bool:
+        """Write the claims that wait; false when the database is away, and then they wait on."""
+        return await self._write(self._write_claims)
+
+    async def _write(self, *steps: Callable[[], Awaitable[None]]) -> bool:
         for step in steps:
             try:
                 await step()
@@ -112,8 +121,7 @@ class Ledger:
             await announce_soon(cluster, "node.applied")
 
     async def _write_claims(self) -> None:
-        while self._claims:
-            node, (socket, claim, peer) = next(iter(self._claims.items()))
+        for node, (socket, claim, peer) in list(self._claims.items()):
             try:
                 await _try(in_thread(nodes.record_claim, node, claim, peer, self._now()), "a claim")
             except Refusal as refusal:

@@ -38,6 +38,9 @@ BATCH = 500
 PRESENCE_SECONDS = REPORT_SECONDS
 """A connected node's values are renewed at least this often, whether it reports or not."""
 
+RENEW_SECONDS = 1.0
+"""How often is looked for those."""
+
 ROSTER_SECONDS = 1.0
 """A cluster's members are read at most this often, whatever reports and pushes say."""
 
@@ -97,6 +100,7 @@ class Reports:
         self._read_at: dict[int, float] = {}
         self._watched: dict[int, _Watched] = {}
         self._harvested: dict[tuple[int, int, str], float] = {}
+        self._renewed_at = float("-inf")
         self._flushing = asyncio.Lock()
 
     # Connections.
@@ -253,7 +257,20 @@ class Reports:
                     return False
         return True
 
+    def touch(self, line: Line) -> None:
+        """Write a line's summary soon: its session is another one."""
+        self._dirty[line.socket.node] = line
+
+    def forget(self, cluster_pk: int) -> None:
+        """Nobody of this cluster is here any more."""
+        for kept in (self._rosters, self._read_at, self._watched):
+            kept.pop(cluster_pk, None)
+
     def _renew(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._renewed_at < RENEW_SECONDS:
+            return
+        self._renewed_at = now
         stale = self._clock() - PRESENCE_SECONDS
         for node, line in self._lines.items():
             if line.written < stale:

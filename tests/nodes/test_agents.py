@@ -115,6 +115,16 @@ async def test_an_approval_that_was_not_heard_is_found_by_the_check(console):
     assert (await player.receive(Welcome)).status == "approved"
 
 
+async def test_a_node_that_was_taken_for_gone_is_connected_again(console):
+    cluster, (machine, _), _ = await in_thread(make_cluster)
+    player = await console.connect(machine)
+    rows = Node.objects.filter(pk=machine.node.pk)
+    await in_thread(lambda: rows.update(session="", away=True))
+    await agents.running_end().hub.check(cluster.pk)
+    await player.receive(Welcome)
+    assert await in_thread(lambda: rows.filter(away=False).exclude(session="").exists())
+
+
 async def test_a_removed_node_is_told_and_its_connection_closed(console):
     _, (machine, _), _ = await in_thread(make_cluster)
     player = await console.connect(machine)
