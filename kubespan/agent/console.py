@@ -43,7 +43,9 @@ MAX_FRAME = 8 * 1024 * 1024
 """Bytes of the largest frame that is read: a snapshot of 1,000 members with some 30 endpoints each has about 2 MB."""
 
 BACKOFF_FIRST = 1.0
-BACKOFF_MOST = 60.0
+BACKOFF_GROWTH = 1.5
+BACKOFF_MOST = 30.0
+"""Seconds: a console that restarts has its agents back in about the time that it was away, and no more than this."""
 SLOW_RETRY = 300.0
 """Seconds after a refusal: only an operator can change it, and there may be thousands of us."""
 SETTLED = 10.0
@@ -93,7 +95,7 @@ class Way:
 
 def backoff(attempt: int, chance: float) -> float:
     """Seconds to wait after so many failures in a row: exponential with full jitter, `chance` from 0 to 1."""
-    return chance * float(min(BACKOFF_MOST, BACKOFF_FIRST * 2 ** min(attempt, 16)))
+    return chance * min(BACKOFF_MOST, BACKOFF_FIRST * BACKOFF_GROWTH ** min(attempt, 16))
 
 
 def slow_retry(chance: float) -> float:

@@ -15,6 +15,7 @@ import structlog
 from kubespan.agent.kernel import Backend
 from kubespan.agent.mesh import Mesh
 from kubespan.agent.store import RESOURCES, STATUS, Enrolment, Store, StoreError
+from kubespan.core.membership import Membership
 from kubespan.core.resources import (
     Record,
     Resource,
@@ -68,6 +69,7 @@ class Publisher:
         self._shown: object = None
         self._due = float("-inf")
         self._offset: float | None = None
+        self._lasting: tuple[Membership, list[Record]] | None = None
 
     async def publish(self, mesh: Mesh, *, connected: bool, console: str, fault: str, wall: float, now: float) -> None:
         """Write what changed. Raises StoreError."""
@@ -91,6 +93,16 @@ class Publisher:
         return update(self._resources, self._records(mesh, now, self._offset), wall)
 
     def _records(self, mesh: Mesh, now: float, offset: float) -> list[Record]:
+        if self._lasting is None or self._lasting[0] is not mesh.followed:
+            self._lasting = mesh.followed, self._lasting_records(mesh)
+        return [
+            *self._lasting[1],
+            *peer_status_records(mesh.statuses, now, offset),
+            *endpoint_records(harvested(mesh.affiliates, mesh.statuses, mesh.followed.options, now)),
+        ]
+
+    def _lasting_records(self, mesh: Mesh) -> list[Record]:
+        """What changes with the settings alone: most of it, and rarely."""
         options = mesh.followed.options
         records = [
             identity_record(mesh.own.address, mesh.own.keys.public_key),
@@ -102,8 +114,6 @@ class Publisher:
             *records,
             config_record(options, self._enrolment.cluster_id),
             *peer_spec_records(mesh.specs if options.enabled else {}),
-            *peer_status_records(mesh.statuses, now, offset),
-            *endpoint_records(harvested(mesh.affiliates, mesh.statuses, options, now)),
             *affiliate_records(mesh.affiliates),
             *member_records(mesh.affiliates),
         ]

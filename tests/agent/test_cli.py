@@ -10,6 +10,7 @@ import sys
 
 import click.testing
 import pytest
+import structlog
 
 import kubespan
 from kubespan.agent.__main__ import main
@@ -26,7 +27,10 @@ def call(tmp_path, monkeypatch):
     monkeypatch.setenv("KUBESPAN_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.delenv("KUBESPAN_TOKEN", raising=False)
     runner = click.testing.CliRunner()
-    return lambda *arguments, **other: runner.invoke(main, arguments, catch_exceptions=False, **other)
+    # The command sets logs up for its own process, which here is everybody's.
+    before = structlog.get_config()
+    yield lambda *arguments, **other: runner.invoke(main, arguments, catch_exceptions=False, **other)
+    structlog.configure(**before)
 
 
 async def mesh(directory):
@@ -93,7 +97,7 @@ def test_plain_http_over_a_network_is_refused_and_loud_when_allowed(call):
     assert "WARNING" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["run", "status"])
+@pytest.mark.parametrize("command", ["run", "status", "install"])
 def test_before_enrolment_there_is_a_sentence(call, command):
     result = call(command)
     assert "not enrolled" in result.output
