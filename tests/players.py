@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import ip_address
@@ -35,6 +36,7 @@ from kubespan.core.messages import (
     dump,
     parse_from_console,
 )
+from kubespan_web.asgi import behind
 from nodes import agents
 from nodes.agents.rows import in_thread
 from nodes.models import Cluster, Node
@@ -188,10 +190,11 @@ class Console:
         self.port = port
         self._players = contextlib.AsyncExitStack()
 
-    async def dial(self) -> ClientConnection:
+    async def dial(self, **headers: str) -> ClientConnection:
         """A connection on which nothing was said yet."""
+        url = f"ws://127.0.0.1:{self.port}{AGENT_PATH}"
         return await self._players.enter_async_context(
-            connect(f"ws://127.0.0.1:{self.port}{AGENT_PATH}", compression=None, max_size=None, close_timeout=1)
+            connect(url, additional_headers=headers, compression=None, max_size=None, close_timeout=1)
         )
 
     async def greet(self, machine: Machine, **fields) -> Player:
@@ -217,11 +220,17 @@ async def _route(scope, receive, send):
 
 
 @contextlib.asynccontextmanager
-async def open_console():
-    """Serve agents on a free port."""
+async def open_console(proxies: Sequence[str] = ()):
+    """Serve agents on a free port, as if behind these proxies."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        _route, ws="websockets-sansio", ws_per_message_deflate=False, lifespan="on", log_config=None, access_log=False
+        behind(list(proxies), _route),
+        ws="websockets-sansio",
+        ws_per_message_deflate=False,
+        proxy_headers=False,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
     )
     server = uvicorn.Server(config)
     console = Console(listener.getsockname()[1])

@@ -343,6 +343,24 @@ async def test_the_servers_stop_sends_agents_elsewhere(valkey):
 
 
 @pytest.mark.parametrize(
+    ("proxies", "address"),
+    [
+        pytest.param(["127.0.0.0/8"], "203.0.113.5", id="a trusted proxy"),
+        pytest.param(["10.0.0.0/8"], "127.0.0.1", id="anybody else"),
+        pytest.param([], "127.0.0.1", id="no proxies"),
+    ],
+)
+async def test_a_forwarded_address_is_believed_of_trusted_proxies_only(valkey, proxies, address):
+    async with open_console(proxies) as console:
+        _, (machine, _), _ = await in_thread(make_cluster)
+        header = {"X-Forwarded-For": "198.51.100.99, 203.0.113.5"}
+        player = Player(machine, await console.dial(**header))
+        await player.say(machine.hello(await player.receive()))
+        await player.receive(Welcome)
+        assert await in_thread(lambda: Node.objects.get(pk=machine.node.pk).peer_address) == address
+
+
+@pytest.mark.parametrize(
     ("client", "expected"),
     [
         pytest.param(("192.0.2.1", 4711), "192.0.2.1", id="IPv4"),
