@@ -28,6 +28,8 @@ def write_unit(command: Sequence[str]) -> str:
 Description=KubeSpan agent: meshes this machine by WireGuard
 Wants=network-pre.target
 After=network-pre.target
+# A machine whose WireGuard cannot be had yet is tried for as long as it takes.
+StartLimitIntervalSec=0
 
 [Service]
 Type=exec
@@ -40,7 +42,6 @@ RestartPreventExitStatus={" ".join(map(str, FINAL_STATUSES))}
 KillMode=process
 UMask=0077
 NoNewPrivileges=yes
-ProtectHome=read-only
 LockPersonality=yes
 RestrictRealtime=yes
 
