@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import random
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
@@ -479,6 +480,8 @@ class Hub:
         task = cluster.frames.get(since)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             task = asyncio.create_task(self._read(cluster_pk, since))
+            # All who wait for it may be gone before it fails.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
             if cluster.subscribed.is_set():
                 cluster.frames[since] = task
                 while len(cluster.frames) > KEPT_FRAMES:
@@ -532,6 +535,9 @@ class Hub:
                 await self._receive_all()
             except (redis.RedisError, OSError) as error:
                 log.warning("subscription lost", error=str(error))
+            except Exception:
+                # Whatever it was, a process that hears nothing for ever would be worse.
+                log.exception("subscription failed")
             finally:
                 await self._let_go()
             await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - spreads load
@@ -558,8 +564,9 @@ class Hub:
             cluster.frames.clear()
         pubsub, self._pubsub = self._pubsub, None
         if pubsub is not None:
-            await pubsub.aclose()
-            await self._client.aclose()
+            with contextlib.suppress(redis.RedisError, OSError):
+                await pubsub.aclose()
+                await self._client.aclose()
 
     async def _receive_all(self) -> None:
         pubsub = self._pubsub

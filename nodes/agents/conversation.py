@@ -32,13 +32,14 @@ from kubespan.core.messages import (
 )
 from nodes.agents.ledger import Ledger
 from nodes.agents.reports import Line, Reports
-from nodes.agents.rows import AWAY, DatabaseRows, in_thread
+from nodes.agents.rows import AWAY, DatabaseRows, in_thread, read_session
 from nodes.announce import announce_soon
 from nodes.counters import Tally
 from nodes.fanout import (
     CLOSE_LATER,
     CLOSE_POLICY,
     CLOSE_REMOVED,
+    CLOSE_REPLACED,
     CLOSE_TOO_BIG,
     SEND_SECONDS,
     Hub,
@@ -243,6 +244,10 @@ class Conversation:
             if self._socket not in self._end.conversations:
                 return
             try:
+                if await in_thread(read_session, self._socket.node) not in ("", self._socket.session):
+                    # What is open anew takes the place of what is there, and ours is the older one.
+                    self._socket.close(CLOSE_REPLACED)
+                    return
                 session = await self._open_session()
             except Refusal as refusal:
                 self._socket.close(CLOSE_REMOVED, _farewell(refusal).decode())

@@ -87,8 +87,12 @@ class Ledger:
 
     async def _repeat(self, write: Callable[[], Awaitable[bool]]) -> None:
         while True:
-            pause = WRITE_SECONDS if await write() else RETRY_SECONDS
-            await asyncio.sleep(pause)
+            try:
+                written = await write()
+            except Exception:
+                log.exception("not written")
+                written = False
+            await asyncio.sleep(WRITE_SECONDS if written else RETRY_SECONDS)
 
     async def write(self) -> bool:
         """Write what waits but claims; false when the database is away, and then it waits on."""

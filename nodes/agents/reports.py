@@ -145,13 +145,18 @@ class Reports:
         reading = self._readings.get(cluster_pk)
         if reading is None:
             reading = self._readings[cluster_pk] = asyncio.create_task(self._read_roster(cluster_pk))
-            reading.add_done_callback(lambda _: self._readings.pop(cluster_pk, None))
+            reading.add_done_callback(lambda done: self._finish_reading(cluster_pk, done))
         try:
             return await asyncio.shield(reading)
         except Exception:
             if roster is None:
                 raise
             return roster
+
+    def _finish_reading(self, cluster_pk: int, done: asyncio.Task[Roster]) -> None:
+        self._readings.pop(cluster_pk, None)
+        if not done.cancelled():
+            done.exception()  # all who waited for it may be gone
 
     def _read_lately(self, cluster_pk: int) -> bool:
         return asyncio.get_running_loop().time() - self._read_at.get(cluster_pk, float("-inf")) < ROSTER_SECONDS
@@ -237,8 +242,12 @@ class Reports:
     async def write_always(self) -> None:
         """Flush for ever."""
         while True:
-            pause = FLUSH_SECONDS if await self.flush() else RETRY_SECONDS
-            await asyncio.sleep(pause)
+            try:
+                written = await self.flush()
+            except Exception:
+                log.exception("reports not written")
+                written = False
+            await asyncio.sleep(FLUSH_SECONDS if written else RETRY_SECONDS)
 
     async def flush(self) -> bool:
         """Write what changed to Redis and tell pages; false when Redis is away, and then nothing is forgotten."""

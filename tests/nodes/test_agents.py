@@ -158,6 +158,15 @@ async def test_a_newer_connection_in_another_process_closes_the_older(console):
     assert await older.closed() == fanout.CLOSE_REPLACED
 
 
+async def test_an_older_connection_does_not_take_the_place_of_the_newer_when_both_are_settled(console):
+    cluster, (machine, _), _ = await in_thread(make_cluster)
+    older = await console.connect(machine)
+    await in_thread(lambda: Node.objects.filter(pk=machine.node.pk).update(session="elsewhere"))
+    await in_thread(lambda: fanout.settle_node(machine.node.pk, cluster.pk))
+    assert await older.closed() == fanout.CLOSE_REPLACED
+    assert await in_thread(lambda: Node.objects.get(pk=machine.node.pk).session) == "elsewhere"
+
+
 async def test_a_session_ends_with_its_connection(console):
     _, (machine, _), _ = await in_thread(make_cluster)
     player = await console.connect(machine)
