@@ -121,6 +121,9 @@ class World:
                 self.cuts.add(frozenset((one, other)))
             case "heal", (one, other):
                 self.cuts.discard(frozenset((one, other)))
+                for name, peer in ((one, other), (other, one)):
+                    self._shake(self.machines[name], self.machines[peer])
+                    self.machines[name].agent.talk.news.set()
             case "skip", (name, seconds):
                 self.machines[name].clock.skipped += float(seconds)
                 self.machines[name].agent.talk.news.set()

@@ -1,0 +1,136 @@
+"""A real console, real agents on fakes of the kernel, and a real Chromium that looks at them."""
+
+import re
+import shutil
+import socket
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect, sync_playwright
+
+from nodes.playground import RunningConsole
+from tests.browser.machines import Machines
+
+PASSWORD = "correct horse battery"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ARGUMENTS = [
+    "--no-sandbox",  # the tests' own pages, and root has no sandbox
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+expect.set_options(timeout=20_000)
+
+
+def pytest_collection_modifyitems(items):
+    absent = pytest.mark.skip(reason="no Chromium on this machine: apt-get install -y --no-install-recommends chromium")
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.browser)
+            if CHROMIUM is None:
+                item.add_marker(absent)
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def console(tmp_path_factory):
+    """A console from nothing, with nobody in it yet."""
+    addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+    running = RunningConsole(tmp_path_factory.mktemp("console"), listen=addresses[0], tls_listen=addresses[1])
+    running.start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def machines():
+    """No machine yet; those that are made end with the module."""
+    made = Machines()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+class Browser:
+    """Somebody's browser; whatever a page complains of is a fault of the test that opened it."""
+
+    def __init__(self, chromium, url, **context):
+        self.url = url
+        self.context = chromium.new_context(base_url=url, **context)
+        self.context.set_default_timeout(20_000)
+        self.page = self.context.new_page()
+        self.complaints = []
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", self._hear)
+
+    def _hear(self, message):
+        # Chromium itself reports each answer of 400 and more, and each socket that the console's restart closed.
+        if (
+            message.type == "error"
+            and "Failed to load resource" not in message.text
+            and "WebSocket" not in message.text
+        ):
+            self.complaints.append(message.text)
+
+    def sign_in(self):
+        self.page.goto("/login/")
+        self.page.get_by_label("User name").fill("alice")
+        self.page.get_by_label("Password").fill(PASSWORD)
+        self.page.get_by_role("button", name="Sign in").click()
+        expect(self.page.get_by_role("heading", name="Overview")).to_be_visible()
+        return self
+
+    def check(self):
+        """Nothing that axe finds, nothing that reaches beyond the screen."""
+        found = Axe().run(self.page)
+        assert found.violations_count == 0, f"{self.page.url}\n{found.generate_report()}"
+        beyond = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        assert beyond <= 0, f"{self.page.url} is {beyond} pixels too wide"
+
+    def close(self):
+        self.context.close()
+        assert self.complaints == []
+
+
+@pytest.fixture
+def open_browser(chromium, console):
+    """Browsers, closed after the test."""
+    opened = []
+
+    def open_one(**context):
+        opened.append(Browser(chromium, console.url, **context))
+        return opened[-1]
+
+    yield open_one
+    for browser in opened:
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def administrator(console):
+    """An administrator made by the command, for tests that are not about the first page."""
+    console.call(
+        "createsuperuser", "--noinput", "--username", "alice", "--email", "",
+        env={"DJANGO_SUPERUSER_PASSWORD": PASSWORD},
+    )  # fmt: skip
+
+
+def read_code(console):
+    """The first administrator's code, from what the console printed."""
+    return re.search(r"one-time code: (\S+)", console.log.read_text())[1]

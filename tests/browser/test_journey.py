@@ -1,0 +1,162 @@
+"""The first day: an administrator, a cluster, machines that enrol; a link comes up and goes down; one is removed.
+
+One journey in steps, each of which begins where the one before ended.
+"""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import PASSWORD, read_code
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def page(chromium, console):
+    """One page for the whole journey."""
+    context = chromium.new_context(base_url=console.url, viewport={"width": 1280, "height": 860})
+    context.set_default_timeout(20_000)
+    page = context.new_page()
+    complaints = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    yield page
+    context.close()
+    assert complaints == []
+
+
+def token_of(page):
+    line = page.locator("#enrol-line").inner_text()
+    return re.match(r"echo (\S+) \| sudo kubespan-agent enrol http://\S+ --token-file -", line)[1]
+
+
+def make_line(page):
+    """Ask for a line in the dialog, on whatever page has one."""
+    page.get_by_role("button", name="Make the line").click()
+    expect(page.locator("#enrol-line")).to_be_visible()
+    return token_of(page)
+
+
+def test_first_administrator(page, console):
+    page.goto("/")
+    expect(page.get_by_role("heading", name="Make the first administrator")).to_be_visible()
+    page.get_by_label("One-time code").fill("guessed")
+    page.get_by_label("User name").fill("alice")
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.get_by_label("Password again").fill(PASSWORD)
+    page.get_by_role("button", name="Make administrator").click()
+    expect(page.get_by_role("alert")).to_contain_text("not the code")
+    page.get_by_label("One-time code").fill(read_code(console))
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.get_by_label("Password again").fill(PASSWORD)
+    page.get_by_role("button", name="Make administrator").click()
+    expect(page.get_by_text("Welcome, alice")).to_be_visible()
+    expect(page.get_by_role("heading", name="No cluster yet")).to_be_visible()
+
+
+def test_create_a_cluster(page):
+    page.get_by_role("link", name="Create a cluster").click()
+    page.get_by_label("Name").fill("homelab")
+    page.get_by_role("button", name="Create the cluster").click()
+    expect(page.get_by_text("homelab has been created")).to_be_visible()
+
+
+def test_the_first_machine_enrols(page, console, machines):
+    token = make_line(page)
+    expect(page.get_by_text("Waiting for the machine")).to_be_visible()
+    machines.join("edge-1", console.url, token)
+    expect(page.get_by_text("edge-1 has enrolled")).to_be_visible()
+    expect(page.get_by_text("It is the first machine")).to_be_visible()
+    page.get_by_role("link", name="Open edge-1").click()
+    expect(page.get_by_role("heading", name="edge-1", exact=True)).to_be_visible()
+
+
+def test_the_second_machine_shows_its_first_handshake_in_the_dialog(page, console, machines):
+    page.get_by_role("link", name="homelab").first.click()
+    page.get_by_role("button", name="Enrol a machine").click()
+    dialog = page.get_by_role("dialog")
+    token = make_line(page)
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    page.mouse.click(5, 5)
+    expect(dialog).to_be_visible()  # what is shown only once does not go by accident
+    machines.join("edge-2", console.url, token)
+    expect(dialog.get_by_text(re.compile(r"First handshake after \d+\.\d s"))).to_be_visible()
+    dialog.get_by_role("button", name="Close").last.click()
+    expect(dialog).to_be_hidden()
+    expect(page.locator("[data-count=nodes]")).to_have_text("2")
+    expect(page.get_by_role("row", name=re.compile("edge-2"))).to_be_visible()
+
+
+def test_a_link_is_up_live(page):
+    page.get_by_role("link", name="Links", exact=True).click()
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    expect(page.locator(".ks-matrix td[data-state=up]")).to_have_count(2)
+    expect(page.get_by_text("None: every link that was reported is up.")).to_be_visible()
+
+
+def test_the_link_goes_down_live_and_says_why(page, machines):
+    machines.tell("cut", "edge-1", "edge-2")
+    machines.tell("skip", "edge-1", "400")
+    row = page.get_by_role("row", name=re.compile("^edge-1 edge-2"))
+    expect(row).to_contain_text("down")
+    expect(row).to_contain_text("the other end still sees it up")
+    expect(page.locator(".ks-matrix td[data-state=down]")).to_have_count(1)
+    machines.tell("skip", "edge-2", "400")
+    expect(page.locator(".ks-matrix td[data-state=down]")).to_have_count(2)
+    expect(row).to_contain_text("the other end sees the same")
+
+
+def test_the_link_comes_back_live(page, machines):
+    machines.tell("heal", "edge-1", "edge-2")
+    expect(page.locator(".ks-matrix td[data-state=up]")).to_have_count(2)
+
+
+def test_a_node_page_counts_traffic_live(page):
+    page.get_by_role("link", name="edge-1").first.click()
+    row = page.locator("[data-peers] tbody tr")
+    expect(row).to_have_count(1)
+    expect(row).to_contain_text("192.0.2.2:51820")
+    expect(row).to_contain_text(re.compile(r"\d B/s"))
+
+
+def test_an_agent_that_stops_is_away_live(page, machines):
+    machines.tell("stop", "edge-1")
+    agent = page.locator("[data-cell=agent]")
+    expect(agent).to_contain_text("away since")
+    machines.tell("start", "edge-1")
+    expect(agent).to_contain_text("connected")
+
+
+def test_a_node_is_removed_everywhere(page, machines):
+    page.get_by_role("button", name="Remove").click()
+    dialog = page.get_by_role("dialog")
+    go_on = dialog.get_by_role("button", name="Remove")
+    expect(go_on).to_be_disabled()
+    dialog.get_by_label("Type edge-1 to go on").fill("edge-1")
+    go_on.click()
+    expect(page.get_by_text("edge-1 is removed.")).to_be_visible()
+    page.get_by_role("link", name="homelab").first.click()
+    expect(page.locator("[data-count=nodes]")).to_have_text("1")
+    expect(page.get_by_role("row", name=re.compile("edge-2"))).to_be_visible()
+    expect(page.get_by_role("row", name=re.compile("edge-1"))).to_have_count(0)
+
+
+def test_what_was_done_is_told(page):
+    page.keyboard.press("g")
+    page.keyboard.press("a")
+    page.get_by_role("link", name="Who did what").click()
+    expect(page.get_by_text("alice removed node edge-1")).to_be_visible()
+    expect(page.get_by_text("alice created cluster homelab")).to_be_visible()
+
+
+def test_a_console_that_is_away_is_said_to_be(page, console):
+    page.goto("/clusters/")
+    page.get_by_role("link", name="homelab").click()
+    banner = page.locator("[data-banner]")
+    expect(banner).to_have_text("Live")
+    console.stop()
+    expect(banner).to_have_text(re.compile(r"Stale since \d\d:\d\d:\d\d"))
+    console.start()
+    expect(banner).to_have_text("Live", timeout=30_000)

@@ -1,0 +1,192 @@
+"""Every page, light and dark, wide and narrow: nothing for axe to find, nothing beyond the screen; and the keyboard."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("administrator")]
+
+WIDE = {"width": 1280, "height": 860}
+PHONE = {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def mesh(console, machines, administrator):
+    """A cluster with members, one that waits, and one pair that cannot reach each other."""
+    cluster = console.call("create_cluster", "homelab")
+    token = console.call("create_token", "homelab", "--uses", "9")["token"]
+    waiting = console.call("create_token", "homelab", "--approval-required")["token"]
+    for name in ("edge-1", "edge-2", "a-machine-with-a-name-of-some-length"):
+        machines.join(name, console.url, token)
+    machines.join("nas", console.url, token, "10.20.0.0/16")
+    machines.join("stranger", console.url, waiting)
+    machines.tell("cut", "edge-1", "edge-2")
+    return cluster["uuid"]
+
+
+VIEWS = [
+    pytest.param({"viewport": WIDE, "color_scheme": "light"}, id="light"),
+    pytest.param({"viewport": WIDE, "color_scheme": "dark"}, id="dark"),
+    pytest.param({"viewport": PHONE, "color_scheme": "light", "has_touch": True}, id="phone"),
+]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_the_door(open_browser, view):
+    browser = open_browser(**view)
+    for address in ("/login/", "/nothing/"):
+        browser.page.goto(address)
+        browser.check()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_page(open_browser, mesh, view):
+    browser = open_browser(**view, reduced_motion="reduce").sign_in()
+    page, cluster = browser.page, f"/clusters/{mesh}/"
+    browser.check()
+    plain = ["/clusters/", "/clusters/create/", "/clusters/import/", "/nodes/", "/nodes/?q=nobody", "/tokens/"]
+    plain += ["/activity/", "/activity/?tab=audit"]
+    plain += [cluster + tab for tab in ("options/", "activity/", "activity/?kind=audit", "secret/", "delete/")]
+    for address in plain:
+        page.goto(address)
+        browser.check()
+    page.goto(cluster)
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    browser.check()
+    page.goto(f"{cluster}links/")
+    expect(page.locator(".ks-matrix td[data-state=up]").first).to_be_visible()
+    browser.check()
+    page.goto("/nodes/?q=nas")
+    page.get_by_role("link", name="nas").click()
+    expect(page.locator("[data-peers] tbody tr")).to_have_count(3)
+    browser.check()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_dialogs(open_browser, mesh, view):
+    browser = open_browser(**view, reduced_motion="reduce").sign_in()
+    page = browser.page
+    page.goto(f"/clusters/{mesh}/")
+    page.get_by_role("button", name="Enrol a machine").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    browser.check()
+    page.get_by_role("button", name="Make the line").click()
+    expect(page.get_by_text("Waiting for the machine")).to_be_visible()
+    browser.check()
+    page.goto("/nodes/?q=stranger")
+    page.get_by_role("link", name="stranger").click()
+    for name in ("Set options", "Remove"):
+        page.get_by_role("button", name=name).click()
+        expect(page.get_by_role("dialog")).to_be_visible()
+        browser.check()
+        page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+
+
+def test_the_secret_stays_until_it_is_closed(open_browser, mesh):
+    browser = open_browser().sign_in()
+    page = browser.page
+    page.goto(f"/clusters/{mesh}/secret/")
+    page.get_by_label("Your password").fill("correct horse battery")
+    page.get_by_role("button", name="Reveal").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator("[data-secret]")).to_have_text(re.compile(r"^[A-Za-z0-9+/]{43}=$"))
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    page.mouse.click(2, 2)
+    expect(dialog).to_be_visible()
+    browser.check()
+    dialog.get_by_role("link", name="Done").click()
+    expect(page.locator("[data-secret]")).to_have_count(0)
+
+
+def test_copying_is_told(open_browser, mesh, console):
+    browser = open_browser(permissions=["clipboard-read", "clipboard-write"]).sign_in()
+    page = browser.page
+    page.goto(f"/clusters/{mesh}/options/")
+    button = page.get_by_role("button", name=re.compile("^fd"))
+    address = button.inner_text()
+    button.first.click()
+    expect(page.locator("#toasts")).to_contain_text("Prefix copied")
+    assert page.evaluate("navigator.clipboard.readText()") == address
+
+
+def test_options_say_what_they_will_change(open_browser, mesh):
+    browser = open_browser().sign_in()
+    page = browser.page
+    page.goto(f"/clusters/{mesh}/options/")
+    preview = page.locator("#preview")
+    expect(preview).to_contain_text("Nothing is different")
+    page.get_by_label("MTU of the KubeSpan link").fill("1400")
+    expect(preview).to_contain_text("Saving will change")
+    expect(preview).to_contain_text("1400")
+    page.get_by_label("Endpoints that machines offer").fill("nonsense")
+    expect(preview).to_contain_text("Not yet right")
+    page.get_by_label("Endpoints that machines offer").fill("")
+    expect(preview).to_contain_text("1400")
+    page.get_by_role("button", name="Save as revision").click()
+    expect(page.get_by_text("The cluster is now at revision")).to_be_visible()
+
+
+def test_keys_lead_where_they_say(open_browser, mesh):
+    browser = open_browser().sign_in()
+    page = browser.page
+    page.keyboard.press("g")
+    page.keyboard.press("n")
+    expect(page).to_have_url(re.compile("/nodes/$"))
+    page.keyboard.press("/")
+    page.keyboard.type("edge-2")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("q=edge-2"))
+    expect(page.locator("tbody tr")).to_have_count(1)
+    page.get_by_role("link", name=re.compile("Take away the filter Search")).click()
+    expect(page.locator("tbody tr")).to_have_count(5)
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keyboard")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_the_theme_stays_as_it_was_chosen(open_browser, mesh):
+    browser = open_browser(color_scheme="dark").sign_in()
+    page = browser.page
+    root = page.locator("html")
+    expect(root).to_have_attribute("data-bs-theme", "dark")
+    page.get_by_role("button", name=re.compile("^Theme")).click()
+    expect(root).to_have_attribute("data-bs-theme", "light")
+    page.reload()
+    expect(root).to_have_attribute("data-bs-theme", "light")
+
+
+def test_a_phone_has_a_drawer(open_browser, mesh):
+    browser = open_browser(viewport=PHONE, has_touch=True).sign_in()
+    page = browser.page
+    nodes = page.get_by_role("navigation", name="Main").get_by_role("link", name=re.compile("^Nodes"))
+    expect(nodes).to_be_hidden()
+    page.get_by_role("button", name="Navigation", exact=True).click()
+    expect(nodes).to_be_visible()
+    browser.check()
+    page.keyboard.press("Escape")
+    expect(nodes).to_be_hidden()
+    page.get_by_role("button", name="Navigation", exact=True).click()
+    nodes.click()
+    expect(page).to_have_url(re.compile("/nodes/$"))
+
+
+def test_a_stranger_is_approved_from_the_list(open_browser, mesh):
+    browser = open_browser().sign_in()
+    page = browser.page
+    page.goto(f"/clusters/{mesh}/")
+    expect(page.locator("[data-count=nodes]")).to_have_text("4")
+    page.get_by_role("button", name="Approve stranger").click()
+    expect(page.get_by_text("stranger is approved")).to_be_visible()
+    expect(page.locator("[data-count=nodes]")).to_have_text("5")
+
+
+def test_page_scripts_are_small(open_browser):
+    browser = open_browser()
+    sizes = []
+    browser.page.on("response", lambda reply: sizes.append(len(reply.body())) if "/static/" in reply.url else None)
+    browser.page.goto("/login/")
+    browser.page.wait_for_load_state("networkidle")
+    assert 0 < sum(sizes) < 600_000
