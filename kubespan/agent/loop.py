@@ -28,6 +28,7 @@ from kubespan.agent.publish import Publisher
 from kubespan.agent.store import Enrolment, Store, StoreError
 from kubespan.agent.talk import MOST_NOTICES, Talk
 from kubespan.core.messages import MAX_TEXT, Applied, Claim
+from kubespan.core.peer_status import NEVER, TICK
 from kubespan.core.plan import NOTHING, Desired, Observed, plan
 
 log = structlog.get_logger()
@@ -109,6 +110,7 @@ class Agent:
         self._stopped = asyncio.Event()
         self._settled: Desired | None = None
         self._warned: tuple[str, ...] = ()
+        self._facts_due = NEVER
         self._drifts = 0
         self._failures = 0
 
@@ -172,13 +174,16 @@ class Agent:
                     self.talk.news.set()
             except (KernelError, OSError) as error:
                 log.warning("the kernel's events cannot be heard, the timer alone is left", reason=str(error))
+            except Exception:
+                # A fault of ours in listening leaves the timer, too.
+                log.exception("listening to the kernel failed")
             await asyncio.sleep(RETRY_MOST)
 
     async def look(self) -> None:
         """One pass: observe, decide, store, change what differs; afterwards there is something to say."""
-        if self.talk.claim is None:
-            await self.read_facts()
         try:
+            if self._clock.now() >= self._facts_due:
+                await self.read_facts()
             observed = await self._place.kernel.observe()
             decision = self.mesh.decide(observed, wall=self._clock.wall(), now=self._clock.now())
             unstored = await self.held.keep(self._write)
@@ -247,7 +252,8 @@ class Agent:
         await asyncio.get_running_loop().run_in_executor(self._writer, write)
 
     async def read_facts(self) -> None:
-        """Bring the claim up to date; what cannot be read stays as it was."""
+        """Bring the claim up to date; what cannot be read stays as it was. Of a new name there is no event."""
+        self._facts_due = self._clock.now() + TICK
         try:
             facts = await self._place.host.facts()
         except KernelError as error:

@@ -42,6 +42,7 @@ from tests.agent.console_double import (
     SECRET,
     Bench,
     ConsoleDouble,
+    FakeHost,
     SetClock,
     WatchedKernel,
     running,
@@ -236,6 +237,30 @@ async def test_a_new_address_is_claimed(bench, console):
         bench.host.now = Facts("alpha.example", "Testing Linux 1", ("192.0.2.1", "198.51.100.1", str(ALPHA.address)))
         bench.host.events.put_nowait("address")
         assert (await line.hear(Claim)).addresses == ("192.0.2.1", "198.51.100.1")
+
+
+async def test_a_new_name_is_claimed_at_the_next_tick(bench):
+    bench.clock = SetClock()
+    agent = bench.agent()
+    agent.talk.hear(Welcome(version=1, status="approved", console_time=0.0))
+    await agent.look()
+    bench.host.now = Facts("renamed.example", "Testing Linux 1", ("192.0.2.1",))
+    bench.clock.pass_by(30.0)
+    await agent.look()
+    claims = [message for message in agent.talk.speak() if isinstance(message, Claim)]
+    assert [claim.hostname for claim in claims] == ["renamed.example"]
+
+
+async def test_addresses_that_cannot_be_read_cost_no_look(bench):
+    class Blind(FakeHost):
+        async def facts(self):
+            raise RuntimeError("unforeseen")
+
+    bench.host = Blind()
+    await mesh(bench)
+    bench.host.facts = FakeHost().facts
+    await mesh(bench)
+    assert bench.kernel.link is not None
 
 
 async def test_a_refused_claim_is_logged_with_its_reason_and_the_talk_goes_on(bench, console):
