@@ -119,7 +119,8 @@ def enrol_command(
         data_plane=data_plane,
         networks=networks,
     )
-    _tell(_or_fail(lambda: enrol(store, wish, asyncio.run(_start().read_machine()))))
+    reply = _or_fail(lambda: enrol(store, wish, asyncio.run(_start().read_machine())))
+    _tell(reply, running=store.is_locked())
 
 
 def _read_token(file: str | None, token: str | None, *, on_command_line: bool) -> str:
@@ -146,13 +147,16 @@ def _read_token(file: str | None, token: str | None, *, on_command_line: bool) -
     return text.strip()
 
 
-def _tell(reply: EnrolReply) -> None:
+def _tell(reply: EnrolReply, *, running: bool) -> None:
     click.echo(f"enrolled in cluster {reply.cluster_name}; this machine's address is {reply.address}")
     for refused in reply.refused:
         click.echo(f"not believed: {refused.claim}: {refused.reason}", err=True)
     if reply.status == "pending":
         click.echo("an operator must approve it at the console before it meshes")
-    click.echo("next: kubespan-agent install (a service of systemd), or kubespan-agent run")
+    if running:
+        click.echo("next: systemctl restart kubespan-agent, for the one that runs goes by what it read at its start")
+    else:
+        click.echo("next: kubespan-agent install (a service of systemd), or kubespan-agent run")
 
 
 @main.command()

@@ -97,6 +97,13 @@ def test_plain_http_over_a_network_is_refused_and_loud_when_allowed(call):
     assert "WARNING" in result.stderr
 
 
+def test_enrolment_beside_a_running_agent_says_what_to_do(call, tmp_path):
+    bench = Bench(tmp_path / "state")
+    with console(agree) as there, bench.store.lock():
+        result = call("enrol", there.url, input=TOKEN)
+    assert (result.exit_code, "systemctl restart kubespan-agent" in result.output) == (0, True)
+
+
 @pytest.mark.parametrize("command", ["run", "status", "install"])
 def test_before_enrolment_there_is_a_sentence(call, command):
     result = call(command)
