@@ -1,224 +1,228 @@
-"""Machines for trying a mesh on one host: network namespaces on a bridge, each with its own `/run/wireguard`.
+"""Machines for trying a mesh on one host: network namespaces, each with a `/run/wireguard` of its own.
 
-Only the demonstration and the end-to-end tests use it. Root only; Linux only. The bridge lives in a namespace of its
-own, so that a firewall of the host has no say in it; the host itself is plugged in with one address, where a console
-can listen. Whatever it makes carries the laboratory's prefix and goes away with `close`, also after a failure.
+    with Lab() as lab:
+        one, two = lab.machine("one"), lab.machine("two")
+        lab.join(one, two, addresses=("192.0.2.1/24", "192.0.2.2/24"))
+        one.run("ping", "-c1", "192.0.2.2")
+
+Only the demonstration and the tests use it. Whatever is started inside ends with the laboratory: processes that live in
+its namespaces are ended by their ids, then the namespaces go, also after a failure. Root only; Linux only.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
-from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
 
-HOST = 254
-"""Last part of the host's own address on the bridge."""
-MAX_MACHINES = 200
-SUBNETS = 250
-STOP_SECONDS = 10.0
+NAMESPACES = Path("/run/netns")
+END_SECONDS = 10.0
+TOOLS = ("ip", "nsenter", "unshare", "mount", "nft")
+
+_numbers = itertools.count()
 
 
 class LabError(Exception):
-    """The laboratory cannot be made here; the text says why."""
+    """The laboratory cannot be made here, or something in it failed; the text says why."""
 
 
 class Machine:
-    """One namespace: its addresses on the bridge, and a way to run things in it."""
+    """One network namespace with a private `/run/wireguard`."""
 
-    def __init__(self, lab: Lab, name: str, number: int) -> None:
-        self.lab = lab
+    def __init__(self, name: str, mounts: Path) -> None:
         self.name = name
-        self.number = number
-        self.namespace = f"{lab.prefix}{number}"
-        self.mounts = lab.mounts / name
-        self.ipv4 = IPv4Interface(f"198.18.{lab.subnet}.{number}/24")
-        self.ipv6 = IPv6Interface(f"2001:db8:{lab.subnet:x}::{number:x}/64")
+        self.mounts = mounts
+        self.net = NAMESPACES / name
 
     def inside(self, *command: str) -> list[str]:
         """The command line that runs `command` in this machine's network and mounts."""
-        return ["nsenter", f"--net=/run/netns/{self.namespace}", f"--mount={self.mounts}", "--", *command]
+        return ["nsenter", f"--net={self.net}", f"--mount={self.mounts}", "--", *command]
 
-    def run(
-        self, *command: str, stdin: str | None = None, check: bool = True, env: Mapping[str, str] | None = None
+    def execute(
+        self, *command: str, stdin: str = "", env: Mapping[str, str] | None = None, timeout: float = 60
     ) -> subprocess.CompletedProcess[str]:
-        """Run to the end; with `check`, a failure raises CalledProcessError that holds what was printed."""
+        """Run a command inside to its end, whatever that is."""
         return subprocess.run(
             self.inside(*command),
             input=stdin,
-            stdin=None if stdin is not None else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
-            check=check,
-            env=dict(env) if env is not None else None,
+            timeout=timeout,
+            check=False,
+            env=_environment() if env is None else dict(env),
         )
 
-    def start(self, *command: str, log: Path, env: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-        """Start in the background, output appended to `log`; ended with the laboratory at the latest."""
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                self.inside(*command),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=dict(env) if env is not None else None,
-            )
-        self.lab.processes.append(process)
-        return process
+    def run(self, *command: str, stdin: str = "", check: bool = True) -> str:
+        """Run a command inside, and return what it wrote; with `check`, raises LabError where it fails."""
+        done = self.execute(*command, stdin=stdin)
+        if check and done.returncode:
+            raise LabError(f"{self.name}: {' '.join(command)} → {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
 
-    def nft(self, script: str) -> None:
-        """Apply an nftables script, such as one that cuts a link."""
-        self.run("nft", "-f", "-", stdin=script)
+    def start(self, *command: str, **options: Any) -> subprocess.Popen[Any]:
+        """Start a command inside; options are Popen's."""
+        return subprocess.Popen(self.inside(*command), **options)
+
+    def ip(self, words: str) -> str:
+        """Run `ip` with these words."""
+        return self.run("ip", *words.split())
+
+    def processes(self) -> list[int]:
+        """Ids of the processes that live inside, but for this one's own threads."""
+        found = _run("ip", "netns", "pids", self.name)
+        return [int(pid) for pid in found.split() if int(pid) != os.getpid()]
 
 
-class Lab:
-    """A switch and its machines; a context manager."""
+Kind = TypeVar("Kind", bound=Machine)
 
-    def __init__(self, directory: Path, names: Sequence[str]) -> None:
+
+class Lab(Generic[Kind]):
+    """Machines and the wires between them. Raises LabError where there is no root, or a tool is missing."""
+
+    kind: type[Machine] = Machine
+
+    def __init__(self, name: str = "") -> None:
         if os.geteuid() != 0:
             raise LabError("network namespaces need root")
-        if missing := [tool for tool in ("ip", "nsenter", "unshare", "nft") if shutil.which(tool) is None]:
+        if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
             raise LabError(f"missing on this machine: {', '.join(missing)}")
-        if len(names) > MAX_MACHINES:
-            raise LabError(f"at most {MAX_MACHINES} machines fit on the bridge, not {len(names)}")
-        self.directory = directory
-        self.mounts = directory / "mounts"
-        self.subnet = _claim_subnet()
-        # An interface name has at most 15 characters.
-        self.prefix = f"ks{self.subnet}-"
-        self.switch = f"{self.prefix}sw"
-        self.uplink = f"{self.prefix}up"
-        self.host_ipv4 = IPv4Interface(f"198.18.{self.subnet}.{HOST}/24")
-        self.machines = {name: Machine(self, name, number) for number, name in enumerate(names, 1)}
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.name = name or f"t{os.getpid()}-{next(_numbers)}"
+        self.machines: list[Kind] = []
+        self._directory = Path(f"/run/kubespan-lab-{self.name}")
+        self._wires = itertools.count()
+        self._stack = contextlib.ExitStack()
 
-    def __enter__(self) -> Lab:
-        try:
-            self._make()
-        except BaseException:
-            self.close()
-            raise
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            self._directory.mkdir()
+            stack.callback(self._directory.rmdir)
+            # A mount namespace can only be bound to a file on a private mount.
+            _run("mount", "--bind", str(self._directory), str(self._directory))
+            stack.callback(_run, "umount", "--lazy", str(self._directory))
+            _run("mount", "--make-private", str(self._directory))
+            self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
-    def _make(self) -> None:
-        self.mounts.mkdir(parents=True, exist_ok=True)
-        # A namespace can be kept by a bind mount only below a private mount.
-        _call("mount", "--bind", str(self.mounts), str(self.mounts))
-        _call("mount", "--make-private", str(self.mounts))
-        _batch(["link add br0 type bridge", "link set br0 up"], self.switch)
-        _batch(
-            [
-                f"link add {self.uplink} type veth peer name host netns {self.switch}",
-                f"addr add {self.host_ipv4} dev {self.uplink}",
-                f"link set {self.uplink} up",
-            ]
+    def machine(self, name: str) -> Kind:
+        """Make a machine with its loopback up, and no wire yet."""
+        full = f"{self.name}-{name}"
+        made: Kind = self.kind(full, self._directory / name)  # type: ignore[assignment]  # what the subclass says
+        with contextlib.ExitStack() as stack:
+            _run("ip", "netns", "add", full)
+            stack.callback(_run, "ip", "netns", "del", full)
+            stack.callback(end_processes, made)
+            made.mounts.touch()
+            stack.callback(made.mounts.unlink)
+            inside = "mkdir -p /run/wireguard && mount -t tmpfs -o mode=700 tmpfs /run/wireguard"
+            _run("unshare", f"--mount={made.mounts}", "--propagation", "private", "sh", "-c", inside)
+            stack.callback(_run, "umount", str(made.mounts))
+            _run("ip", "-n", full, "link", "set", "lo", "up")
+            self._stack.push(stack.pop_all())
+        self.machines.append(made)
+        return made
+
+    def join(
+        self,
+        one: Machine,
+        two: Machine,
+        *,
+        addresses: tuple[str, str] | None = None,
+        names: tuple[str, str] | None = None,
+    ) -> tuple[str, str]:
+        """Lay a wire between two machines; returns the interfaces' names, `wireN` unless given."""
+        number = next(self._wires)
+        ends = names or (f"wire{number}", f"wire{number}")
+        wire = ["type", "veth", "peer", "name", ends[1], "netns", two.name]
+        _run("ip", "-n", one.name, "link", "add", ends[0], *wire)
+        for machine, end, address in zip((one, two), ends, addresses or ("", ""), strict=True):
+            if address:
+                _add_address(machine, end, address)
+            machine.ip(f"link set {end} up")
+        return ends
+
+    def bridge(self, name: str, members: Sequence[tuple[Machine, Sequence[str]]], interface: str = "eth0") -> Kind:
+        """Make a switch (a machine with the bridge `br0`) and wire members to it, each with its addresses.
+
+        The bridge lives in a namespace of its own, so that a firewall of the host has no say in it.
+        """
+        switch = self.machine(name)
+        switch.ip("link add br0 type bridge")
+        switch.ip("link set br0 up")
+        for number, (member, addresses) in enumerate(members):
+            port = f"port{number}"
+            self.join(switch, member, names=(port, interface))
+            switch.ip(f"link set {port} master br0")
+            for address in addresses:
+                _add_address(member, interface, address)
+        return switch
+
+    def plug_host(self, switch: Machine, address: str) -> None:
+        """Wire this host itself to a switch."""
+        uplink = f"{self.name}-host"
+        _run("ip", "link", "add", uplink, "type", "veth", "peer", "name", "host", "netns", switch.name)
+        self._stack.callback(_run, "ip", "link", "del", uplink)
+        _run("ip", "address", "add", address, "dev", uplink)
+        _run("ip", "link", "set", uplink, "up")
+        switch.ip("link set host master br0 up")
+
+
+def end_processes(machine: Machine) -> None:
+    """End what lives in a machine, such as a `wireguard-go` that outlives its agent: kindly, then for good."""
+    deadline = time.monotonic() + END_SECONDS
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in machine.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        patience = time.monotonic() + END_SECONDS / 2
+        while machine.processes() and time.monotonic() < min(patience, deadline):
+            time.sleep(0.01)  # they are not our children: nothing to wait on
+
+
+@contextlib.contextmanager
+def background(command: Sequence[str], output: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command during the block, its output in a file."""
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
         )
-        _batch(["link set host master br0 up"], self.switch)
-        for machine in self.machines.values():
-            self._plug(machine)
-
-    def _plug(self, machine: Machine) -> None:
-        _call("ip", "netns", "add", machine.namespace)
-        port = f"m{machine.number}"
-        plug = f"link add {port} type veth peer name eth0 netns {machine.namespace}"
-        _batch([plug, f"link set {port} master br0 up"], self.switch)
-        _batch(
-            [
-                "link set lo up",
-                f"addr add {machine.ipv4} dev eth0",
-                f"addr add {machine.ipv6} dev eth0 nodad",
-                "link set eth0 up",
-            ],
-            machine.namespace,
-        )
-        machine.mounts.touch()
-        private = "mkdir -p /run/wireguard && mount -t tmpfs -o mode=700 tmpfs /run/wireguard"
-        enter = f"--net=/run/netns/{machine.namespace}"
-        _call("nsenter", enter, "unshare", f"--mount={machine.mounts}", "--propagation", "private", "sh", "-c", private)
-
-    @contextlib.contextmanager
-    def recording(self, command: Sequence[str], output: Path) -> Iterator[None]:
-        """Run a command of this host, such as tcpdump, during the block; its output goes to a file."""
-        with output.open("wb") as file:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        try:
-            yield
-        finally:
-            stop(process)
-
-    def close(self) -> None:
-        """End what was started, then whatever still runs in a namespace, then remove the namespaces."""
-        for process in self.processes:
-            stop(process)
-        namespaces = [self.switch, *(machine.namespace for machine in self.machines.values())]
-        for namespace in namespaces:
-            for pid in _inhabitants(namespace):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        for machine in self.machines.values():
-            if machine.mounts.exists():
-                _call("umount", str(machine.mounts), check=False)
-        for namespace in namespaces:
-            _call("ip", "netns", "del", namespace, check=False)
-        _call("ip", "link", "del", self.uplink, check=False)
-        _call("umount", str(self.mounts), check=False)
+    try:
+        yield process
+    finally:
+        stop(process)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process and what shares its session: politely first, after STOP_SECONDS by force."""
-    if process.poll() is not None:
-        return
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
+    """End a process and what shares its session: kindly, then for good."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            return
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_SECONDS)
 
 
-def _call(*command: str, check: bool = True) -> str:
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if check and result.returncode:
-        raise LabError(f"{' '.join(command)}: {result.stderr.strip()}")
-    return result.stdout
+def _add_address(machine: Machine, interface: str, address: str) -> None:
+    # Duplicate address detection would make the address unusable for a second.
+    machine.ip(f"address add {address} dev {interface}{' nodad' if ':' in address else ''}")
 
 
-def _batch(lines: Sequence[str], namespace: str = "") -> None:
-    """Run `ip` commands, all of one namespace in one process."""
-    command = ["ip", *(["-n", namespace] if namespace else []), "-batch", "-"]
-    result = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise LabError(f"{' '.join(command)}: {result.stderr.strip()}")
+def _run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
+    if done.returncode:
+        raise LabError(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout
 
 
-def _inhabitants(namespace: str) -> list[int]:
-    """The processes of a namespace, such as a `wireguard-go` that outlives its agent by design."""
-    return [int(pid) for pid in _call("ip", "netns", "pids", namespace, check=False).split()]
-
-
-def _claim_subnet() -> int:
-    """Take a number for 198.18.N.0/24 (RFC 2544) by making its switch's namespace, which only one can make."""
-    start = os.getpid() + time.monotonic_ns()
-    for step in range(SUBNETS):
-        subnet = 1 + (start + step) % SUBNETS
-        made = subprocess.run(["ip", "netns", "add", f"ks{subnet}-sw"], capture_output=True, text=True, check=False)
-        if made.returncode == 0:
-            return subnet
-        if "File exists" not in made.stderr:
-            raise LabError(f"ip netns add: {made.stderr.strip()}")
-    raise LabError(f"{SUBNETS} laboratories are open on this host already")
+def _environment() -> dict[str, str]:
+    return os.environ | {"LC_ALL": "C"}

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from http import HTTPStatus
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import redis
 import urllib3
@@ -23,43 +25,67 @@ from nodes.lab import Lab, LabError, Machine, stop
 AGENT = str(Path(sys.executable).with_name("kubespan-agent"))
 MANAGE = Path(__file__).parent.parent / "manage.py"
 TLS_PORT = 8443
+HOST = 254
+"""Last part of the host's own address on the switch."""
+MAX_MACHINES = 200
+SUBNETS = 250
 READY_SECONDS = 90.0
 LAST_LINES = 5
 PAUSE = 0.25
 """Seconds between two looks at something that has no event to wait for."""
 
 
+@dataclass(frozen=True)
+class Site:
+    """Machines on one switch, and the host with them."""
+
+    lab: Lab[Machine]
+    switch: Machine
+    machines: Mapping[str, Machine]
+    addresses: Mapping[str, tuple[IPv4Address, IPv6Address]]
+    """Each machine's own on the switch."""
+    host: IPv4Address
+
+
 class Agent:
     """One machine's agent: enrol, start, kill, ask."""
 
-    def __init__(self, machine: Machine, directory: Path) -> None:
+    def __init__(self, name: str, machine: Machine, directory: Path) -> None:
+        self.name = name
         self.machine = machine
-        self.state = directory / f"{machine.name}.state"
-        self.log = directory / f"{machine.name}.log"
+        self.state = directory / f"{name}.state"
+        self.log = directory / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
         # Only what a program needs to run: the console's keys are none of an agent's business.
         self.env = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "KUBESPAN_STATE_DIR": str(self.state)}
 
-    def call(self, *arguments: str, stdin: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def call(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run one of the agent's commands to its end."""
-        return self.machine.run(AGENT, *arguments, stdin=stdin, check=check, env=self.env)
+        return self.machine.execute(AGENT, *arguments, stdin=stdin, env=self.env)
 
     def enrol(self, url: str, pin: str, token: str) -> None:
         """Enrol by the line that an operator would paste; the token goes by standard input."""
-        result = self.call(
-            "enrol", url, "--pin", pin, "--token-file", "-", "--name", self.machine.name, stdin=token, check=False
-        )
+        result = self.call("enrol", url, "--pin", pin, "--token-file", "-", "--name", self.name, stdin=token)
         if result.returncode:
-            raise LabError(f"{self.machine.name} could not enrol: {result.stderr.strip() or result.stdout.strip()}")
+            raise LabError(f"{self.name} could not enrol: {result.stderr.strip() or result.stdout.strip()}")
 
     def start(self) -> None:
-        """Start `kubespan-agent run` in the background."""
-        self.process = self.machine.start(AGENT, "run", log=self.log, env=self.env)
+        """Start `kubespan-agent run` in the background; it ends when we do, however that happens."""
+        with self.log.open("ab") as output:
+            command = ["setpriv", "--pdeathsig", "TERM", "--", *self.machine.inside(AGENT, "run")]
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=self.env,
+            )
 
     def kill(self) -> None:
         """Kill it as a crash would: no farewell."""
         if self.process is None:
-            raise LabError(f"the agent of {self.machine.name} was never started")
+            raise LabError(f"the agent of {self.name} was never started")
         self.process.kill()
         self.process.wait()
 
@@ -70,7 +96,7 @@ class Agent:
 
     def resources(self, kind: str) -> list[dict[str, Any]]:
         """What `kubespan-agent get KIND -o json` prints; nothing while the agent has published nothing yet."""
-        result = self.call("get", kind, "-o", "json", check=False)
+        result = self.call("get", kind, "-o", "json")
         return parse_json_stream(result.stdout) if result.returncode == 0 else []
 
     def links(self) -> dict[str, str]:
@@ -84,10 +110,17 @@ class Agent:
 
 
 class Mesh:
-    """The agents of a laboratory."""
+    """The agents of a site; a context manager, which ends them."""
 
-    def __init__(self, lab: Lab, directory: Path) -> None:
-        self.agents = {name: Agent(machine, directory) for name, machine in lab.machines.items()}
+    def __init__(self, site: Site, directory: Path) -> None:
+        self.agents = {name: Agent(name, machine, directory) for name, machine in site.machines.items()}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for agent in self.agents.values():
+            agent.stop()
 
     def up(self) -> int:
         """Count the directed links that are `up`."""
@@ -117,10 +150,32 @@ def await_true(condition: Callable[[], bool], seconds: float, what: str) -> floa
 
 
 @contextmanager
-def open_mesh(directory: Path, names: list[str]) -> Iterator[tuple[Lab, Mesh]]:
-    """Make a laboratory with an agent for each machine; everything is gone afterwards."""
-    with Lab(directory, names) as lab:
-        yield lab, Mesh(lab, directory)
+def open_site(names: Sequence[str]) -> Iterator[Site]:
+    """Make machines with an IPv4 and an IPv6 address each on one switch; everything is gone afterwards."""
+    if len(names) > MAX_MACHINES:
+        raise LabError(f"at most {MAX_MACHINES} machines fit on the switch, not {len(names)}")
+    with ExitStack() as stack:
+        subnet, lab = _claim_subnet(stack)
+        addresses = {
+            name: (IPv4Address(f"198.18.{subnet}.{number}"), IPv6Address(f"2001:db8:{subnet:x}::{number:x}"))
+            for number, name in enumerate(names, 1)
+        }
+        machines = {name: lab.machine(name) for name in names}
+        wires = [(machines[name], (f"{v4}/24", f"{v6}/64")) for name, (v4, v6) in addresses.items()]
+        switch = lab.bridge("switch", wires)
+        host = IPv4Address(f"198.18.{subnet}.{HOST}")
+        lab.plug_host(switch, f"{host}/24")
+        yield Site(lab, switch, machines, addresses, host)
+
+
+def _claim_subnet(stack: ExitStack) -> tuple[int, Lab[Machine]]:
+    """Open a laboratory under the first free number for 198.18.N.0/24 (RFC 2544): only one of each name can be made."""
+    start = os.getpid() + time.monotonic_ns()
+    for step in range(SUBNETS):
+        subnet = 1 + (start + step) % SUBNETS
+        with suppress(FileExistsError):
+            return subnet, stack.enter_context(Lab[Machine](f"ks{subnet}"))
+    raise LabError(f"{SUBNETS} laboratories are open on this host already")
 
 
 class RunningConsole:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
 from nodes.certificates import fingerprint
-from nodes.lab import Lab, Machine
-from nodes.playground import TLS_PORT, Agent, Mesh, RunningConsole, await_true, open_mesh
+from nodes.lab import Machine
+from nodes.playground import TLS_PORT, Agent, Mesh, RunningConsole, Site, await_true, open_site
 
 UP_SECONDS = 120.0
 """The demonstration's own limit; C and D must first give up an endpoint that does not answer."""
@@ -21,14 +20,14 @@ UP_SECONDS = 120.0
 class World:
     """What the tests of this room share."""
 
-    lab: Lab
+    site: Site
     mesh: Mesh
     console: RunningConsole
     pin: str
 
     def machine(self, name: str) -> Machine:
         """Return a machine by name."""
-        return self.lab.machines[name]
+        return self.site.machines[name]
 
     def agent(self, name: str) -> Agent:
         """Return its agent."""
@@ -70,18 +69,18 @@ def free_port() -> int:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Four machines in one mesh; between charlie and delta the underlay carries IPv6 only."""
     directory = tmp_path_factory.mktemp("world")
-    with open_mesh(directory, [*NAMES, SPARE]) as (lab, mesh):
-        charlie, delta = lab.machines["charlie"], lab.machines["delta"]
-        charlie.nft(CUT_IPV4.format(other=delta.ipv4.ip))
-        delta.nft(CUT_IPV4.format(other=charlie.ipv4.ip))
+    with open_site([*NAMES, SPARE]) as site, Mesh(site, directory) as mesh:
+        for here, there in (("charlie", "delta"), ("delta", "charlie")):
+            cut = CUT_IPV4.format(other=site.addresses[there][0])
+            site.machines[here].run("nft", "-f", "-", stdin=cut)
         (directory / "console").mkdir()
         console = RunningConsole(
-            directory / "console", listen=f"127.0.0.1:{free_port()}", tls_listen=f"{lab.host_ipv4.ip}:{TLS_PORT}"
+            directory / "console", listen=f"127.0.0.1:{free_port()}", tls_listen=f"{site.host}:{TLS_PORT}"
         )
         try:
             console.start()
             pin = fingerprint((directory / "console" / "tls" / "certificate.pem").read_bytes())
-            world = World(lab, mesh, console, pin)
+            world = World(site, mesh, console, pin)
             console.call("create_cluster", "office")
             token = console.call("create_token", "office", "--uses", str(len(NAMES)))["token"]
             for name in NAMES:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from nodes.lab import Machine
 
@@ -22,9 +23,11 @@ class Pinger:
         self.log = directory / f"ping-{machine.name}-{address.replace(':', '_')}"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Pinger:
+    def __enter__(self) -> Self:
         # -O speaks of every packet whose answer has not come when the next one leaves.
-        self.process = self.machine.start("ping", "-n", "-O", "-i", INTERVAL, self.address, log=self.log)
+        with self.log.open("wb") as output:
+            ping = ("ping", "-n", "-O", "-i", INTERVAL, self.address)
+            self.process = self.machine.start(*ping, stdout=output, stderr=subprocess.STDOUT)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -41,6 +44,6 @@ class Pinger:
     def lost(self) -> set[int]:
         """Sequence numbers that were never answered; a late answer, on a busy machine, is an answer."""
         text = self.log.read_text()
-        missed = re.findall(r"no answer yet for icmp_seq=(\d+)", text) + re.findall(r"icmp_seq=(\d+) .*nreachable", text)
+        missed = re.findall(r"no answer yet for icmp_seq=(\d+)|icmp_seq=(\d+) .*nreachable", text)
         answered = re.findall(r"bytes from .*icmp_seq=(\d+)", text)
-        return {int(number) for number in missed} - {int(number) for number in answered}
+        return {int(late or refused) for late, refused in missed} - {int(number) for number in answered}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nodes.lab import background
 from nodes.playground import await_true
 from tests.end_to_end.conftest import NAMES, SPARE, World
 from tests.end_to_end.pinger import Pinger
@@ -24,10 +25,11 @@ SECONDS = 60.0
 def no_ping_lost(world: World, directory: Path) -> Iterator[list[Pinger]]:
     """Ping round the ring of machines, by KubeSpan and by node address, and lose nothing."""
     with ExitStack() as stack:
-        pingers = []
-        for here, there in zip(NAMES, NAMES[1:] + NAMES[:1], strict=True):
-            for address in (world.agent(there).address(), str(world.machine(there).ipv4.ip)):
-                pingers.append(stack.enter_context(Pinger(world.machine(here), address, directory)))
+        pingers = [
+            stack.enter_context(Pinger(world.machine(here), address, directory))
+            for here, there in zip(NAMES, NAMES[1:] + NAMES[:1], strict=True)
+            for address in (world.agent(there).address(), str(world.site.addresses[there][0]))
+        ]
         await_true(lambda: all(pinger.answered >= 3 for pinger in pingers), SECONDS, "no answers before")
         yield pingers
         before = [pinger.answered for pinger in pingers]
@@ -41,35 +43,27 @@ def no_ping_lost(world: World, directory: Path) -> Iterator[list[Pinger]]:
 
 @pytest.mark.parametrize(("here", "there"), PAIRS, ids=[f"{a} to {b}" for a, b in PAIRS])
 def test_every_pair_pings_by_kubespan_address_and_by_node_address(world: World, here: str, there: str) -> None:
-    machine = world.machine(there)
-    for address in (world.agent(there).address(), str(machine.ipv4.ip), str(machine.ipv6.ip)):
-        result = world.machine(here).run("ping", "-n", "-c", "2", "-i", "0.1", "-W", "5", address, check=False)
+    for address in (world.agent(there).address(), *map(str, world.site.addresses[there])):
+        result = world.machine(here).execute("ping", "-n", "-c", "2", "-i", "0.1", "-W", "5", address)
         assert result.returncode == 0, f"{address}: {result.stdout}"
 
 
 def test_the_underlay_carries_wireguard_only(world: World, tmp_path: Path) -> None:
-    members = " or ".join(f"host {interface.ip}" for name in NAMES for interface in world_addresses(world, name))
+    members = " or ".join(f"host {address}" for name in NAMES for address in world.site.addresses[name])
     discovery = "arp or (icmp6 and ip6[40] >= 133 and ip6[40] <= 136)"
-    console = f"host {world.lab.host_ipv4.ip}"
+    console = f"host {world.site.host}"
     expression = f"({members}) and not ({discovery}) and not ({console}) and not (igmp or ip6 multicast)"
     capture = tmp_path / "capture"
     # -U and -l: what was seen is in the file at once, so nothing is missed when tcpdump is ended.
-    tcpdump = ["ip", "netns", "exec", world.lab.switch, "tcpdump", "-i", "br0", "-n", "-l", "-U", expression]
-    with world.lab.recording(tcpdump, capture):
+    tcpdump = world.site.switch.inside("tcpdump", "-i", "br0", "-n", "-l", "-U", expression)
+    with background(tcpdump, capture):
         await_true(lambda: "listening on" in capture.read_text(), SECONDS, "tcpdump does not listen")
         for here, there in PAIRS:
-            addresses = [world.agent(there).address(), *(str(i.ip) for i in world_addresses(world, there))]
-            for address in addresses:
+            for address in (world.agent(there).address(), *map(str, world.site.addresses[there])):
                 world.machine(here).run("ping", "-n", "-c", "1", "-W", "5", address)
         await_true(lambda: len(packets(capture)) >= 2 * len(PAIRS), SECONDS, "tcpdump sees nothing")
     foreign = [line for line in packets(capture) if not re.search(r"[.:]51820: UDP|\.51820 > ", line)]
     assert foreign == []
-
-
-def world_addresses(world: World, name: str) -> tuple[object, object]:
-    """The two addresses of a machine on the underlay."""
-    machine = world.machine(name)
-    return machine.ipv4, machine.ipv6
 
 
 def packets(capture: Path) -> list[str]:
@@ -81,9 +75,10 @@ def test_a_killed_agent_returns_without_a_lost_ping(world: World, tmp_path: Path
     agent = world.agent("alpha")
     with no_ping_lost(world, tmp_path):
         agent.kill()
-        written = (agent.state / "resources.json").stat().st_mtime_ns
+        published = agent.state / "resources.json"
+        written = published.stat().st_mtime_ns
         agent.start()
-        await_true(lambda: (agent.state / "resources.json").stat().st_mtime_ns > written, SECONDS, "no pass after the start")
+        await_true(lambda: published.stat().st_mtime_ns > written, SECONDS, "no pass after the start")
         world.await_up("alpha", "bravo")
 
 
@@ -121,7 +116,7 @@ def test_a_removed_node_is_cut_off(world: World, tmp_path: Path) -> None:
     with no_ping_lost(world, tmp_path):
         world.console.call("remove_node", "office", SPARE)
         await_true(lambda: all(SPARE not in world.agent(name).links() for name in NAMES), SECONDS, "not cut off")
-    assert world.machine("alpha").run("ping", "-n", "-c", "1", "-W", "2", address, check=False).returncode != 0
+    assert world.machine("alpha").execute("ping", "-n", "-c", "1", "-W", "2", address).returncode != 0
     assert spare.process is not None
     assert spare.process.wait(SECONDS) != 0
-    assert world.machine(SPARE).run("ip", "link", "show", "kubespan", check=False).returncode != 0
+    assert world.machine(SPARE).execute("ip", "link", "show", "kubespan").returncode != 0

@@ -18,11 +18,12 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from nodes import certificates, embedded
-from nodes.lab import MAX_MACHINES, Lab, LabError
-from nodes.playground import MANAGE, TLS_PORT, Mesh, RunningConsole, await_true, open_mesh
+from nodes.lab import LabError
+from nodes.playground import MANAGE, MAX_MACHINES, TLS_PORT, Mesh, RunningConsole, Site, await_true, open_site
 
 CLUSTER = "demo"
 LIMIT_SECONDS = 120.0
+MIN_MACHINES = 2
 ADMINISTRATOR = "admin"
 DATA_PREFIX = "kubespan-demo-"
 """embedded.prepare makes a directory of this name where none is given; such a one goes away with the demonstration."""
@@ -42,9 +43,9 @@ class Command(BaseCommand):
 
     def handle(self, *_: Any, **options: Any) -> None:
         """Run it; without root, say what cannot be done and run the console alone."""
-        if not 2 <= options["nodes"] <= MAX_MACHINES:
+        if not MIN_MACHINES <= options["nodes"] <= MAX_MACHINES:
             raise CommandError(
-                f"--nodes {options['nodes']}: a mesh needs 2 machines, and at most {MAX_MACHINES} fit here"
+                f"--nodes {options['nodes']}: from {MIN_MACHINES} to {MAX_MACHINES} machines can mesh here"
             )
         if os.geteuid() != 0 and not options["until_up"]:
             self.run_console_alone(options)
@@ -71,11 +72,12 @@ class Command(BaseCommand):
 
     def run_demo(self, data: Path, options: dict[str, Any]) -> dict[str, Any] | None:
         """Make everything, wait for the mesh, stay until the end is asked for; returns the outcome."""
-        with contextlib.suppress(KeyboardInterrupt), open_mesh(data, _names(options["nodes"])) as (lab, mesh):
-            console = RunningConsole(data, listen=options["listen"], tls_listen=f"{lab.host_ipv4.ip}:{TLS_PORT}")
+        names = _names(options["nodes"])
+        with contextlib.suppress(KeyboardInterrupt), open_site(names) as site, Mesh(site, data) as mesh:
+            console = RunningConsole(data, listen=options["listen"], tls_listen=f"{site.host}:{TLS_PORT}")
             try:
                 self.start_console(console)
-                seconds = self.start_mesh(console, lab, mesh)
+                seconds = self.start_mesh(console, site, mesh)
                 links = options["nodes"] * (options["nodes"] - 1)
                 self.say(f"all {links} directed links are up, {seconds:.1f} s after the first enrolment")
                 if not options["until_up"]:
@@ -97,16 +99,16 @@ class Command(BaseCommand):
         )  # fmt: skip
         self.say(f"console: {console.url}  user: {ADMINISTRATOR}  password: {password}")
 
-    def start_mesh(self, console: RunningConsole, lab: Lab, mesh: Mesh) -> float:
+    def start_mesh(self, console: RunningConsole, site: Site, mesh: Mesh) -> float:
         """Enrol every machine by the real command, start its agent, and wait for all links; returns seconds."""
         pin = certificates.fingerprint((console.directory / "tls" / "certificate.pem").read_bytes())
         console.call("create_cluster", CLUSTER)
         token = console.call("create_token", CLUSTER, "--uses", str(len(mesh.agents)), "--name", "demo")["token"]
         started = time.monotonic()
-        for agent in mesh.agents.values():
+        for name, agent in mesh.agents.items():
             agent.enrol(console.tls_url, pin, token)
             agent.start()
-            self.say(f"{agent.machine.name} ({agent.machine.ipv4.ip}) has enrolled")
+            self.say(f"{name} ({site.addresses[name][0]}) has enrolled")
         links = len(mesh.agents) * (len(mesh.agents) - 1)
         try:
             await_true(lambda: mesh.up() == links, LIMIT_SECONDS, "the mesh is not up")
