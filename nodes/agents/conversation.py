@@ -218,13 +218,13 @@ class Conversation:
             raise
         self._welcome()
 
-    async def _open_session(self) -> Session:
+    async def _open_session(self, session: str = "") -> Session:
         # Its clock has gone on since it said hello.
         hello = self._hello
         if hello.agent_time:
             elapsed = self._end.loop.time() - self._heard_at
             hello = msgspec.structs.replace(hello, agent_time=hello.agent_time + elapsed)
-        return await in_thread(sessions.open_session, hello, self._nonce, self._peer, datetime.now(UTC))
+        return await in_thread(sessions.open_session, hello, self._nonce, self._peer, datetime.now(UTC), session)
 
     def _welcome(self) -> None:
         session, socket = self._session, self._socket
@@ -248,14 +248,14 @@ class Conversation:
                     # What is open anew takes the place of what is there, and ours is the older one.
                     self._socket.close(CLOSE_REPLACED)
                     return
-                session = await self._open_session()
+                session = await self._open_session(self._socket.session)
             except Refusal as refusal:
                 self._socket.close(CLOSE_REMOVED, _farewell(refusal).decode())
                 return
             except AWAY as error:
                 log.warning("a node's standing was not read", node=self._socket.node, error=str(error))
                 return
-            self._session, self._socket.session = session, session.id
+            self._session = session
             if self._socket not in self._end.conversations:  # it left meanwhile
                 await self._close_session()
                 return

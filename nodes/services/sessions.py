@@ -66,10 +66,12 @@ def challenge() -> Challenge:
     return Challenge(nonce=base64.b64encode(secrets.token_bytes(NONCE_BYTES)).decode(), versions=VERSIONS)
 
 
-def open_session(hello: Hello, nonce: str, peer: IPAddress | None, now: datetime) -> Session:
+def open_session(hello: Hello, nonce: str, peer: IPAddress | None, now: datetime, session: str = "") -> Session:
     """Check who says hello, and make this its one connection; raises Refused. Two queries where it is as it was.
 
     A newer connection takes the place of an older one: a machine that lost its network comes back before we notice.
+    A connection that is open already keeps its `session`, for the word that it is the node's present one may still be
+    on its way.
     """
     if hello.version not in VERSIONS:
         spoken = ", ".join(map(str, VERSIONS))
@@ -81,7 +83,7 @@ def open_session(hello: Hello, nonce: str, peer: IPAddress | None, now: datetime
         raise Refused("signature", "The hello is not signed with the key that this node enrolled with.", 403)
     if node.status == Node.Status.REMOVED:
         raise Refused("removed", f"{node} was removed from the cluster {node.cluster}; enrol it again.", 403)
-    session = secrets.token_hex(16)
+    session = session or secrets.token_hex(16)
     was_away = node.away
     Node.objects.filter(pk=node.pk).update(
         session=session,

@@ -12,6 +12,7 @@ from kubespan.core.messages import (
     Applied,
     Challenge,
     Claim,
+    ClaimRefused,
     ClusterSecret,
     Delta,
     EnrolReply,
@@ -23,6 +24,7 @@ from kubespan.core.messages import (
     Pace,
     Refusal,
     Refused,
+    RefusedClaim,
     Removed,
     Report,
     Resync,
@@ -67,6 +69,7 @@ FROM_CONSOLE = [
     Resync(),
     TryAgain(members=(1, 2)),
     Removed(reason="removed by an operator"),
+    ClaimRefused(refused=(RefusedClaim(claim="10.0.0.5", reason="it is another member's"),)),
     Refused(code="frame", reason="what came is no message"),
 ]
 FROM_AGENT = [

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from functools import partial
 
 import pytest
 from django.db import OperationalError
@@ -156,6 +157,18 @@ async def test_a_newer_connection_in_another_process_closes_the_older(console):
     older = await console.connect(machine)
     fanout._publish(cluster.pk, fanout.Replaced(machine.node.pk, "elsewhere"))
     assert await older.closed() == fanout.CLOSE_REPLACED
+
+
+async def test_a_late_word_of_its_own_session_does_not_close_a_settled_connection(console):
+    cluster, (machine, _), _ = await in_thread(make_cluster)
+    player = await console.connect(machine)
+    session = await in_thread(lambda: Node.objects.get(pk=machine.node.pk).session)
+    settle = partial(fanout.settle_node, machine.node.pk, cluster.pk)
+    await in_thread(settle)
+    await player.receive(Welcome)
+    await in_thread(lambda: fanout._publish(cluster.pk, fanout.Replaced(machine.node.pk, session)))
+    await in_thread(settle)
+    assert (await player.receive(Welcome)).status == "approved"
 
 
 async def test_an_older_connection_does_not_take_the_place_of_the_newer_when_both_are_settled(console):
