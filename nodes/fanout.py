@@ -386,6 +386,9 @@ class Listener(Protocol):
     def watched(self, cluster_pk: int, watch: Watch) -> None:
         """A page looks."""
 
+    def resubscribed(self) -> None:
+        """There is a connection to Redis again; it may have been emptied."""
+
 
 class _Cluster:
     """The sockets of one cluster in this process, and frames read for them."""
@@ -531,6 +534,7 @@ class Hub:
         while True:
             try:
                 await self._subscribe_all()
+                self._listener.resubscribed()
                 delay = low
                 await self._receive_all()
             except (redis.RedisError, OSError) as error:

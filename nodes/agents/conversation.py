@@ -110,6 +110,10 @@ class End:
         if (conversation := self.conversations.get(socket)) is not None:
             self.spawn(conversation.settle_again())
 
+    def resubscribed(self) -> None:
+        """Redis may have been emptied."""
+        self.reports.write_all()
+
     def moved(self, cluster_pk: int) -> None:
         """A cluster's members or options changed."""
         self.reports.moved(cluster_pk)

@@ -266,6 +266,11 @@ class Reports:
                     return False
         return True
 
+    def write_all(self) -> None:
+        """Write everything again soon: what Redis held may be gone, and most of it no agent will repeat by itself."""
+        for node, line in self._lines.items():
+            self._dirty.setdefault(node, line)
+
     def touch(self, line: Line) -> None:
         """Write a line's summary soon: its session is another one."""
         self._dirty[line.socket.node] = line

@@ -77,6 +77,9 @@ class Log:
     def watched(self, cluster_pk, watch):
         pass
 
+    def resubscribed(self):
+        pass
+
 
 class Wire:
     """The far end of a socket, which may stop to take."""

@@ -237,6 +237,19 @@ async def test_reports_wait_for_redis(console, valkey, monkeypatch):
 
 
 @database
+async def test_what_an_emptied_redis_lost_is_written_again_without_a_new_report(console, valkey):
+    _, (one, _) = await connect_two(console)
+    await one.report({1: (UP, A)}, complete=True)
+    pk = one.machine.node.pk
+    await until(lambda: (found := live.read_summaries_of([pk]).get(pk)) and found.up == 1)
+    valkey.stop()
+    valkey.start()
+    # Long before the presence of a node that says nothing is renewed.
+    await until(lambda: (found := live.read_summaries_of([pk]).get(pk)) and found.up == 1)
+    assert list(live.read_links(one.machine.node)) == [1]
+
+
+@database
 async def test_a_node_in_view_is_asked_to_report_faster(console):
     cluster, (one, two) = await connect_two(console)
     watch = fanout.Watch((one.machine.node.pk,), 1.0, 60.0)
