@@ -18,6 +18,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 SECRET_KEY = secret_key("KUBESPAN_SECRET_KEY")
 KUBESPAN_KEYS = keys("KUBESPAN_KEYS")  # name → Fernet key; the first encrypts, all decrypt
 KUBESPAN_URL = base_url("KUBESPAN_URL", "http://127.0.0.1:8000")
+KUBESPAN_AGENT_URL = base_url("KUBESPAN_AGENT_URL", KUBESPAN_URL)  # where agents find the console, if elsewhere
 EMBEDDED = bool(env("KUBESPAN_DATA", ""))
 KUBESPAN_DATA = Path(env("KUBESPAN_DATA", tempfile.gettempdir()))  # of worth only where EMBEDDED
 REDIS_URL = env("REDIS_URL")

@@ -56,6 +56,8 @@ def prepare(arguments: Sequence[str], environ: MutableMapping[str, str]) -> None
         make_keys(data)
         hosts = [_host(options.listen), *([_host(options.tls_listen)] if options.tls_listen else []), *options.tls_name]
         environ.setdefault("KUBESPAN_URL", f"http://{options.listen}")
+        if options.tls_listen:
+            environ.setdefault("KUBESPAN_AGENT_URL", f"https://{_agents_address(options)}")
         environ.setdefault("ALLOWED_HOSTS", ",".join(dict.fromkeys([*hosts, "localhost", "127.0.0.1", "[::1]"])))
     for name, value in read_keys(data).items():
         if f"{name}_FILE" not in environ:
@@ -88,6 +90,12 @@ def split_address(text: str) -> tuple[str, int]:
     if not colon or not port.isdigit():
         raise NotPossible(f"{text}: expected HOST:PORT")
     return host.strip("[]"), int(port)
+
+
+def _agents_address(options: argparse.Namespace) -> str:
+    """What enrolment lines name: the first name given for the certificate, else what is listened on."""
+    _, port = split_address(options.tls_listen)
+    return f"{options.tls_name[0]}:{port}" if options.tls_name else str(options.tls_listen)
 
 
 def _host(address: str) -> str:

@@ -1,22 +1,21 @@
 // Dialogs are <dialog> elements: the browser keeps the focus inside. `data-open="id"` opens, `data-close` closes.
-// `data-stay` is for what is shown only once: neither Esc nor a click outside closes it.
+// `data-stay-with` names what is shown only once: while it is there, neither Esc nor a click outside closes the dialog.
 // `data-open-at-load` opens with the page (after a refused form, or a secret just made).
 
 function stays(dialog: HTMLDialogElement): boolean {
-  return "stay" in dialog.dataset;
+  const { stayWith } = dialog.dataset;
+  return stayWith !== undefined && dialog.querySelector(stayWith) !== null;
 }
 
 function open(dialog: HTMLDialogElement): void {
   if (dialog.open) return;
   dialog.showModal();
+  settleDialogs();
   dialog.querySelector<HTMLElement>("[data-focus]")?.focus();
 }
 
 function wireDialog(dialog: HTMLDialogElement): void {
   dialog.addEventListener("cancel", (event) => stays(dialog) && event.preventDefault());
-  dialog.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && stays(dialog)) event.preventDefault();
-  });
   dialog.addEventListener("mousedown", (event) => {
     if (event.target === dialog && !stays(dialog)) dialog.close(); // the backdrop belongs to the dialog itself
   });
@@ -44,7 +43,24 @@ export function wireDialogs(root: ParentNode = document): void {
   for (const dialog of root.querySelectorAll<HTMLDialogElement>("dialog[data-open-at-load]")) open(dialog);
 }
 
+/** What was put into a dialog may be shown only once, and may want the focus, which went with what it replaced. */
+export function settleDialogs(): void {
+  for (const dialog of document.querySelectorAll<HTMLDialogElement>("dialog[open]")) {
+    // A browser closes a dialog at the second Esc even where its `cancel` event is prevented, unless it is told so.
+    dialog.setAttribute("closedby", stays(dialog) ? "none" : "closerequest");
+    if (!dialog.contains(document.activeElement)) dialog.querySelector<HTMLElement>("[data-focus]")?.focus();
+  }
+}
+
 export function wireDialogButtons(): void {
+  document.addEventListener(
+    "keydown",
+    (event) => {
+      const dialog = document.querySelector<HTMLDialogElement>("dialog[open]");
+      if (event.key === "Escape" && dialog && stays(dialog)) event.preventDefault();
+    },
+    true,
+  );
   document.addEventListener("click", (event) => {
     const target = event.target as Element;
     const opener = target.closest<HTMLElement>("[data-open]");
@@ -53,6 +69,9 @@ export function wireDialogButtons(): void {
       if (dialog instanceof HTMLDialogElement) open(dialog);
       return;
     }
-    if (target.closest("[data-close]")) target.closest("dialog")?.close();
+    const dialog = target.closest("[data-close]") && target.closest("dialog");
+    if (!dialog) return;
+    event.preventDefault(); // it may be a link, for where there is no dialog
+    dialog.close();
   });
 }

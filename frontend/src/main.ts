@@ -1,18 +1,22 @@
 import { wireCopying } from "./copying.ts";
-import { wireDialogButtons, wireDialogs } from "./dialogs.ts";
+import { settleDialogs, wireDialogButtons, wireDialogs } from "./dialogs.ts";
+import { wireEnrolmentDialog } from "./enrolment.ts";
 import { wireKeys } from "./keys.ts";
 import { wireLive, wirePolling } from "./live/index.ts";
 import { wireShell } from "./shell.ts";
 import { keepTimesFresh } from "./times.ts";
-import "htmx.org";
 
 wireShell();
 wireDialogs();
 wireDialogButtons();
 wireCopying();
+wireEnrolmentDialog();
 wireKeys();
 keepTimesFresh();
 wireLive();
 wirePolling();
-// What htmx puts into the page may hold something live.
-document.addEventListener("htmx:after:swap", () => wireLive());
+// What htmx puts into the page may hold something live, or something that is shown only once.
+document.addEventListener("htmx:after:swap", () => {
+  wireLive();
+  settleDialogs();
+});

@@ -1,4 +1,4 @@
-"""What all pages share: who may come in, how a refusal is shown, what Redis knows of nodes just now."""
+"""What all pages share: who may come in, and what Redis knows of nodes just now."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from typing import TypeVar
 
 import redis
 import structlog
-from django.contrib import messages
 from django.contrib.auth.mixins import LoginRequiredMixin, UserPassesTestMixin
-from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
+from django.contrib.auth.views import redirect_to_login
+from django_htmx.http import HttpResponseClientRedirect
 
 from nodes import live
 from nodes.models import Node
-from nodes.services.refused import Refused
 from nodes.words import LinkCounts
 
 log = structlog.get_logger(__name__)
@@ -34,13 +32,11 @@ class OperatorMixin(LoginRequiredMixin, UserPassesTestMixin):
 
     def handle_no_permission(self):
         self.raise_exception = self.request.user.is_authenticated
-        return super().handle_no_permission()
-
-
-def problem(request: HttpRequest, refusal: Refused, template: str, context: dict) -> HttpResponse:
-    """The same page again, with the reason why nothing was changed."""
-    messages.error(request, refusal.reason)
-    return render(request, template, context, status=refusal.status)
+        response = super().handle_no_permission()
+        if self.request.htmx:
+            # A fragment must not become the sign-in page: the whole page goes there, and comes back.
+            return HttpResponseClientRedirect(redirect_to_login(self.request.htmx.current_url_abs_path or "/").url)
+        return response
 
 
 def read_live(read: Callable[[], T], otherwise: T) -> T:

@@ -75,13 +75,13 @@ def enrolment_line(token: str) -> str:
 
 
 def agent_url() -> str:
-    """Where agents find the console; the same address as for browsers unless the settings say otherwise."""
-    return getattr(settings, "KUBESPAN_AGENT_URL", "") or settings.KUBESPAN_URL
+    """Where agents find the console: the same address as for browsers unless the settings say otherwise."""
+    return str(settings.KUBESPAN_AGENT_URL)
 
 
 def own_fingerprint() -> str:
     """What agents pin where the console serves TLS by a certificate of its own; empty where it does not."""
-    if settings.KUBESPAN_DATA is None:
+    if not settings.EMBEDDED:
         return ""
     try:
         return certificates.fingerprint((settings.KUBESPAN_DATA / "tls" / "certificate.pem").read_bytes())

@@ -5,9 +5,10 @@ from __future__ import annotations
 from django.shortcuts import render
 from django.views import View
 
+from nodes import live
 from nodes.models import Cluster, Node
 from nodes.views import attention
-from nodes.views.common import OperatorMixin, link_counts, summaries
+from nodes.views.common import OperatorMixin, link_counts, read_live, summaries
 from nodes.words import LinkCounts
 
 
@@ -18,7 +19,7 @@ class OverviewView(OperatorMixin, View):
         clusters = {cluster.pk: cluster for cluster in Cluster.objects.all()}
         nodes = list(Node.objects.present())
         known = summaries(nodes)
-        entries = attention.collect(nodes, clusters, known)
+        entries = attention.collect(nodes, clusters, known, worst_links(nodes, known))
         approved = [node for node in nodes if node.status == Node.Status.APPROVED]
         for cluster in clusters.values():
             members = [node for node in approved if node.cluster_id == cluster.pk]
@@ -38,6 +39,16 @@ class OverviewView(OperatorMixin, View):
             "more": max(0, len(entries) - attention.SHOWN),
         }
         return render(request, "overview.html", context)
+
+
+def worst_links(nodes: list[Node], known: dict[int, live.Summary]) -> dict[int, live.Seen]:
+    """The worst link of each node that has one down, for as many nodes as the page can name."""
+    found = {}
+    for node in [node for node in nodes if node.pk in known and known[node.pk].down][: attention.SHOWN]:
+        links = read_live(lambda node=node: live.read_links(node), {})
+        if (link := links.get(known[node.pk].worst)) is not None:
+            found[node.pk] = link
+    return found
 
 
 def total(found) -> LinkCounts:

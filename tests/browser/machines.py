@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,10 +25,11 @@ from kubespan.agent.loop import Agent, Facts, Place
 from kubespan.agent.mesh import Own
 from kubespan.agent.start import load, own_address
 from kubespan.agent.store import Store
-from kubespan.agent.trust import ConsoleUrl
+from kubespan.agent.trust import ConsoleUrl, parse_certificate, tls_context
 from kubespan.core.endpoint import Endpoint
 from tests.fakes import FakeKernel
 
+LINE = re.compile(r"echo (\S+) \| sudo kubespan-agent enrol (https://\S+) --pin (sha256:[0-9a-f]{64}) --token-file -")
 SYSTEM = "Debian GNU/Linux 12 (bookworm)"
 
 
@@ -75,8 +77,8 @@ class Played:
     def store(self) -> Store:
         return Store(self.directory)
 
-    def enrol(self, url: str, token: str) -> None:
-        wish = Wish(url=url, token=token, name=self.name, networks=self.networks)
+    def enrol(self, url: str, pin: str, token: str) -> None:
+        wish = Wish(url=url, token=token, pin=pin, name=self.name, networks=self.networks)
         enrol(self.store, wish, Machine(self.name, SYSTEM, (self.address,), None))
 
     def start(self) -> None:
@@ -85,7 +87,9 @@ class Played:
         own = Own(identity.keys, identity.node_id, own_address(identity, enrolment), 51820)
         place = Place(self.kernel, FakeHost(self.name, self.address), "kernel", self.networks)
         self.agent = Agent(self.store, enrolment, identity.state.signing_key, own, place, clock=self.clock)
-        self.task = asyncio.create_task(self.agent.run(Way(url, None)))
+        self.task = asyncio.create_task(
+            self.agent.run(Way(url, tls_context(url, parse_certificate(enrolment.certificate))))
+        )
 
     async def stop(self) -> None:
         if self.agent and self.task:
@@ -108,10 +112,10 @@ class World:
     async def obey(self, verb: str, *arguments: str) -> None:
         """Do what a line says."""
         match verb, arguments:
-            case "enrol", (name, url, token, *networks):
+            case "enrol", (name, url, pin, token, *networks):
                 number = len(self.machines) + 1
                 machine = Played(name, f"192.0.2.{number}", self.directory / name, tuple(networks))
-                await asyncio.to_thread(machine.enrol, url, token)
+                await asyncio.to_thread(machine.enrol, url, pin, token)
                 self.machines[name] = machine
             case "start", (name,):
                 self.machines[name].start()
@@ -188,9 +192,10 @@ class Machines:
         if fault := json.loads(self._process.stdout.readline()):
             raise AssertionError(f"{words[0]} {words[1]}: {fault}")
 
-    def join(self, name: str, url: str, token: str, *networks: str) -> None:
-        """Enrol and start."""
-        self.tell("enrol", name, url, token, *networks)
+    def join(self, name: str, line: str, *networks: str) -> None:
+        """Enrol by the line that the console shows, and start."""
+        token, url, pin = LINE.fullmatch(line).groups()
+        self.tell("enrol", name, url, pin, token, *networks)
         self.tell("start", name)
 
     def close(self) -> None:

@@ -26,16 +26,11 @@ def page(chromium, console):
     assert complaints == []
 
 
-def token_of(page):
-    line = page.locator("#enrol-line").inner_text()
-    return re.match(r"echo (\S+) \| sudo kubespan-agent enrol http://\S+ --token-file -", line)[1]
-
-
 def make_line(page):
     """Ask for a line in the dialog, on whatever page has one."""
     page.get_by_role("button", name="Make the line").click()
     expect(page.locator("#enrol-line")).to_be_visible()
-    return token_of(page)
+    return page.locator("#enrol-line").inner_text()
 
 
 def test_first_administrator(page, console):
@@ -62,29 +57,30 @@ def test_create_a_cluster(page):
     expect(page.get_by_text("homelab has been created")).to_be_visible()
 
 
-def test_the_first_machine_enrols(page, console, machines):
-    token = make_line(page)
+def test_the_first_machine_enrols(page, machines):
+    line = make_line(page)
     expect(page.get_by_text("Waiting for the machine")).to_be_visible()
-    machines.join("edge-1", console.url, token)
+    machines.join("edge-1", line)
     expect(page.get_by_text("edge-1 has enrolled")).to_be_visible()
     expect(page.get_by_text("It is the first machine")).to_be_visible()
     page.get_by_role("link", name="Open edge-1").click()
     expect(page.get_by_role("heading", name="edge-1", exact=True)).to_be_visible()
 
 
-def test_the_second_machine_shows_its_first_handshake_in_the_dialog(page, console, machines):
+def test_the_second_machine_shows_its_first_handshake_in_the_dialog(page, machines):
     page.get_by_role("link", name="homelab").first.click()
     page.get_by_role("button", name="Enrol a machine").click()
     dialog = page.get_by_role("dialog")
-    token = make_line(page)
+    line = make_line(page)
     page.keyboard.press("Escape")
     page.keyboard.press("Escape")
     page.mouse.click(5, 5)
     expect(dialog).to_be_visible()  # what is shown only once does not go by accident
-    machines.join("edge-2", console.url, token)
+    machines.join("edge-2", line)
     expect(dialog.get_by_text(re.compile(r"First handshake after \d+\.\d s"))).to_be_visible()
-    dialog.get_by_role("button", name="Close").last.click()
+    dialog.get_by_role("link", name="Close").click()
     expect(dialog).to_be_hidden()
+    expect(page.locator("[data-secret]")).to_have_count(0)  # the token is gone from the page
     expect(page.locator("[data-count=nodes]")).to_have_text("2")
     expect(page.get_by_role("row", name=re.compile("edge-2"))).to_be_visible()
 
@@ -106,9 +102,21 @@ def test_the_link_goes_down_live_and_says_why(page, machines):
     machines.tell("skip", "edge-2", "400")
     expect(page.locator(".ks-matrix td[data-state=down]")).to_have_count(2)
     expect(row).to_contain_text("the other end sees the same")
+    page.goto("/")
+    expect(page.get_by_text(re.compile("edge-1 cannot reach edge-2: no handshake for"))).to_be_visible()
+
+
+def test_an_operator_has_a_link_tried_again(page):
+    page.get_by_role("link", name="edge-1").first.click()
+    expect(page.get_by_text(re.compile("No handshake for"))).to_be_visible()
+    page.get_by_role("button", name="Try again edge-2").click()
+    expect(page.get_by_text("edge-1 tries the next endpoint of edge-2 now")).to_be_visible()
 
 
 def test_the_link_comes_back_live(page, machines):
+    page.get_by_role("link", name="homelab").first.click()
+    page.get_by_role("link", name="Links", exact=True).click()
+    expect(page.locator(".ks-matrix td[data-pair]")).to_have_count(2)
     machines.tell("heal", "edge-1", "edge-2")
     expect(page.locator(".ks-matrix td[data-state=up]")).to_have_count(2)
 

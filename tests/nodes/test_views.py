@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from kubespan.core.messages import ENROL_PATH
 from nodes import certificates
-from nodes.live import Summary
+from nodes.live import Seen, Summary
 from nodes.models import Audit, Cluster, Node, Token
 from nodes.services import people
 from nodes.services.enrolment import enrol as accept
@@ -269,14 +269,15 @@ def test_the_line_is_shown_once_and_keeps_the_token_off_the_command_line(page, c
 
 
 def test_the_line_pins_the_consoles_own_certificate(settings, tmp_path):
-    settings.KUBESPAN_DATA = tmp_path
+    settings.EMBEDDED, settings.KUBESPAN_DATA = True, tmp_path
     own = certificates.ensure(tmp_path, ["192.0.2.1"], timezone.now())
-    settings.KUBESPAN_URL = "https://192.0.2.1:8443"
-    assert f"enrol https://192.0.2.1:8443 --pin {own.fingerprint} --token-file -" in enrolment.enrolment_line("t")
-    settings.KUBESPAN_URL = "http://127.0.0.1:8000"
-    assert "--pin" not in enrolment.enrolment_line("t")
     settings.KUBESPAN_AGENT_URL = "https://192.0.2.1:8443"
-    assert f"--pin {own.fingerprint}" in enrolment.enrolment_line("t")
+    pinned = f"enrol https://192.0.2.1:8443 --pin {own.fingerprint} --token-file -"
+    assert pinned in enrolment.enrolment_line("t")
+    settings.EMBEDDED = False  # TLS is somebody else's then, with a certificate that machines trust already
+    assert "--pin" not in enrolment.enrolment_line("t")
+    settings.EMBEDDED, settings.KUBESPAN_AGENT_URL = True, "http://127.0.0.1:8000"
+    assert "--pin" not in enrolment.enrolment_line("t")
 
 
 @pytest.mark.parametrize("changes", [{"uses": 0}, {"lifetime": "1"}, {"cluster": "nonsense"}])
@@ -415,10 +416,11 @@ def test_attention_names_the_worst_first(cluster):
     nodes[1].session, nodes[1].last_seen = "", now - timedelta(hours=1)
     nodes[3].fault = "no such device"
     summaries = {nodes[2].pk: Summary("s", down=2, worst=0)}
-    found = attention.collect(nodes, {cluster.pk: cluster}, summaries)
+    link = Seen("down", "", now.timestamp() - 250, 0, 0, now.timestamp())
+    found = attention.collect(nodes, {cluster.pk: cluster}, summaries, {nodes[2].pk: link})
     assert [f"{entry.subject.name} {entry.text}" for entry in found] == [
         "bulk-3 could not apply its settings: no such device",
-        "bulk-2 cannot reach bulk-0 and 1 other",
+        "bulk-2 cannot reach bulk-0 and 1 other: no handshake for 4 m",
         "bulk-1 is away; its mesh goes on, but changes do not reach it",
         "bulk-0 asks to advertise 10.0.0.0/8; nobody has said yes",
     ]
@@ -429,6 +431,13 @@ def test_pages_go_on_without_redis(page, cluster, valkey):
     valkey.stop()
     for address in ("/", "/nodes/", "/clusters/", cluster.get_absolute_url()):
         assert page.get(address).status_code == 200
+
+
+def test_a_fragment_sends_the_whole_page_to_sign_in(client):
+    asked = {"HX-Request": "true", "HX-Current-URL": "http://testserver/nodes/?q=edge"}
+    response = client.get("/nodes/", headers=asked)
+    assert response.headers["HX-Redirect"] == "/login/?next=/nodes/%3Fq%3Dedge"
+    assert not response.content
 
 
 # -------------------------------------------------------------------------------------------------------------- errors

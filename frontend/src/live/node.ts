@@ -5,8 +5,10 @@ import { showFacts } from "./cluster.ts";
 import { copyElement, element, fill, flash, keep, stateElement } from "./dom.ts";
 import type { NodeDelta, NodeRow, NodeSnapshot, PeerRow, Sight } from "./shapes.ts";
 import type { Page } from "./socket.ts";
+import { reason } from "./words.ts";
 
-const HEADS = ["Peer", "State", "Seen by the peer", "Endpoint", "Last handshake", "Received", "Sent"];
+const HEADS = ["Peer", "State", "Seen by the peer", "Endpoint", "Last handshake", "Received", "Sent", ""];
+const FIRST_FIGURE = 5;
 
 export class NodePage implements Page<NodeSnapshot, NodeDelta> {
   readonly #root: HTMLElement;
@@ -67,13 +69,28 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
     });
   }
 
+  #tryAgain(peer: PeerRow): Node[] {
+    const template = this.#root.querySelector<HTMLTemplateElement>("template[data-try-again]");
+    if (!template) return [];
+    const form = template.content.cloneNode(true) as DocumentFragment;
+    const field = form.querySelector<HTMLInputElement>("input[name=peer]");
+    if (field) field.value = String(peer.pk);
+    const whom = form.querySelector(".visually-hidden");
+    if (whom) whom.textContent = ` ${peer.name}`;
+    return [form];
+  }
+
   #show(row: Element, peer: PeerRow): void {
-    const [name, state, theirs, endpoint, handshake, received, sent] = row.children;
-    if (!name || !state || !theirs || !endpoint || !handshake || !received || !sent) return;
+    const [name, state, theirs, endpoint, handshake, received, sent, action] = row.children;
+    if (!name || !state || !theirs || !endpoint || !handshake || !received || !sent || !action) return;
     const { ours } = peer;
     const before = this.#before.get(peer.pk);
     fill(name, peer.name, element("a", { href: `/nodes/${peer.pk}/` }, peer.name));
-    const changed = fill(state, ours?.state ?? "", element("div", {}, sightElement(ours)));
+    const why = ours && ours.state !== "up" ? reason(ours, peer.theirs, undefined, Date.now() / 1000) : "";
+    const was = state.querySelector<HTMLElement>("[data-state]")?.dataset.state;
+    const shown = [sightElement(ours), ...(why ? [element("span", { class: "ks-sub" }, why)] : [])];
+    fill(state, (ours?.state ?? "") + why, element("div", {}, ...shown));
+    const changed = was !== undefined && was !== ours?.state;
     const otherwise = fill(theirs, peer.theirs?.state ?? "", element("div", {}, sightElement(peer.theirs)));
     if (changed || otherwise) flash(row);
     fill(
@@ -85,7 +102,14 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
     fill(handshake, String(ours?.handshake ? Math.round(ours.handshake) : "never"), element("div", {}, age));
     showTraffic(received, ours, before, "received");
     showTraffic(sent, ours, before, "sent");
+    fill(action, why ? "again" : "", ...(why ? this.#tryAgain(peer) : []));
   }
+}
+
+function headElement(head: string, at: number): HTMLElement {
+  const cell = element("th", { scope: "col", class: at >= FIRST_FIGURE ? "text-end" : "" });
+  cell.append(head || element("span", { class: "visually-hidden" }, "Actions"));
+  return cell;
 }
 
 function sightElement(sight: Sight | null): Node {
@@ -107,7 +131,7 @@ function showTraffic(place: Element, now: Sight | null, before: Sight | undefine
 function tableBody(place: Element): Element {
   const found = place.querySelector("tbody");
   if (found) return found;
-  const heads = HEADS.map((head, at) => element("th", { scope: "col", class: at > 4 ? "text-end" : "" }, head));
+  const heads = HEADS.map(headElement);
   const body = element("tbody");
   const table = element("table", { class: "table ks-fold" }, element("thead", {}, element("tr", {}, ...heads)), body);
   place.setAttribute("data-said", "table");
@@ -118,7 +142,7 @@ function tableBody(place: Element): Element {
 function newRow(): HTMLTableRowElement {
   const row = element("tr", {}, element("th", { scope: "row", class: "ks-name" }));
   HEADS.slice(1).forEach((head, at) => {
-    row.append(element("td", { "data-label": head, class: at > 3 ? "text-end num" : "" }));
+    row.append(element("td", { "data-label": head, class: at + 1 >= FIRST_FIGURE ? "text-end num" : "" }));
   });
   return row;
 }

@@ -1,6 +1,6 @@
 // Sentences and figures of live pages; pure.
 import { formatAge, plural } from "../format.ts";
-import type { Enrolled, Link, LinkCounts, NodeRow, Worthless } from "./shapes.ts";
+import type { Enrolled, Link, LinkCounts, NodeRow, Sight, Worthless } from "./shapes.ts";
 
 export interface Totals extends LinkCounts {
   nodes: number;
@@ -47,7 +47,12 @@ export function configurationWords(row: NodeRow): [state: string, text: string] 
 }
 
 /** Why a link is not up, in one sentence; `back` is the same link from the other end. */
-export function reason(link: Link, back: Link | undefined, peer: NodeRow | undefined, now: number): string {
+export function reason(
+  link: Sight,
+  back: Sight | null | undefined,
+  peer: { name: string; connected: boolean } | undefined,
+  now: number,
+): string {
   const parts: string[] = [];
   if (link.state === "unknown") {
     parts.push(link.endpoint ? `Trying ${link.endpoint}` : "No endpoint is known; it waits for the peer to come");
