@@ -1,7 +1,7 @@
 """What things cost on this machine: `make -s bench`, or `make -s bench ARGS=plan` for one.
 
-Each benchmark prints one JSON object on a line of its own. Both sides of a ratio run in the same process, in turns, so that
-a noisy machine troubles both alike; figures are medians, in milliseconds, with the spread of the middle half.
+Each benchmark prints one JSON object on a line of its own. Both sides of a ratio run in the same process, in turns, so
+that a noisy machine troubles both alike; figures are medians, in milliseconds, with the spread of the middle half.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kubespan.core.plan import Link, Observed, plan
 
 MEMBERS = 1000
 ROUNDS = 15
-SECRET = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="  # noqa: S105 - the specification's own example
+SECRET = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 
 def _key(number: int) -> KeyPair:
@@ -75,7 +75,7 @@ def bench_frame() -> dict[str, object]:
 
 
 def bench_plan() -> dict[str, object]:
-    """One pass with nothing to do at 1,000 members, beside only reading their addresses: what deciding adds to reading."""
+    """One pass with nothing to do at 1,000 members, beside only reading their addresses."""
     membership = Membership().apply(_snapshot())
     keys = _key(5000)
 
@@ -112,7 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], help="which; default all")
     for name in parser.parse_args().names or BENCHMARKS:
-        print(json.dumps({"name": name, **BENCHMARKS[name]()}), flush=True)  # noqa: T201 - what it is for
+        print(json.dumps({"name": name, **BENCHMARKS[name]()}), flush=True)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from nodes.services.refused import Refused
 class Command(BaseCommand):
     """Thin: decode, one service, encode."""
 
-    help = "Create a cluster, or import one by its id and secret (the secret comes from a file, never from the command line)."
+    help = "Create a cluster, or import one by its id and a file that holds its secret."
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Take a name, and what an import needs."""
