@@ -11,7 +11,7 @@ from django_tables2 import RequestConfig
 
 from nodes.filters import NodeFilter
 from nodes.forms import NetworksForm, NodeOptionsForm, TypedNameForm
-from nodes.models import Node, Transition
+from nodes.models import Audit, Node, Transition
 from nodes.services import nodes as services
 from nodes.services.refused import Refused
 from nodes.tables import NodeTable
@@ -63,8 +63,7 @@ class NodePage(OperatorMixin, View):
             "candidates": node.candidates.all(),
             "waiting": [network for network in node.claimed_networks if network not in node.networks],
             "changes": changes_not_applied(node),
-            "transitions": transitions_of(node),
-            "audits": node.audits.all()[:SHOWN_ACTIVITY],
+            "activity": activity_of(node),
             "not_cut_off": not_cut_off(node),
             "live_path": f"/live/node/{node.pk}",
             "options_form": NodeOptionsForm(initial=chosen(node)),
@@ -103,9 +102,11 @@ def sentence(change, name: str) -> str:
     }[change.kind]
 
 
-def transitions_of(node: Node) -> list[Transition]:
-    """What last happened to it by itself."""
-    return list(node.transitions.select_related("cluster", "node", "peer")[:SHOWN_ACTIVITY])
+def activity_of(node: Node) -> list[Transition | Audit]:
+    """What last happened to it, by itself and by people, the newest first."""
+    transitions = node.transitions.select_related("cluster", "node", "peer")[:SHOWN_ACTIVITY]
+    audits = node.audits.select_related("cluster", "node")[:SHOWN_ACTIVITY]
+    return sorted([*transitions, *audits], key=lambda row: row.at, reverse=True)[:SHOWN_ACTIVITY]
 
 
 def not_cut_off(node: Node) -> list[Node]:
