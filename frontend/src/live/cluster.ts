@@ -6,16 +6,29 @@ import type { Page } from "./socket.ts";
 import { configurationWords, linksText, reason, totals, worst, worstFirst } from "./words.ts";
 
 const SHOWN_NOT_UP = 200;
+/** As many as the console agrees to (nodes/consumers.py). */
+const IN_VIEW = 50;
 
 /** What the socket told so far, and who is to draw it. */
 export class ClusterPage implements Page<ClusterSnapshot, ClusterDelta> {
   readonly nodes = new Map<number, NodeRow>();
   readonly links = new Map<string, Link>();
   partial = false;
+  readonly #root: HTMLElement;
   readonly #draw: (page: ClusterPage, at: number) => void;
 
-  constructor(draw: (page: ClusterPage, at: number) => void) {
+  constructor(root: HTMLElement, draw: (page: ClusterPage, at: number) => void) {
+    this.#root = root;
     this.#draw = draw;
+  }
+
+  view(): number[] {
+    if (!this.partial) return [];
+    const listed = Array.from(this.#root.querySelectorAll("[data-rows] tr[data-key]"), (row) =>
+      Number(row.getAttribute("data-key")),
+    );
+    const unwell = worstFirst(this.links.values()).map((link) => link.node);
+    return [...new Set(listed.length ? listed : unwell)].slice(0, IN_VIEW);
   }
 
   snapshot(message: ClusterSnapshot): void {

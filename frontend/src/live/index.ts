@@ -20,9 +20,9 @@ function wire(root: HTMLElement): void {
 function open(root: HTMLElement, path: string, quiet: boolean): { stop(): void } | null {
   switch (root.dataset.livePage) {
     case "cluster-nodes":
-      return new LiveSocket(path, new ClusterPage(drawNodes(root)), quiet);
+      return new LiveSocket(path, new ClusterPage(root, drawNodes(root)), quiet);
     case "cluster-links":
-      return new LiveSocket(path, new ClusterPage(drawLinks(root)), quiet);
+      return new LiveSocket(path, new ClusterPage(root, drawLinks(root)), quiet);
     case "node":
       return new LiveSocket(path, new NodePage(root), quiet);
     case "enrolment":
