@@ -36,6 +36,7 @@ export class ClusterPage implements Page<ClusterSnapshot, ClusterDelta> {
     this.links.clear();
     this.partial = message.partial;
     this.#merge(message.nodes, message.links);
+    showRevision(message.revision);
     this.#draw(this, message.at);
   }
 
@@ -43,6 +44,7 @@ export class ClusterPage implements Page<ClusterSnapshot, ClusterDelta> {
     for (const pk of message.nodes_gone ?? []) this.nodes.delete(pk);
     for (const [node, peer] of message.links_gone ?? []) this.links.delete(`${node}-${peer}`);
     this.#merge(message.nodes ?? [], message.links ?? []);
+    if (message.revision) showRevision(message.revision);
     this.#draw(this, message.at);
   }
 
@@ -50,6 +52,12 @@ export class ClusterPage implements Page<ClusterSnapshot, ClusterDelta> {
     for (const node of nodes) this.nodes.set(node.pk, node);
     for (const link of links) this.links.set(`${link.node}-${link.peer}`, link);
   }
+}
+
+/** The page's head names the revision; its epoch stays as long as the console is not restored from a backup. */
+function showRevision(number: number): void {
+  const place = document.querySelector("[data-revision]");
+  if (place) place.textContent = (place.textContent ?? "").replace(/\d+$/, String(number));
 }
 
 /** Brings a node's three facts up to date wherever the page shows them (`data-cell`). */
@@ -109,7 +117,9 @@ export function drawLinks(root: HTMLElement): (page: ClusterPage, at: number) =>
   return (page, at) => {
     if (!list || !matrix) return;
     const bad = worstFirst(page.links.values());
-    if (count) count.textContent = bad.length ? String(bad.length) : "";
+    if (count)
+      count.textContent =
+        bad.length > SHOWN_NOT_UP ? `the worst ${SHOWN_NOT_UP} of ${bad.length}` : `${bad.length || ""}`;
     drawNotUp(list, page, bad, at);
     drawMatrix(matrix, page, limit);
   };
