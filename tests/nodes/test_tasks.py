@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from datetime import timedelta
 
 import pytest
@@ -14,7 +15,7 @@ from kubespan_web.celery import app
 from nodes import live, tasks
 from nodes.fanout import News, _decoder, channel_name
 from nodes.health import WORKER_KEY
-from nodes.models import Change, Cluster, Node, Transition
+from nodes.models import Change, Node, Transition
 from nodes.services import clusters, endpoints, revisions, sessions
 from tests.factories import NOW, enrol, fill, make_cluster
 
@@ -71,33 +72,52 @@ def test_what_is_too_old_is_forgotten():
 
 @pytest.fixture
 def worker(valkey, transactional_db):
-    """A real worker, taking tasks from the real broker in a thread."""
+    """A real worker, which takes tasks from the real broker in a thread; it starts when it is entered."""
     app.set_current()
     app.loader.import_default_modules()
-    with start_worker(app, perform_ping_check=False, pool="solo", shutdown_timeout=30, loglevel="WARNING"):
-        yield
+    return start_worker(app, perform_ping_check=False, pool="solo", shutdown_timeout=30, loglevel="WARNING")
+
+
+@contextmanager
+def pushes(cluster, valkey):
+    """A function that gives what is pushed to a cluster, until a revision was among it."""
+    with redis.Redis.from_url(valkey.url) as client, client.pubsub() as subscription:
+        subscription.subscribe(channel_name(cluster.pk))
+        subscription.get_message(timeout=5)
+
+        def until(revision):
+            pushed = []
+            while not pushed or pushed[-1].revision != revision:
+                message = subscription.get_message(timeout=20)
+                assert message, f"{revision} was not pushed: {pushed}"
+                parcel = _decoder.decode(message["data"])
+                if isinstance(parcel, News):
+                    pushed.append(parcel)
+            return pushed
+
+        yield until
+
+
+def commit_a_hundred_times(cluster):
+    for number in range(100):
+        clusters.set_options("tests", cluster, Options(mtu=1281 + number), timezone.now())
+    return revisions.current(cluster.pk)
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_hundred_commits_are_few_pushes_and_the_last_is_among_them(worker, valkey):
+def test_a_hundred_commits_before_a_push_are_one_push(worker, valkey):
     cluster = make_cluster()
-    client = redis.Redis.from_url(valkey.url)
-    with client.pubsub() as subscription:
-        subscription.subscribe(channel_name(cluster.pk))
-        subscription.get_message(timeout=5)
-        for number in range(100):
-            clusters.set_options("tests", cluster, Options(mtu=1281 + number), timezone.now())
-        pushed = []
-        last = revisions.current(cluster.pk)
-        while not pushed or pushed[-1].revision != last:
-            message = subscription.get_message(timeout=20)
-            assert message, f"the last revision {last} was not pushed: {pushed}"
-            parcel = _decoder.decode(message["data"])
-            if isinstance(parcel, News):
-                pushed.append(parcel)
-    client.close()
+    with pushes(cluster, valkey) as until:
+        last = commit_a_hundred_times(cluster)
+        with worker:
+            pushed = until(last)
+    assert [(one.since.number, one.revision.number) for one in pushed] == [(0, 100)]
 
-    assert last.number == 100
-    assert len(pushed) < 50
+
+@pytest.mark.django_db(transaction=True)
+def test_commits_beside_a_worker_are_pushed_without_a_gap_to_the_last(worker, valkey):
+    cluster = make_cluster()
+    with pushes(cluster, valkey) as until, worker:
+        pushed = until(commit_a_hundred_times(cluster))
     assert [one.since.number for one in pushed][1:] == [one.revision.number for one in pushed][:-1]
-    assert Cluster.objects.unpushed().count() <= 1
+    assert pushed[0].since.number == 0
