@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# No tracked file may name the host of a package registry: where packages come from is each machine's setting.
+# No tracked file may say where packages come from: that is each machine's own setting.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# Written so that this file does not name them itself.
-hosts='pypi[.]org|pythonhosted[.]org|registry[.]npmjs[.]|yarnpkg[.]com|static[.]crates[.]|proxy[.]golang[.]|deb[.]debian[.]'
-if git grep -nEI "$hosts" -- .; then
-    echo "a package host is named above" >&2
+if git grep -nEI '"resolved":|--(extra-)?index-url|--find-links|^(registry|index-url) *=' -- . ':!scripts/names.sh'; then
+    echo "a place that packages come from is named above" >&2
+    exit 1
+fi
+if git grep -nE 'https?://' -- 'requirements/*.lock'; then
+    echo "a lock file of Python packages has an address" >&2
     exit 1
 fi
