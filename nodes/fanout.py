@@ -417,10 +417,13 @@ class Hub:
         self._spawn(self._listen())
         self._spawn(self._check_always())
 
-    async def stop(self) -> None:
-        """Close all sockets so that their agents come back to another process, and let go of Redis."""
+    def dismiss(self) -> None:
+        """Close all sockets, so that their agents come back to another process."""
         for socket in self.sockets():
             socket.close(CLOSE_RESTART)
+
+    async def stop(self) -> None:
+        """Hear nothing any more, and let go of Redis."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -568,9 +571,9 @@ class Hub:
             cluster.frames.clear()
         pubsub, self._pubsub = self._pubsub, None
         if pubsub is not None:
-            with contextlib.suppress(redis.RedisError, OSError):
-                await pubsub.aclose()
-                await self._client.aclose()
+            for connection in (pubsub, self._client):
+                with contextlib.suppress(redis.RedisError, OSError):
+                    await connection.aclose()
 
     async def _receive_all(self) -> None:
         pubsub = self._pubsub

@@ -36,7 +36,9 @@ async def stop_end() -> None:
 
 async def application(scope: dict[str, Any], receive: Receive, send: Send) -> None:
     """Serve one agent's WebSocket."""
-    await Conversation(running_end(), scope, receive, send).run()
+    end = running_end()
+    with end.serving():
+        await Conversation(end, scope, receive, send).run()
 
 
 async def lifespan(_scope: dict[str, Any], receive: Receive, send: Send) -> None:

@@ -7,7 +7,8 @@ sent is queued at its `Socket` and written by that one's writer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+import contextlib
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -60,6 +61,9 @@ ADMISSIONS = 16
 STRANGERS = 2000
 """Connections that have not said who they are; more must come back later."""
 
+STOP_SECONDS = 5.0
+"""For conversations to end when the process does."""
+
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 
@@ -80,6 +84,7 @@ class End:
         self.strangers = 0
         self.conversations: dict[Socket, Conversation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._served: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Begin to listen and to write."""
@@ -89,6 +94,10 @@ class End:
 
     async def stop(self) -> None:
         """Send the agents elsewhere, write the last of what they said."""
+        self.hub.dismiss()
+        if self._served:
+            # Each takes leave with Redis, so this comes before that is let go of.
+            await asyncio.wait(self._served, timeout=STOP_SECONDS)
         await self.hub.stop()
         for task in list(self._tasks):
             task.cancel()
@@ -96,6 +105,17 @@ class End:
         await self.ledger.write()
         await self.ledger.write_claims()
         await self.reports.stop()
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[None]:
+        """While the present task serves a connection, the stop waits for it."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - for the type checker: a coroutine asks
+        self._served.add(task)
+        try:
+            yield
+        finally:
+            self._served.discard(task)
 
     def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run beside everything else, until the stop."""

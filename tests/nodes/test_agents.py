@@ -1,6 +1,7 @@
 """Agents' sockets: a real server, real Redis, real rows; only the agents are played."""
 
 import asyncio
+import gc
 import json
 from functools import partial
 
@@ -362,6 +363,16 @@ async def test_the_servers_stop_sends_agents_elsewhere(valkey):
         console_closed = asyncio.create_task(player.closed())
         await agents.stop_end()
         assert await console_closed == fanout.CLOSE_RESTART
+
+
+async def test_the_servers_stop_waits_until_conversations_have_taken_leave(valkey):
+    async with open_console() as console:
+        _, (machine, _), _ = await in_thread(make_cluster)
+        await console.connect(machine)
+        await agents.stop_end()
+        assert await in_thread(lambda: Node.objects.get(pk=machine.node.pk).session) == ""
+        # Whatever opened a connection to Redis after it was let go of would leave it open: a warning, here an error.
+        gc.collect()
 
 
 @pytest.mark.parametrize(
