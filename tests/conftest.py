@@ -15,7 +15,7 @@ from nodes import embedded
 USE_VALKEY = {"nodes", "web", "browser"}
 """Rooms whose every test has the server."""
 
-ONE_AT_A_TIME = ("root", "kernel", "browser")
+ONE_AT_A_TIME = ("root", "kernel")
 """Marks whose tests share something of the machine: they run on one worker, one after another."""
 
 VALKEY_SECONDS = 10

@@ -27,11 +27,13 @@ ARGUMENTS = [
 expect.set_options(timeout=20_000)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     absent = pytest.mark.skip(reason="no Chromium on this machine: apt-get install -y --no-install-recommends chromium")
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.browser)
+            item.add_marker(pytest.mark.xdist_group("browser"))  # a module's console, machines and Chromium are costly
             if CHROMIUM is None:
                 item.add_marker(absent)
 

@@ -1,6 +1,6 @@
 """The first day: an administrator, a cluster, machines that enrol; a link comes up and goes down; one is removed.
 
-One journey in steps, each of which begins where the one before ended.
+One test, because each step begins where the one before ended; the step that failed is in its traceback.
 """
 
 import re
@@ -13,7 +13,7 @@ from tests.browser.conftest import PASSWORD, read_code
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def page(chromium, console):
     """One page for the whole journey."""
     context = chromium.new_context(base_url=console.url, viewport={"width": 1280, "height": 860})
@@ -26,6 +26,22 @@ def page(chromium, console):
     assert complaints == []
 
 
+def test_the_first_day(page, console, machines):
+    first_administrator(page, console)
+    create_a_cluster(page)
+    the_first_machine_enrols(page, machines)
+    the_second_machine_shows_its_first_handshake_in_the_dialog(page, machines)
+    a_link_is_up_live(page)
+    the_link_goes_down_live_and_says_why(page, machines)
+    an_operator_has_a_link_tried_again(page)
+    the_link_comes_back_live(page, machines)
+    a_node_page_counts_traffic_live(page)
+    an_agent_that_stops_is_away_live(page, machines)
+    a_node_is_removed_everywhere(page, machines)
+    what_was_done_is_told(page)
+    a_console_that_is_away_is_said_to_be(page, console)
+
+
 def make_line(page):
     """Ask for a line in the dialog, on whatever page has one."""
     page.get_by_role("button", name="Make the line").click()
@@ -33,7 +49,7 @@ def make_line(page):
     return page.locator("#enrol-line").inner_text()
 
 
-def test_first_administrator(page, console):
+def first_administrator(page, console):
     page.goto("/")
     expect(page.get_by_role("heading", name="Make the first administrator")).to_be_visible()
     page.get_by_label("One-time code").fill("guessed")
@@ -50,14 +66,14 @@ def test_first_administrator(page, console):
     expect(page.get_by_role("heading", name="No cluster yet")).to_be_visible()
 
 
-def test_create_a_cluster(page):
+def create_a_cluster(page):
     page.get_by_role("link", name="Create a cluster").click()
     page.get_by_label("Name").fill("homelab")
     page.get_by_role("button", name="Create the cluster").click()
     expect(page.get_by_text("homelab has been created")).to_be_visible()
 
 
-def test_the_first_machine_enrols(page, machines):
+def the_first_machine_enrols(page, machines):
     line = make_line(page)
     expect(page.get_by_text("Waiting for the machine")).to_be_visible()
     machines.join("edge-1", line)
@@ -67,7 +83,7 @@ def test_the_first_machine_enrols(page, machines):
     expect(page.get_by_role("heading", name="edge-1", exact=True)).to_be_visible()
 
 
-def test_the_second_machine_shows_its_first_handshake_in_the_dialog(page, machines):
+def the_second_machine_shows_its_first_handshake_in_the_dialog(page, machines):
     page.get_by_role("link", name="homelab").first.click()
     page.get_by_role("button", name="Enrol a machine").click()
     dialog = page.get_by_role("dialog")
@@ -85,14 +101,14 @@ def test_the_second_machine_shows_its_first_handshake_in_the_dialog(page, machin
     expect(page.get_by_role("row", name=re.compile("edge-2"))).to_be_visible()
 
 
-def test_a_link_is_up_live(page):
+def a_link_is_up_live(page):
     page.get_by_role("link", name="Links", exact=True).click()
     expect(page.get_by_text("Live", exact=True)).to_be_visible()
     expect(page.locator(".ks-matrix td[data-state=up]")).to_have_count(2)
     expect(page.get_by_text("None: every link that was reported is up.")).to_be_visible()
 
 
-def test_the_link_goes_down_live_and_says_why(page, machines):
+def the_link_goes_down_live_and_says_why(page, machines):
     machines.tell("cut", "edge-1", "edge-2")
     machines.tell("skip", "edge-1", "400")
     row = page.get_by_role("row", name=re.compile("^edge-1 edge-2"))
@@ -106,14 +122,14 @@ def test_the_link_goes_down_live_and_says_why(page, machines):
     expect(page.get_by_text(re.compile("edge-1 cannot reach edge-2: no handshake for"))).to_be_visible()
 
 
-def test_an_operator_has_a_link_tried_again(page):
+def an_operator_has_a_link_tried_again(page):
     page.get_by_role("link", name="edge-1").first.click()
     expect(page.get_by_text(re.compile("No handshake for"))).to_be_visible()
     page.get_by_role("button", name="Try again edge-2").click()
     expect(page.get_by_text("edge-1 tries the next endpoint of edge-2 now")).to_be_visible()
 
 
-def test_the_link_comes_back_live(page, machines):
+def the_link_comes_back_live(page, machines):
     page.get_by_role("link", name="homelab").first.click()
     page.get_by_role("link", name="Links", exact=True).click()
     expect(page.locator(".ks-matrix td[data-pair]")).to_have_count(2)
@@ -121,7 +137,7 @@ def test_the_link_comes_back_live(page, machines):
     expect(page.locator(".ks-matrix td[data-state=up]")).to_have_count(2)
 
 
-def test_a_node_page_counts_traffic_live(page):
+def a_node_page_counts_traffic_live(page):
     page.get_by_role("link", name="edge-1").first.click()
     row = page.locator("[data-peers] tbody tr")
     expect(row).to_have_count(1)
@@ -129,7 +145,7 @@ def test_a_node_page_counts_traffic_live(page):
     expect(row).to_contain_text(re.compile(r"\d B/s"))
 
 
-def test_an_agent_that_stops_is_away_live(page, machines):
+def an_agent_that_stops_is_away_live(page, machines):
     machines.tell("stop", "edge-1")
     agent = page.locator("[data-cell=agent]")
     expect(agent).to_contain_text("away since")
@@ -137,7 +153,7 @@ def test_an_agent_that_stops_is_away_live(page, machines):
     expect(agent).to_contain_text("connected")
 
 
-def test_a_node_is_removed_everywhere(page, machines):
+def a_node_is_removed_everywhere(page, machines):
     page.get_by_role("button", name="Remove").click()
     dialog = page.get_by_role("dialog")
     go_on = dialog.get_by_role("button", name="Remove")
@@ -152,7 +168,7 @@ def test_a_node_is_removed_everywhere(page, machines):
     expect(page.get_by_role("row", name=re.compile("edge-1"))).to_have_count(0)
 
 
-def test_what_was_done_is_told(page):
+def what_was_done_is_told(page):
     page.keyboard.press("g")
     page.keyboard.press("a")
     page.get_by_role("link", name="Who did what").click()
@@ -160,7 +176,7 @@ def test_what_was_done_is_told(page):
     expect(page.get_by_text("alice created cluster homelab")).to_be_visible()
 
 
-def test_a_console_that_is_away_is_said_to_be(page, console):
+def a_console_that_is_away_is_said_to_be(page, console):
     page.goto("/clusters/")
     page.get_by_role("link", name="homelab").click()
     banner = page.locator("[data-banner]")
