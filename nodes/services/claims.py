@@ -7,9 +7,10 @@ itself. So each claim is checked, and what is not believed is kept with its reas
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from ipaddress import IPv6Network, ip_network
 from urllib.parse import urlsplit
 
@@ -21,6 +22,9 @@ from nodes.models import Candidate, Cluster, Node
 
 CLAIMS_LIMIT = 128
 """Addresses or networks that one machine may claim; more are refused together."""
+
+RESOLVED_SECONDS = 300
+"""How long the console's own name is not looked up again, whether it was found or not."""
 
 FORBIDDEN_RANGES: tuple[tuple[IPNetwork, str], ...] = (
     (ip_network("127.0.0.0/8"), "loopback"),
@@ -156,21 +160,24 @@ def read_neighbours(cluster: Cluster, but: int | None) -> Neighbours:
 
 
 def _console_addresses() -> frozenset[IPAddress]:
-    """Where this console is reached, as far as its own URL says; loopback is forbidden to everybody anyway."""
-    host = urlsplit(settings.KUBESPAN_URL).hostname or ""
+    """Where browsers and agents find this console; loopback is forbidden to everybody anyway."""
+    hosts = {urlsplit(url).hostname or "" for url in (settings.KUBESPAN_URL, settings.KUBESPAN_AGENT_URL)}
+    return frozenset[IPAddress]().union(*map(_host_addresses, hosts))
+
+
+def _host_addresses(host: str) -> frozenset[IPAddress]:
     try:
         return frozenset({parse_address(host)})
     except ValueError:
-        pass
+        return _resolve(host, int(time.monotonic() // RESOLVED_SECONDS))
+
+
+@lru_cache(maxsize=4)  # asked under a cluster's lock: a name server that is away is waited for once in a while only
+def _resolve(host: str, _period: int) -> frozenset[IPAddress]:
     try:
-        return _resolve(host)
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError:
         return frozenset()
-
-
-@cache  # what could not be resolved is an exception, and tried again
-def _resolve(host: str) -> frozenset[IPAddress]:
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return frozenset(parse_address(str(info[4][0]).partition("%")[0]) for info in found)
 
 

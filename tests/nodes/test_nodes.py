@@ -262,6 +262,7 @@ def test_a_network_that_somebody_else_advertises_by_now_is_refused():
         ("255.255.255.255", "broadcast"),
         ("fd12:3456:789a:bc02::1", "KubeSpan address"),
         ("192.0.2.80", "console"),
+        ("192.0.2.81", "console"),
         ("10.0.0.1", "address of first"),
         ("198.51.100.9", "first is reached at"),
         ("10.8.1.1", "first advertises"),
@@ -269,7 +270,7 @@ def test_a_network_that_somebody_else_advertises_by_now_is_refused():
     ],
 )
 def test_an_address_that_is_not_believed_has_a_reason(address, word, settings):
-    settings.KUBESPAN_URL = "https://192.0.2.80"
+    settings.KUBESPAN_URL, settings.KUBESPAN_AGENT_URL = "https://192.0.2.80", "https://192.0.2.81:8443"
     cluster = make_cluster()
     first = Machine("first", addresses=("10.0.0.1",), networks=("10.8.0.0/16",))
     holder = enrol(cluster, first, peer=ip_address("198.51.100.9"))
