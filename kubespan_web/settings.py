@@ -7,6 +7,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import dj_database_url
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from kubespan_web import logs
 from kubespan_web.env import SettingsError, base_url, env, flag, keys, networks, secret_key, words
@@ -104,6 +106,17 @@ def _database() -> dict[str, object]:
 
 DATABASES = {"default": _database()}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+# What all web processes count together (guesses at the door); never a secret. Emptying it would empty all of Redis.
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": REDIS_URL,
+        "KEY_PREFIX": "kubespan:cache",
+        # Seconds, and one retry at once, as for our own connections (nodes/connections.py).
+        "OPTIONS": {"socket_timeout": 5, "socket_connect_timeout": 5, "retry": Retry(NoBackoff(), 1)},
+    }
+}
 
 CHANNEL_LAYERS = {
     "default": {

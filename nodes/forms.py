@@ -8,6 +8,7 @@ from django import forms
 from django.contrib.auth import password_validation
 
 from kubespan.core.options import DEFAULT_MTU, MAXIMUM_MTU, MINIMUM_MTU, Options
+from nodes.counters import count
 from nodes.services.refused import Refused
 
 
@@ -33,7 +34,8 @@ class Fields(forms.Form):
                 )
 
     def refuse(self, refusal: Refused) -> None:
-        """Show why a service refused, at the field that its code names, else above the form."""
+        """Show why a service refused, at the field that its code names, else above the form; it is counted."""
+        count(f"page.{refusal.code}")
         words = refusal.code.replace("-", "_")
         longest_first = sorted(self.fields, key=len, reverse=True)
         field = next((name for name in longest_first if name in words), None)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+import redis
+import structlog
 from django.contrib import messages
 from django.contrib.auth import get_user_model, login
 from django.contrib.auth.views import LoginView
@@ -15,6 +17,7 @@ from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
 from django.views.generic import FormView
 
+from nodes.counters import count
 from nodes.forms import FirstAdministratorForm
 from nodes.services import people
 from nodes.services.refused import Refused
@@ -22,6 +25,8 @@ from nodes.services.refused import Refused
 ATTEMPTS = 10
 """Failed attempts from one address at one name, after which that pair waits; both may be shared by the innocent."""
 WAIT_SECONDS = 300
+
+log = structlog.get_logger(__name__)
 
 
 @method_decorator(never_cache, name="dispatch")
@@ -63,17 +68,36 @@ class SignInView(LoginView):
 
     def post(self, request, *args, **kwargs):
         form = self.get_form()
-        if cache.get(self.throttle_key(), 0) >= ATTEMPTS:
+        if self.attempts() >= ATTEMPTS:
+            count("sign-in.throttled")
             form.is_bound = False
             context = self.get_context_data(form=form, throttled=WAIT_SECONDS // 60)
             return self.render_to_response(context, status=429)
         return super().post(request, *args, **kwargs)
 
     def form_invalid(self, form):
-        key = self.throttle_key()
-        cache.add(key, 0, WAIT_SECONDS)
-        cache.incr(key)
+        count("sign-in.failed")
+        self.note_attempt()
         return super().form_invalid(form)
+
+    def attempts(self) -> int:
+        """How often this pair failed lately; without Redis nobody knows, and whoever has the password gets in."""
+        try:
+            return cache.get(self.throttle_key(), 0)
+        except redis.RedisError as error:
+            log.warning("attempts not known", error=str(error))
+            return 0
+
+    def note_attempt(self) -> None:
+        """Count one more."""
+        key = self.throttle_key()
+        try:
+            cache.add(key, 0, WAIT_SECONDS)
+            cache.incr(key)
+        except ValueError:  # it expired between the two
+            pass
+        except redis.RedisError as error:
+            log.warning("attempt not counted", error=str(error))
 
     def throttle_key(self) -> str:
         """Names the pair of address and user name, without keeping either."""

@@ -7,7 +7,6 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.auth import get_user_model
-from django.core.cache import cache
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -16,6 +15,7 @@ from django.utils import timezone
 
 from kubespan.core.messages import ENROL_PATH
 from nodes import certificates
+from nodes.counters import read_counters
 from nodes.live import Seen, Summary
 from nodes.models import Audit, Cluster, Node, Token
 from nodes.services import people
@@ -26,11 +26,6 @@ from tests.factories import PEER, Machine, cluster_identity, enrol, fill, make_c
 pytestmark = pytest.mark.django_db
 
 PASSWORD = "correct horse battery"
-
-
-@pytest.fixture(autouse=True)
-def _empty_cache():
-    cache.clear()
 
 
 @pytest.fixture
@@ -142,6 +137,20 @@ def test_who_guesses_passwords_waits(client, staff):
     assert "Too many failed attempts" in read(response)
 
 
+def test_guesses_are_counted_for_all_processes_and_without_names(client, staff, valkey):
+    client.post("/login/", {"username": "alice", "password": "guess"})
+    with valkey.client() as redis:
+        kept = {key: redis.get(key) for key in redis.scan_iter("kubespan:cache:*")}
+        assert list(kept.values()) == ["1"]
+        assert not any(word in key for key in kept for word in ("alice", "guess", "127.0.0.1"))
+
+
+def test_without_redis_one_signs_in_all_the_same(client, staff, valkey):
+    valkey.stop()
+    assert client.post("/login/", {"username": "alice", "password": "guess"}).status_code == 200
+    assert client.post("/login/", {"username": "alice", "password": PASSWORD}).headers["Location"] == "/"
+
+
 def test_who_guesses_locks_out_nobody_else(client, staff):
     for _ in range(10):
         client.post("/login/", {"username": "alice", "password": "guess"}, REMOTE_ADDR="203.0.113.9")
@@ -188,6 +197,7 @@ def test_an_import_is_refused_at_the_field(page, cluster, changes, field):
     assert Cluster.objects.count() == 1
     assert secret not in response.content.decode()
     assert changes.get("secret", secret) not in response.content.decode()
+    assert [(name.partition(".")[0], times) for name, times in read_counters().items()] == [("page", 1)]
 
 
 @pytest.mark.parametrize(

@@ -65,3 +65,11 @@ def test_cookies_are_only_for_tls_where_the_console_has_it(python, production):
     names = ("SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE", "SECURE_SSL_REDIRECT", "SECURE_HSTS_SECONDS")
     assert all(show(python, *names, **production).values())
     assert not any(show(python, *names, **production | {"KUBESPAN_URL": "http://127.0.0.1:8000"}).values())
+
+
+def test_all_web_processes_share_one_cache(python, production):
+    caches = show(python, "CACHES", **production | {"REDIS_URL": "unix:///run/valkey.sock"})["CACHES"]
+    assert (caches["default"]["BACKEND"], caches["default"]["LOCATION"]) == (
+        "django.core.cache.backends.redis.RedisCache",
+        "unix:///run/valkey.sock",
+    )
