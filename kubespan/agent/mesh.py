@@ -34,6 +34,8 @@ from kubespan.core.plan import NOTHING, Desired, Observed, PeerCounters
 
 FIRST_LOOK = 0.5
 """Seconds after an endpoint was given until somebody looks whether it answers; then ever less often."""
+JOIN_SECONDS = 20.0
+"""For the push that brings a machine's own join; the console finds one that was lost within 15 s."""
 
 
 class Misfit(Exception):
@@ -83,6 +85,7 @@ class Mesh:
         self._indexes: dict[str, int] = {}
         self._handshakes = Handshakes()
         self._to_try: frozenset[int] = frozenset()
+        self._missing_since: float | None = None
 
     def take(self, membership: Membership, secret: str) -> None:
         """Go by these settings from the next decision on; many changes in between cost one reckoning."""
@@ -99,7 +102,7 @@ class Mesh:
         found = peer_specs(self.affiliates, self.own.node_id, filters)
         # A peer with this machine's own key cannot be (and would be added at every look, for WireGuard ignores it).
         self.specs = {key: spec for key, spec in found.specs.items() if key != self.own.keys.public_key}
-        self._warnings = (*unread, *found.warnings, *self._own_warnings())
+        self._warnings = (*unread, *found.warnings)
         self._indexes = {member.public_key: index for index, member in membership.members.items()}
 
     def try_again(self, members: Iterable[int]) -> None:
@@ -113,7 +116,7 @@ class Mesh:
         if revision is None or not self.secret or not self.membership.options.enabled:
             self.statuses = {}
             return Decision(NOTHING, revision, complete=revision is not None and bool(self.secret))
-        self._check_own()
+        warnings = (*self._warnings, *self._check_own(now))
         self._look(observed, wall, now)
         statuses: dict[str, PeerStatus] = {}
         endpoints: dict[str, Endpoint | None] = {}
@@ -132,7 +135,7 @@ class Mesh:
             now=now,
             listen_port=self.own.listen_port,
         )
-        return Decision(wanted, revision, complete=True, statuses=statuses, tried=tried, warnings=self._warnings)
+        return Decision(wanted, revision, complete=True, statuses=statuses, tried=tried, warnings=warnings)
 
     def settle(self, decision: Decision) -> None:
         """Note that the kernel has what was decided."""
@@ -162,10 +165,12 @@ class Mesh:
         ]
         return min(TICK, max(FIRST_LOOK, min(connecting) / 2)) if connecting else TICK
 
-    def _check_own(self) -> None:
+    def _check_own(self, now: float) -> tuple[str, ...]:
+        """Compare what the console knows of this machine; returns what is odd, raises Misfit where it cannot be."""
         own = self._find_own()
         if own is None:
-            return
+            return self._wait_for_join(now)
+        self._missing_since = None
         if own.address != str(self.own.address):
             raise Misfit(
                 f"the console gives this machine the address {own.address}, but {self.own.address} follows from its "
@@ -175,11 +180,14 @@ class Mesh:
             raise Misfit(
                 "the console knows this machine by another public key; remove the node there and enrol it again"
             )
+        return ()
 
-    def _own_warnings(self) -> list[str]:
-        if self.membership.revision is None or self._find_own() is not None:
-            return []
-        return ["this machine is not among the cluster's members, so that no other one will answer it"]
+    def _wait_for_join(self, now: float) -> tuple[str, ...]:
+        if self._missing_since is None:
+            self._missing_since = now
+        if now - self._missing_since < JOIN_SECONDS:
+            return ()
+        return ("this machine is not among the cluster's members, so no other one will answer it",)
 
     def _find_own(self) -> Member | None:
         members = self.membership.members.values()
