@@ -42,10 +42,6 @@ state_dir_option = click.option(
     help="Where identity and settings are kept; or KUBESPAN_STATE_DIR.",
 )
 
-data_plane_option = click.option(
-    "--data-plane", type=click.Choice(DATA_PLANES), help="Instead of the one chosen at enrolment."
-)
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
@@ -67,7 +63,7 @@ def _pin(_context: click.Context, _parameter: click.Parameter, value: str) -> st
         raise click.BadParameter(str(error)) from None
 
 
-@main.command("enrol")
+@main.command("enrol", short_help="Join the cluster of a console.")
 @click.argument("url")
 @click.option("--token-file", metavar="FILE", help="File with the token; - is standard input, which is the default.")
 @click.option("--token", metavar="TOKEN", help="The token itself; only with --token-on-command-line.")
@@ -159,8 +155,8 @@ def _tell(reply: EnrolReply, *, running: bool) -> None:
         click.echo("next: kubespan-agent install (a service of systemd), or kubespan-agent run")
 
 
-@main.command()
-@data_plane_option
+@main.command(short_help="Mesh until stopped.")
+@click.option("--data-plane", type=click.Choice(DATA_PLANES), help="Instead of the one chosen at enrolment.")
 @state_dir_option
 def run(store: Store, data_plane: str | None) -> None:
     """Mesh until stopped; the mesh stays afterwards."""
@@ -178,22 +174,20 @@ def run(store: Store, data_plane: str | None) -> None:
     sys.exit(EXIT_REMOVED if ending is start.Ending.REMOVED else 0)
 
 
-@main.command()
-@data_plane_option
+@main.command(short_help="Take the mesh away from this machine.")
 @state_dir_option
-def down(store: Store, data_plane: str | None) -> None:
+def down(store: Store) -> None:
     """Take the mesh away from this machine; identity and settings stay, and `run` brings it back."""
 
     def take_down() -> None:
         with store.lock():
-            state = store.agent()
-            asyncio.run(_start().take_mesh_down(data_plane or (state.data_plane if state else "auto")))
+            asyncio.run(_start().take_mesh_down())
 
     _or_fail(take_down)
     click.echo("this machine is out of the mesh")
 
 
-@main.command()
+@main.command(short_help="Say how this machine is doing.")
 @state_dir_option
 def status(store: Store) -> None:
     """Say how this machine is doing; exit status 1 unless it is enrolled, running and without fault."""
@@ -233,7 +227,7 @@ def _count_peers(resources: list[Resource]) -> str:
     return ", ".join(f"{number} {state}" for state, number in sorted(states.items(), reverse=True)) or "none"
 
 
-@main.command()
+@main.command(short_help="Show what the agent knows.")
 @click.argument("resource")
 @click.option("-o", "--output", "form", type=click.Choice(FORMS), default="table", show_default=True, help="Form.")
 @state_dir_option
@@ -257,7 +251,7 @@ def _published(store: Store) -> list[Resource]:
         raise click.ClickException(f"{store.path(RESOURCES)}: {error}") from None
 
 
-@main.command("install")
+@main.command("install", short_help="Make the agent a service of systemd.")
 @state_dir_option
 def install_command(store: Store) -> None:
     """Make the agent a service of systemd: written, enabled and started."""

@@ -20,6 +20,8 @@ from kubespan.agent.mesh import Own
 from kubespan.agent.netlink import LinuxKernel
 from kubespan.agent.store import AGENT, KUBESPAN_IDENTITY, NODE_IDENTITY, Enrolment, Store, StoreError
 from kubespan.agent.trust import ConsoleUrl, parse_certificate, tls_context
+from kubespan.agent.userspace import UserspaceWireGuard
+from kubespan.agent.wireguard import KernelWireGuard, is_available
 from kubespan.core.cluster import ula_prefix
 from kubespan.core.identity import node_address, pick_interface
 
@@ -77,6 +79,8 @@ async def run_agent(store: Store, data_plane: str | None) -> Ending:
     return await Agent(store, enrolment, state.signing_key, own, place).run(way)
 
 
-async def take_mesh_down(data_plane: str) -> None:
-    """Remove link, routes, rules and firewall table. Raises KernelError."""
-    await take_down(LinuxKernel(await choose_data_plane(data_plane)))
+async def take_mesh_down() -> None:
+    """Remove link, routes, rules and firewall table, whoever does WireGuard here, or did. Raises KernelError."""
+    userspace = UserspaceWireGuard()
+    in_kernel = await userspace.dump() is None and await is_available()
+    await take_down(LinuxKernel(KernelWireGuard() if in_kernel else userspace))
