@@ -120,9 +120,10 @@ class Publisher:
 
     def _read(self) -> list[Resource]:
         try:
-            return parse(self._store.read_published(RESOURCES) or b"")
-        except (StoreError, ValueError):
-            log.info("nothing published before can be read; versions of resources count from one")
+            content = self._store.read_published(RESOURCES)
+            return [] if content is None else parse(content)
+        except (StoreError, ValueError) as error:
+            log.warning("what was published before cannot be read; versions count from one", reason=str(error))
             return []
 
 

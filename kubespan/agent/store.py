@@ -204,6 +204,7 @@ class Store:
         for name in (SETTINGS, RESOURCES, STATUS):
             with self._reporting(name, "remove"):
                 self.path(name).unlink(missing_ok=True)
+                self._fresh(name).unlink(missing_ok=True)  # left by a kill in the middle of writing
         with self._reporting(SETTINGS, "remove"):
             self._sync_directory()
 
@@ -277,7 +278,7 @@ class Store:
 
     def _write(self, name: str, content: bytes, *, exclusive: bool = False) -> None:
         self._make_directory()
-        path, fresh = self.path(name), self.path(f".{name}.new")
+        path, fresh = self.path(name), self._fresh(name)
         with self._reporting(name, "write"):
             # Removed, not truncated: after a kill between link and unlink below it is another name of the file itself.
             fresh.unlink(missing_ok=True)
@@ -290,6 +291,10 @@ class Store:
             finally:
                 fresh.unlink(missing_ok=True)
             self._sync_directory()
+
+    def _fresh(self, name: str) -> Path:
+        """Where a file is written before it takes its place."""
+        return self.path(f".{name}.new")
 
     def _make_directory(self) -> None:
         with self._reporting("", "make"):

@@ -143,6 +143,7 @@ def test_settings_come_back_whole_and_for_their_cluster_only(store):
 def test_forgetting_leaves_keys_and_nothing_of_the_cluster(store):
     store.save_settings(SETTINGS_HELD)
     store.publish("resources.json", b"{}")
+    os.link(store.path(SETTINGS), store.path(f".{SETTINGS}.new"))  # as a kill in the middle of writing leaves it
     store.forget_settings()
     store.forget_enrolment()
     state = store.agent()
