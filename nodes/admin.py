@@ -6,11 +6,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import redis
 from django.contrib import admin
 from django.db.models import Model
 from django.http import HttpRequest
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import mark_safe
 
+from nodes import counters
 from nodes.models import Audit, Candidate, Change, Cluster, Console, Node, Token, Tombstone, Transition
 from nodes.secrets import SecretField
 
@@ -68,6 +71,19 @@ class ConsoleAdmin(Shown):
 
     hidden = ("first_code",)
     list_display = ("key", "epoch", "created")
+
+    def get_fields(self, request: HttpRequest, obj: Model | None = None) -> list[str]:
+        """Its columns, and what it counted."""
+        return [*super().get_fields(request, obj), "counted"]
+
+    @admin.display(description="counted since Redis was emptied")
+    def counted(self, console: Console) -> str:
+        """How often what was refused, lost or stalled."""
+        try:
+            found = counters.read_counters()
+        except redis.RedisError:
+            return "not known while Redis is away"
+        return format_html_join(mark_safe("<br>"), "{}: {}", sorted(found.items())) or "nothing"
 
 
 @admin.register(Cluster)

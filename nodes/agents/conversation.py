@@ -382,6 +382,8 @@ class Conversation:
         """The next message; raises _Bad for what is none, and _Ended."""
         event = await self._receive()
         if event["type"] != "websocket.receive":
+            if event.get("code") == CLOSE_TOO_BIG:  # the server's own limit, far beyond any cluster's
+                self._end.tally["frame.too-large"] += 1
             raise _Ended
         frame = event.get("text")
         if frame is None:

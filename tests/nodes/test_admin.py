@@ -9,6 +9,7 @@ from django.contrib.auth.models import User
 from django.urls import reverse
 
 from kubespan.core.messages import Notice
+from nodes.counters import count
 from nodes.models import Cluster, Token
 from nodes.services import nodes, people, sessions
 from tests.factories import NOW, Machine, enrol, make_cluster, make_token
@@ -79,3 +80,13 @@ def test_a_list_asks_no_query_a_row(model, rows, browser, django_assert_num_quer
         nodes.remove_node("tests", enrol(cluster, Machine(f"gone-{number}")), f"gone-{number}", NOW)
     with django_assert_num_queries(len(captured)):
         browser.get(page)
+
+
+def test_the_console_shows_what_it_counted(rows, browser, valkey):
+    page = reverse("admin:nodes_console_change", args=[1])
+    assert "nothing" in browser.get(page).content.decode()
+    for code in ("enrol.token-expired", "enrol.token-expired", "frame.<bad>"):
+        count(code)
+    assert "enrol.token-expired: 2<br>frame.&lt;bad&gt;: 1" in browser.get(page).content.decode()
+    valkey.stop()
+    assert "not known while Redis is away" in browser.get(page).content.decode()

@@ -1,6 +1,7 @@
 """Agents' sockets: a real server, real Redis, real rows; only the agents are played."""
 
 import asyncio
+import contextlib
 import gc
 import json
 from functools import partial
@@ -8,6 +9,7 @@ from functools import partial
 import pytest
 from django.db import OperationalError
 from django.utils import timezone
+from websockets.exceptions import ConnectionClosed
 
 from kubespan.core.identity import make_signing_key
 from kubespan.core.messages import (
@@ -242,6 +244,14 @@ async def test_a_bad_frame_is_refused(console, frame, code, close):
     assert await player.closed() == close
     await until(lambda: read_counters().get(f"frame.{code}") == 1)
     assert before == await in_thread(lambda: Node.objects.values("applied_number", "status").get(pk=machine.node.pk))
+
+
+async def test_a_frame_beyond_the_servers_own_limit_is_counted_too(console):
+    _, (machine, _), _ = await in_thread(make_cluster)
+    player = await console.connect(machine)
+    with contextlib.suppress(ConnectionClosed):  # while it is still being sent
+        await player.socket.send(b"x" * (16 * 1024 * 1024 + 1))  # uvicorn's, and nodes.management.commands.run's
+    await until(lambda: read_counters().get("frame.too-large") == 1)
 
 
 async def test_a_frame_as_large_as_the_cluster_needs_is_taken(console):

@@ -7,6 +7,7 @@ from threading import Barrier
 
 import pytest
 from django.contrib.auth.models import User
+from django.core.management import call_command
 from django.db import connection
 
 from nodes.models import Audit, Console
@@ -30,6 +31,15 @@ def test_the_code_makes_the_first_administrator_and_then_is_gone():
     with pytest.raises(Refused) as refused:
         people.create_first_administrator(code, "mallory", PASSWORD, NOW)
     assert (refused.value.code, User.objects.count()) == ("not-first", 1)
+
+
+def test_a_command_prints_the_code_where_the_console_was_not_started_by_run(capsys):
+    call_command("first_code")
+    printed = capsys.readouterr().out
+    assert printed.startswith("first administrator: http://127.0.0.1:8000/first/  one-time code: ")
+    people.create_first_administrator(printed.rpartition(" ")[2], "alice", PASSWORD, NOW)
+    call_command("first_code")
+    assert capsys.readouterr().out == ""
 
 
 def test_the_code_is_kept_as_a_hash_and_a_new_one_replaces_it():

@@ -16,7 +16,6 @@ from django.utils import timezone
 
 from kubespan_web.env import is_loopback
 from nodes import certificates, embedded
-from nodes.services import people
 from nodes.supervisor import Child, stop_on_signals, supervise
 
 AGENT_MESSAGE_LIMIT = 16 * 1024 * 1024
@@ -50,8 +49,7 @@ class Command(BaseCommand):
     def greet(self, options: dict) -> None:
         """Tell where the console is, and how its first administrator gets in."""
         self.stdout.write(f"console: {settings.KUBESPAN_URL}  (data in {settings.KUBESPAN_DATA}; Ctrl-C ends it)")
-        if code := people.first_code():
-            self.stdout.write(f"first administrator: {settings.KUBESPAN_URL}/first/  one-time code: {code}")
+        call_command("first_code", stdout=self.stdout)
         self.stdout.flush()
 
 
