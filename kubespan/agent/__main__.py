@@ -201,6 +201,8 @@ def status(store: Store) -> None:
     condition = _or_fail(lambda: _parse_condition(content))
     connection = "connected" if condition.connected else "not connected"
     click.echo(f"          {connection}{f': {condition.console}' if condition.console else ''}")
+    if condition.unusable:
+        click.echo(f"          {condition.unusable} of its frames could not be used since the agent's start")
     click.echo(f"agent     running, process {condition.process}, {condition.backend} WireGuard")
     click.echo(f"revision  {condition.revision or 'none yet'}")
     click.echo(f"peers     {_count_peers(_published(store))}")

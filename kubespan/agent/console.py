@@ -18,7 +18,7 @@ import structlog
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
-from kubespan.agent.sockets import dial, may_mark
+from kubespan.agent.sockets import dial, explain, may_mark
 from kubespan.agent.trust import ConsoleUrl
 from kubespan.core.messages import (
     AGENT_PATH,
@@ -52,6 +52,8 @@ SETTLED = 10.0
 """Seconds that a connection must have lasted to count as a good one; else a console that hangs up is not spared."""
 
 POLICY_VIOLATION = 1008
+UNUSABLE = frozenset({1002, 1007, 1009})
+"""What the library itself closes with: not the protocol, not UTF-8, more than MAX_FRAME."""
 GOING_AWAY = 1001
 CLOSE_REASON_BYTES = 120
 """A close frame carries at most 123 bytes of reason (RFC 6455 §5.5)."""
@@ -71,6 +73,9 @@ class Party(Protocol):
 
     async def need(self) -> None:
         """Wait until there may be something to say."""
+
+    def misheard(self) -> None:
+        """Note that the console sent what cannot be used; the connection ends for it."""
 
     def left(self, reason: str) -> None:
         """Hear that there is no connection, and why."""
@@ -125,6 +130,8 @@ async def converse(way: Way, party: Party, chance: Callable[[], float]) -> None:
         except (OSError, WebSocketException, ValueError) as error:
             # ValueError: a message that does not fit, a host name that cannot be one, a redirect.
             reason = _sentence(error)
+            if _is_unusable(error):
+                party.misheard()
         except Exception as error:
             log.exception("talking to the console failed")
             reason = f"a fault of this agent: {type(error).__name__}"
@@ -211,6 +218,12 @@ async def _send(connection: ClientConnection, message: FromAgent) -> None:
     await connection.send(dump(message), text=True)
 
 
+def _is_unusable(error: BaseException) -> bool:
+    if isinstance(error, ConnectionClosed):
+        return error.sent is not None and not error.rcvd_then_sent and error.sent.code in UNUSABLE
+    return isinstance(error, MessageError)
+
+
 def _close_reason(text: str) -> str:
     return text.encode()[:CLOSE_REASON_BYTES].decode(errors="ignore")
 
@@ -225,4 +238,5 @@ def _sentence(error: BaseException) -> str:
         return f"the console shows a certificate that is not trusted: {error.verify_message}"
     if isinstance(error, MessageError):
         return f"what the console said cannot be used: {error}"
-    return f"cannot connect to the console: {error}"
+    detail = explain(error) if isinstance(error, OSError) else str(error)
+    return f"cannot connect to the console: {detail}"

@@ -7,16 +7,15 @@ whose reply was lost is answered again and costs no second use of the token.
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-import urllib3
-from urllib3.exceptions import HTTPError
 
 from kubespan import __version__
-from kubespan.agent.sockets import MARK, may_mark
+from kubespan.agent.sockets import MARK, explain, may_mark
 from kubespan.agent.store import AgentState, Enrolment, Store
 from kubespan.agent.trust import ConsoleUrl, dump_certificate, fetch_pinned, tls_context
 from kubespan.core.cluster import ula_prefix
@@ -192,7 +191,7 @@ def _look_at(url: ConsoleUrl, pin: str) -> bytes | None:
     try:
         return fetch_pinned(url, pin)
     except OSError as error:
-        raise EnrolError(f"cannot reach the console at {url.host} port {url.port} by TLS: {error}") from None
+        raise EnrolError(f"cannot reach the console at {url.host} port {url.port} by TLS: {explain(error)}") from None
 
 
 def _ask(url: ConsoleUrl, certificate: bytes | None, request: EnrolRequest) -> EnrolReply:
@@ -209,6 +208,8 @@ def _ask(url: ConsoleUrl, certificate: bytes | None, request: EnrolRequest) -> E
 
 
 def _post(url: ConsoleUrl, certificate: bytes | None, body: bytes) -> tuple[int, bytes]:
+    import urllib3  # noqa: PLC0415 - one MB that an agent that runs has no use for
+
     # A lost reply is asked for again; a redirect is not followed, for the token is meant for this console alone.
     retries = urllib3.Retry(
         total=ATTEMPTS - 1,
@@ -240,11 +241,22 @@ def _post(url: ConsoleUrl, certificate: bytes | None, body: bytes) -> tuple[int,
                 preload_content=False,
             )
             return response.status, response.read(MAX_REPLY)
-        except HTTPError as error:
-            raise EnrolError(f"cannot reach the console at {url.host} port {url.port}: {_reason(error)}") from None
+        except urllib3.exceptions.HTTPError as error:
+            raise _failure(url, _innermost(error)) from None
 
 
-def _reason(error: BaseException) -> str:
-    """The innermost reason of what urllib3 wraps several times."""
-    inner = getattr(error, "reason", None) or error.__cause__
-    return _reason(inner) if isinstance(inner, BaseException) else str(error).rpartition(": ")[2]
+def _innermost(error: BaseException) -> BaseException:
+    """The reason of what urllib3 wraps several times."""
+    wrapped = (getattr(error, "reason", None), error.__cause__, *error.args)
+    inner = next((one for one in wrapped if isinstance(one, BaseException)), None)
+    return error if inner is None else _innermost(inner)
+
+
+def _failure(url: ConsoleUrl, error: BaseException) -> EnrolError:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return EnrolError(
+            f"the console at {url.host} port {url.port} shows a certificate that this machine does not trust "
+            f"({error.verify_message}): take the pin from its enrolment page, and give it by --pin"
+        )
+    reason = explain(error) if isinstance(error, OSError) else str(error).rpartition(": ")[2]
+    return EnrolError(f"cannot reach the console at {url.host} port {url.port}: {reason}")

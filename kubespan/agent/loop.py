@@ -24,7 +24,7 @@ from kubespan.agent.drift import describe, find_drift, pause
 from kubespan.agent.held import Held
 from kubespan.agent.kernel import Backend, Kernel, KernelError
 from kubespan.agent.mesh import Decision, Mesh, Misfit, Own
-from kubespan.agent.publish import Publisher
+from kubespan.agent.publish import Condition, Publisher
 from kubespan.agent.store import Enrolment, Store, StoreError
 from kubespan.agent.talk import MOST_NOTICES, Talk
 from kubespan.core.messages import MAX_TEXT, Applied, Claim
@@ -104,7 +104,7 @@ class Agent:
         self._store = store
         self._place = place
         self._clock = clock
-        self._publisher = Publisher(store, enrolment, place.backend, self._write)
+        self._publisher = Publisher(store, enrolment, self._write)
         # One thread, so that what is written last is what was decided last; `run` waits for it at its end.
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._stopped = asyncio.Event()
@@ -235,16 +235,17 @@ class Agent:
                 self.talk.notice("fault", warning)
 
     async def _publish(self) -> None:
-        talk, clock = self.talk, self._clock
+        talk, followed = self.talk, self.mesh.followed.revision
+        condition = Condition(
+            connected=talk.connected,
+            console=talk.reason,
+            fault=self.fault,
+            revision="" if followed is None else str(followed),
+            backend=self._place.backend,
+            unusable=talk.unusable,
+        )
         try:
-            await self._publisher.publish(
-                self.mesh,
-                connected=talk.connected,
-                console=talk.reason,
-                fault=self.fault,
-                wall=clock.wall(),
-                now=clock.now(),
-            )
+            await self._publisher.publish(self.mesh, condition, wall=self._clock.wall(), now=self._clock.now())
         except StoreError as error:
             log.warning("what this machine knows cannot be published", reason=str(error))
 

@@ -52,17 +52,18 @@ class Condition(msgspec.Struct, frozen=True):
     fault: str
     """Why the data plane does not follow the settings; empty when it does."""
     revision: str
-    backend: str
+    backend: Backend
+    unusable: int = 0
+    """Frames of the console that could not be used, since the agent's start."""
     process: int = msgspec.field(default_factory=os.getpid)
 
 
 class Publisher:
     """Keeps both files up to date."""
 
-    def __init__(self, store: Store, enrolment: Enrolment, backend: Backend, write: Write) -> None:
+    def __init__(self, store: Store, enrolment: Enrolment, write: Write) -> None:
         self._store = store
         self._enrolment = enrolment
-        self._backend = backend
         self._write = write
         self._resources: list[Resource] | None = None
         self._condition: Condition | None = None
@@ -71,10 +72,8 @@ class Publisher:
         self._offset: float | None = None
         self._lasting: tuple[Membership, list[Record]] | None = None
 
-    async def publish(self, mesh: Mesh, *, connected: bool, console: str, fault: str, wall: float, now: float) -> None:
+    async def publish(self, mesh: Mesh, condition: Condition, *, wall: float, now: float) -> None:
         """Write what changed. Raises StoreError."""
-        held = mesh.followed.revision
-        condition = Condition(connected, console, fault, "" if held is None else str(held), self._backend)
         if condition != self._condition:
             content = msgspec.json.encode(condition)
             await self._write(lambda: self._store.publish(STATUS, content))

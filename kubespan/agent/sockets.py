@@ -7,7 +7,9 @@ Without the mark, forced routing would send the way to the console through a tun
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import ssl
 
 import aiohappyeyeballs
 
@@ -45,3 +47,12 @@ async def dial(host: str, port: int, *, marked: bool) -> socket.socket:
     return await aiohappyeyeballs.start_connection(
         addresses, happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY, socket_factory=make
     )
+
+
+def explain(error: OSError) -> str:
+    """Say why there is no connection, in words alone: `Connection refused`."""
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS: {error.reason.replace('_', ' ').lower()}" if error.reason else str(error)
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return error.strerror or str(error)
+    return os.strerror(error.errno)

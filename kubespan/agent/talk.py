@@ -79,6 +79,8 @@ class Talk:
         self.connected = False
         self.reason = NOT_YET
         """Why it is not connected, or what an operator must do; empty when all is well."""
+        self.unusable = 0
+        """Frames of the console that could not be used, since the agent's start."""
         self.removal: str | None = None
         """Why the console removed this machine; none while it has not."""
         self.news = asyncio.Event()
@@ -173,10 +175,15 @@ class Talk:
         await self.sayable.wait()
         self.sayable.clear()
 
+    def misheard(self) -> None:
+        """Count a frame that could not be used."""
+        self.unusable += 1
+
     def left(self, reason: str) -> None:
         """Note that there is no connection; the same reason is logged once."""
         if self.connected or reason != self.reason:
             log.warning("no connection to the console", reason=reason)
+            self.news.set()  # `status` need not say otherwise until the tick
         self.connected, self.reason = False, reason
         self._told = _Told()
 

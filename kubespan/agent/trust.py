@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from urllib3.util.connection import create_connection
-
 from kubespan.agent.sockets import MARK, may_mark
 
 FETCH_TIMEOUT = 10.0
@@ -80,6 +78,8 @@ def fetch_pinned(url: ConsoleUrl, pin: str) -> bytes:
 
     Raises TrustError when it is another one, OSError when there is no TLS to be had.
     """
+    from urllib3.util.connection import create_connection  # noqa: PLC0415 - see enrol.py
+
     options: list[tuple[int, int, int | bytes]] = [MARK] if may_mark() else []
     looking = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     looking.check_hostname = False

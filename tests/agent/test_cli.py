@@ -160,6 +160,17 @@ async def test_status_of_a_running_agent(call, tmp_path):
     assert f"process {os.getpid()}, kernel WireGuard" in result.output
 
 
+async def test_status_counts_what_the_console_sent_that_could_not_be_used(call, tmp_path):
+    bench = Bench(tmp_path / "state")
+    async with ConsoleDouble().listening() as there, running(bench.agent(), there.way):
+        await (await there.line()).say("nonsense")
+        line = await there.line()
+        await line.let_in(sealed_secret(), snapshot())
+        await line.hear(Applied)
+    with bench.store.lock():
+        assert "1 of its frames could not be used" in call("status").output
+
+
 async def test_status_of_an_agent_that_does_not_run(call, tmp_path):
     await mesh(tmp_path / "state")
     result = call("status")
@@ -173,8 +184,15 @@ def test_secrets_are_in_no_output(call, tmp_path):
     assert state.signing_key not in "".join(outputs)
 
 
-def test_the_library_of_netlink_is_not_loaded_to_answer_get():
-    code = "import sys, kubespan.agent.__main__; sys.exit('pyroute2' in sys.modules or 'django' in sys.modules)"
+@pytest.mark.parametrize(
+    ("module", "unused"),
+    [
+        pytest.param("kubespan.agent.__main__", ["pyroute2", "urllib3", "django"], id="to answer get"),
+        pytest.param("kubespan.agent.start", ["urllib3", "django"], id="to run"),
+    ],
+)
+def test_libraries_that_have_no_use_are_not_loaded(module, unused):
+    code = f"import sys, {module}; sys.exit(any(name in sys.modules for name in {unused}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -197,7 +197,7 @@ def test_a_refused_second_enrolment_leaves_the_first(store):
 def test_nobody_there_is_a_sentence(store):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        with pytest.raises(EnrolError, match="cannot reach the console"):
+        with pytest.raises(EnrolError, match=r"cannot reach the console at 127\.0\.0\.1 port \d+: Connection refused$"):
             enrol(store, wish(f"http://127.0.0.1:{free.getsockname()[1]}"), MACHINE)
 
 
@@ -220,11 +220,16 @@ def test_a_pinned_console_is_trusted_and_its_certificate_kept(store, tmp_path):
     assert store.agent().enrolment.certificate
 
 
-@pytest.mark.parametrize("pinned", [pytest.param(True, id="by another pin"), pytest.param(False, id="without a pin")])
-def test_a_console_that_is_not_trusted_never_sees_the_token(store, tmp_path, pinned):
+@pytest.mark.parametrize(
+    ("pin", "error", "sentence"),
+    [
+        pytest.param("sha256:" + 32 * "00", TrustError, "another fingerprint", id="by another pin"),
+        pytest.param("", EnrolError, r"does not trust \(self-signed certificate\): .* --pin", id="without a pin"),
+    ],
+)
+def test_a_console_that_is_not_trusted_never_sees_the_token(store, tmp_path, pin, error, sentence):
     certificate = make_certificate(tmp_path)
-    pin = "sha256:" + 32 * "00" if pinned else ""
-    with console(agree, tls=certificate.context) as there, pytest.raises((TrustError, EnrolError)):
+    with console(agree, tls=certificate.context) as there, pytest.raises(error, match=sentence):
         enrol(store, wish(there.url, pin=pin), MACHINE)
     assert there.seen == []
 

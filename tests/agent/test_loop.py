@@ -502,8 +502,9 @@ NONSENSE = [
 
 @pytest.mark.parametrize("frame", NONSENSE)
 @pytest.mark.parametrize("let_in", [pytest.param(True, id="after the welcome"), pytest.param(False, id="before")])
-async def test_nonsense_ends_a_connection_and_nothing_else(bench, console, frame, let_in):
-    async with running(bench.agent(), console.way):
+async def test_nonsense_ends_a_connection_is_counted_and_nothing_else(bench, console, frame, let_in):
+    agent = bench.agent()
+    async with running(agent, console.way):
         line = await console.line()
         if let_in:
             await line.let_in(sealed_secret(), snapshot())
@@ -513,6 +514,7 @@ async def test_nonsense_ends_a_connection_and_nothing_else(bench, console, frame
         again = await console.line()
         await again.let_in(sealed_secret(), snapshot())
         assert (await again.hear(Applied)).fault == ""
+    assert agent.talk.unusable == 1
     assert len(bench.kernel.peers) == 2
 
 
