@@ -8,7 +8,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
 from kubespan.core.endpoint import IPAddress, parse_address
-from kubespan.core.messages import EnrolRequest, MessageError, Refusal, dump, parse_body
+from kubespan.core.messages import EnrolRequest, MessageError, Refusal, VersionError, dump, parse_body
 from nodes.counters import count
 from nodes.services import enrolment
 from nodes.services.refused import Refused
@@ -36,6 +36,8 @@ def _read(request: HttpRequest) -> EnrolRequest:
         raise Refused("too-large", f"An enrolment request has at most {BODY_LIMIT} bytes.", 413)
     try:
         return parse_body(body, EnrolRequest)
+    except VersionError as error:
+        raise Refused("version", f"{error}.") from None
     except MessageError as error:
         raise Refused("request", f"{error}.") from None
 

@@ -59,6 +59,10 @@ class MessageError(ValueError):
     """What came is not a message of the version agreed; the text is meant for the sender."""
 
 
+class VersionError(MessageError):
+    """The two ends speak no common version; the text says which must be upgraded."""
+
+
 class Revision(msgspec.Struct, frozen=True, order=True, array_like=True, forbid_unknown_fields=True):
     """A cluster's place in its change log: a restored backup starts a new epoch; numbers count within it."""
 
@@ -352,18 +356,37 @@ def _parse(decoder: msgspec.json.Decoder[T], frame: bytes | str) -> T:
     except RecursionError:
         raise MessageError("not a message of this protocol version: nested too deeply") from None
     except (msgspec.DecodeError, UnicodeError) as error:
+        _check_versions(frame)
         raise MessageError(f"not a message of this protocol version: {error}") from None
 
 
+class _Offer(msgspec.Struct):
+    """As much of another version's message as tells that it is one."""
+
+    versions: tuple[int, ...]
+
+
+_offer = msgspec.json.Decoder(_Offer)
+
+
+def _check_versions(frame: bytes | str) -> None:
+    """Raise VersionError for a message whose sender speaks none of our versions: its fields are not ours to judge."""
+    try:
+        offer = _offer.decode(frame)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return
+    negotiate(offer.versions)
+
+
 def negotiate(offered: Iterable[int], spoken: Sequence[int] = VERSIONS) -> int:
-    """Pick the newest version that both ends speak; raises MessageError that says which end must be upgraded."""
+    """Pick the newest version that both ends speak; raises VersionError."""
     offered = sorted(offered, reverse=True)
     for version in offered:
         if version in spoken:
             return version
     ours = ", ".join(map(str, spoken))
     theirs = ", ".join(map(str, offered)) or "none"
-    raise MessageError(f"no common protocol version: one end speaks {theirs}, the other {ours}; upgrade the older one")
+    raise VersionError(f"no common protocol version: one end speaks {theirs}, the other {ours}; upgrade the older one")
 
 
 def frame_limit(members: int) -> int:

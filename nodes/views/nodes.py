@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django.contrib import messages
-from django.http import HttpResponse
+from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views import View
@@ -189,8 +189,10 @@ class NodeTryAgainView(NodePage):
 
     def post(self, request, pk):
         peer = None
-        if request.POST.get("peer"):
-            peer = get_object_or_404(Node, pk=request.POST["peer"], cluster_id=self.node.cluster_id)
+        if asked := request.POST.get("peer"):
+            if not asked.isdecimal():
+                raise Http404
+            peer = get_object_or_404(Node, pk=asked, cluster_id=self.node.cluster_id)
         try:
             services.try_again(request.user, self.node, peer, timezone.now())
         except Refused as refusal:

@@ -31,6 +31,7 @@ from kubespan.core.messages import (
     Revision,
     Snapshot,
     TryAgain,
+    VersionError,
     Welcome,
     challenge_text,
     dump,
@@ -270,6 +271,26 @@ def test_negotiate(offered, spoken, version):
 def test_no_common_version(offered, fault):
     with pytest.raises(MessageError, match=fault):
         negotiate(offered, (2, 1))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b'{"versions": [9], "colour": "red"}', id="unknown fields"),
+        pytest.param(b'{"versions": [9]}', id="missing fields"),
+    ],
+)
+def test_a_message_of_a_future_version_is_not_judged_by_its_fields(body):
+    with pytest.raises(VersionError, match="one end speaks 9, the other 1; upgrade the older one"):
+        parse_body(body, EnrolRequest)
+
+
+def test_a_message_of_our_version_is_judged_by_its_fields():
+    with pytest.raises(MessageError, match="unknown field `colour`") as raised:
+        parse_body(b'{"versions": [9, 1], "colour": "red"}', EnrolRequest)
+    assert not isinstance(raised.value, VersionError)
+    with pytest.raises(MessageError, match="unknown field"):
+        parse_body(b'{"deep": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", EnrolRequest)
 
 
 @given(st.lists(st.text(max_size=20), min_size=4, max_size=4), st.lists(st.text(max_size=20), min_size=4, max_size=4))

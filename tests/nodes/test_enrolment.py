@@ -352,6 +352,7 @@ def test_the_request_answers_with_a_reply(client):
         pytest.param(b"\xff\xfe", 400, "request", id="no text at all"),
         pytest.param(b"{}", 400, "request", id="nothing in it"),
         pytest.param(b'{"type": "hello"}', 400, "request", id="unknown field"),
+        pytest.param(b'{"versions": [3, 2], "greeting": "hi"}', 400, "version", id="future versions with other fields"),
         pytest.param(b" " * 70_000, 413, "too-large", id="too large"),
     ],
 )

@@ -469,3 +469,9 @@ def test_a_form_without_its_token_is_refused_kindly(staff):
 
 def test_enrolment_is_no_page(client):
     assert client.get(ENROL_PATH).status_code == 405
+
+
+def test_a_peer_that_cannot_be_is_not_there(page, cluster):
+    node = enrol(cluster)
+    for peer in ("abc", "99999999999999999999", str(node.pk + 1)):
+        assert page.post(f"/nodes/{node.pk}/try-again/", {"peer": peer}).status_code == 404
