@@ -30,6 +30,9 @@ SCOPE_LINK = 253
 
 OS_RELEASE = (Path("/etc/os-release"), Path("/usr/lib/os-release"))
 
+MOST_ADDRESSES = 200
+"""A claim of more would not fit into the 16 KiB of a frame; the console believes 128 of them."""
+
 RECEIVE_BYTES = 1 << 16
 BUFFER_BYTES = 1 << 20
 
@@ -66,7 +69,8 @@ async def read_addresses() -> list[IPAddress]:
     """List the addresses that others may reach this host by, in order (spec/kubespan.md §4.1).
 
     Left out are loopback, multicast and link-local ones, what is not of global scope, and what is on links that are
-    not up. The KubeSpan address is among them once it is configured. Raises KernelError.
+    not up, and what is beyond MOST_ADDRESSES. The KubeSpan address is among them once it is configured.
+    Raises KernelError.
     """
     async with route_socket() as ip:
         up = {message["index"] async for message in await ip.link("dump") if _is_up(message)}
@@ -76,7 +80,7 @@ async def read_addresses() -> list[IPAddress]:
             if message["index"] in up and (address := _usable_address(message)) is not None
         }
     ordered = sorted(found, key=lambda entry: (entry[0].version, int(entry[0]), entry[1]))
-    return list(dict.fromkeys(address for address, _ in ordered))
+    return list(dict.fromkeys(address for address, _ in ordered))[:MOST_ADDRESSES]
 
 
 def _is_up(message: Any) -> bool:

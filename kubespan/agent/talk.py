@@ -51,6 +51,8 @@ MOST_NOTICES = 32
 SHORTEST_REPORT = 0.5
 """Seconds between reports that a console cannot ask to undercut."""
 
+NOTICE_LENGTH = 1024
+"""Characters; a warning that names all members must not outgrow a frame."""
 NOTICE_AGAIN = 30.0
 """Seconds until the same words are said again: two programs that undo each other's work say much."""
 
@@ -97,7 +99,7 @@ class Talk:
     def notice(self, kind: Literal["drift", "fault"], text: str) -> None:
         """Let an operator know; kept until there is a console."""
         log.warning("drift was healed" if kind == "drift" else "fault", text=text)
-        now = self._clock.now()
+        text, now = text[:NOTICE_LENGTH], self._clock.now()
         self._noticed = {said: when for said, when in self._noticed.items() if now - when < NOTICE_AGAIN}
         if text not in self._noticed:
             self._noticed[text] = now

@@ -16,6 +16,7 @@ from kubespan.agent.netlink import create_link, delete_link
 from kubespan.agent.userspace import UserspaceWireGuard
 from kubespan.agent.wireguard import is_available
 from kubespan.core.identity import pick_interface
+from kubespan.core.messages import FRAME_BASE, MAX_TEXT, Claim, dump
 from tests.namespaces import Lab
 
 NEWS_SECONDS = 20
@@ -64,6 +65,18 @@ def test_addresses_that_others_may_reach(machine):
     found = [str(address) for address in machine.call(read_addresses)]
     assert found == ["10.0.0.1", "192.0.2.9", "192.0.2.10", "2001:db8::1"]
     assert set(found) == {words.partition("/")[0] for words, reachable in ADDRESSES.items() if reachable}
+
+
+@pytest.mark.root
+def test_very_many_addresses_still_fit_into_a_frame(machine):
+    lines = (f"address add 2001:db8:1111:2222:3333:4444:5555:{number:x}/64 dev eth0 nodad" for number in range(500))
+    machine.run("ip", "-batch", "-", stdin="\n".join(lines))
+    addresses = tuple(map(str, machine.call(read_addresses)))
+    claim = Claim(
+        hostname="h" * MAX_TEXT, operating_system="o" * MAX_TEXT, agent_version="1", backend="kernel",
+        listen_port=1, addresses=addresses,
+    )  # fmt: skip
+    assert len(dump(claim)) < FRAME_BASE
 
 
 @pytest.mark.root

@@ -16,6 +16,7 @@ from kubespan.agent.loop import Ending, Facts, take_down
 from kubespan.agent.store import SETTINGS, StoreError
 from kubespan.agent.trust import ConsoleUrl
 from kubespan.core.messages import (
+    FRAME_BASE,
     Applied,
     Claim,
     ClaimRefused,
@@ -30,6 +31,7 @@ from kubespan.core.messages import (
     Revision,
     TryAgain,
     Welcome,
+    dump,
 )
 from kubespan.core.options import Options
 from kubespan.core.plan import NOTHING, SetPeers, plan
@@ -227,6 +229,14 @@ async def test_what_is_undone_again_and_again_is_healed_each_time_and_told_once(
     bench.kernel.delete_link()
     await agent.look()
     assert [type(message) for message in agent.talk.speak()].count(Notice) == 1
+
+
+async def test_a_notice_fits_into_a_frame_whatever_there_is_to_say(bench):
+    agent = bench.agent()
+    agent.talk.hear(Welcome(version=1, status="approved", console_time=0.0))
+    agent.talk.notice("fault", "peer address overlap: " + ", ".join(f"node-{number}" for number in range(10_000)))
+    (notice,) = (message for message in agent.talk.speak() if isinstance(message, Notice))
+    assert len(dump(notice)) < FRAME_BASE
 
 
 async def test_a_new_address_is_claimed(bench, console):
