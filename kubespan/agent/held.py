@@ -40,8 +40,10 @@ class Held:
             membership = membership.apply(stored.snapshot)
         try:
             membership.options.check()
+            if stored.secret:
+                parse_cluster_secret(stored.secret)
         except ValueError as error:
-            raise StoreError(f"{self._store.path(SETTINGS)}: {error}; remove it: the console sends it again") from None
+            raise self._store.damaged(SETTINGS, str(error), "remove it: the console sends it again") from None
         self.settings = self._stored = stored
         self.mesh.take(membership, stored.secret)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import IPv6Address
+from ssl import SSLError
 
 from kubespan.agent.console import Way
 from kubespan.agent.enrol import Identity, Machine, parse_mac_interface
@@ -71,9 +72,12 @@ async def run_agent(store: Store, data_plane: str | None) -> Ending:
     """Mesh until told to stop or removed. Raises StoreError, TrustError and KernelError."""
     identity, enrolment = load(store)
     state = identity.state
-    url = ConsoleUrl.parse(enrolment.url, insecure_http=enrolment.insecure_http)
-    way = Way(url, tls_context(url, parse_certificate(enrolment.certificate)))
-    own = Own(identity.keys, identity.node_id, own_address(identity, enrolment), state.listen_port)
+    try:
+        url = ConsoleUrl.parse(enrolment.url, insecure_http=enrolment.insecure_http)
+        way = Way(url, tls_context(url, parse_certificate(enrolment.certificate)))
+        own = Own(identity.keys, identity.node_id, own_address(identity, enrolment), state.listen_port)
+    except (ValueError, SSLError) as error:
+        raise store.damaged(AGENT, str(error)) from None
     device = await choose_data_plane(data_plane or state.data_plane)
     place = Place(LinuxKernel(device), LinuxHost(), device.backend, state.networks)
     return await Agent(store, enrolment, state.signing_key, own, place).run(way)

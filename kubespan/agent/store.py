@@ -141,9 +141,9 @@ class Store:
         try:
             keys = KeyPair.from_private(identity.private_key)
         except ValueError as error:
-            raise self._damaged(KUBESPAN_IDENTITY, f"privateKey: {error}") from None
+            raise self.damaged(KUBESPAN_IDENTITY, f"privateKey: {error}") from None
         if keys.public_key != identity.public_key:
-            raise self._damaged(KUBESPAN_IDENTITY, "publicKey does not belong to privateKey")
+            raise self.damaged(KUBESPAN_IDENTITY, "publicKey does not belong to privateKey")
         return keys
 
     def create_keys(self, keys: KeyPair) -> None:
@@ -159,9 +159,9 @@ class Store:
         try:
             whole = decode_node_id(identity.node_id)
         except ValueError as error:
-            raise self._damaged(NODE_IDENTITY, f"nodeId: {error}") from None
+            raise self.damaged(NODE_IDENTITY, f"nodeId: {error}") from None
         if len(whole) != NODE_ID_BYTES or not any(whole):
-            raise self._damaged(NODE_IDENTITY, f"nodeId must be of {NODE_ID_BYTES} bytes")
+            raise self.damaged(NODE_IDENTITY, f"nodeId must be of {NODE_ID_BYTES} bytes")
         return identity.node_id
 
     def create_node_id(self, node_id: str) -> None:
@@ -192,7 +192,7 @@ class Store:
         try:
             settings = msgspec.json.decode(content, type=Settings)
         except msgspec.DecodeError as error:
-            raise self._damaged(SETTINGS, _without_values(error), "remove it: the console sends it again") from None
+            raise self.damaged(SETTINGS, _without_values(error), "remove it: the console sends it again") from None
         return settings if settings.cluster == cluster else None
 
     def save_settings(self, settings: Settings) -> None:
@@ -248,6 +248,11 @@ class Store:
             os.close(descriptor)
         return False
 
+    def damaged(self, name: str, fault: str, remedy: str = "") -> StoreError:
+        """Say that what a file holds cannot be; nothing of it is quoted."""
+        remedy = remedy or "restore it from a backup, or remove it and enrol this machine again with a new token"
+        return StoreError(f"{self.path(name)} is damaged ({fault}); {remedy}")
+
     def _check_version(self, name: str) -> None:
         """Refuse what a newer release wrote, before its fields are looked at."""
         head = _read_head(self._read(name), msgspec.yaml.decode if name == AGENT else msgspec.json.decode)
@@ -263,11 +268,11 @@ class Store:
             return None
         if not content.endswith(end):
             # YAML alone would take a word that was cut for a shorter one, and lines that are missing for defaults.
-            raise self._damaged(name, "it ends too early")
+            raise self.damaged(name, "it ends too early")
         try:
             return msgspec.yaml.decode(content, type=form)
         except msgspec.DecodeError as error:
-            raise self._damaged(name, _without_values(error)) from None
+            raise self.damaged(name, _without_values(error)) from None
 
     def _read(self, name: str) -> bytes | None:
         with self._reporting(name, "read"):
@@ -315,10 +320,6 @@ class Store:
             raise StoreError(f"{self.path(name)} exists already; an identity is never overwritten") from None
         except OSError as error:
             raise StoreError(f"cannot {verb} {self.path(name)}: {error.strerror or error}") from None
-
-    def _damaged(self, name: str, fault: str, remedy: str = "") -> StoreError:
-        remedy = remedy or "restore it from a backup, or remove it and enrol this machine again with a new token"
-        return StoreError(f"{self.path(name)} is damaged ({fault}); {remedy}")
 
 
 class _Head(msgspec.Struct, frozen=True):

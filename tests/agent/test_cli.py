@@ -11,6 +11,7 @@ import sys
 import click.testing
 import pytest
 import structlog
+from msgspec.structs import replace
 
 import kubespan
 from kubespan.agent.__main__ import main
@@ -116,6 +117,22 @@ def test_a_damaged_file_stops_run_for_good(call, tmp_path):
     bench.store.path("kubespan-identity.yaml").write_text("privateKey: half")
     result = call("run")
     assert (result.exit_code, "kubespan-identity.yaml is damaged" in result.output) == (EXIT_SETUP, True)
+
+
+@pytest.mark.parametrize(
+    ("certificate", "mac"),
+    [
+        pytest.param("x", ALPHA.mac, id="certificate that is no base64"),
+        pytest.param("eHh4", ALPHA.mac, id="certificate that is none"),
+        pytest.param("", "02:42", id="mac"),
+    ],
+)
+def test_a_state_that_cannot_be_stops_run_for_good(call, tmp_path, certificate, mac):
+    bench = Bench(tmp_path / "state")
+    enrolment = replace(bench.enrolment, url="https://127.0.0.1", certificate=certificate)
+    bench.store.save_agent(replace(bench.store.agent(), mac=mac, enrolment=enrolment))
+    result = call("run")
+    assert (result.exit_code, "agent.yaml is damaged" in result.output) == (EXIT_SETUP, True), result.output
 
 
 def test_a_missing_identity_is_not_made_anew_by_run(call, tmp_path):

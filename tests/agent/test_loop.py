@@ -424,9 +424,19 @@ async def test_settings_are_stored_before_they_are_applied(bench, console):
     assert [settings.snapshot for settings in stored] == [snapshot()]
 
 
-async def test_damaged_settings_stop_the_start_and_touch_nothing(bench):
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param(b"}", b"", id="half"),
+        pytest.param(SECRET.encode(), SECRET.encode()[4:], id="no secret"),
+        pytest.param(b'"mtu":1420', b'"mtu":14', id="options that cannot be"),
+    ],
+)
+async def test_damaged_settings_stop_the_start_and_touch_nothing(bench, before, after):
     await mesh(bench)
-    bench.store.path(SETTINGS).write_bytes(bench.store.path(SETTINGS).read_bytes()[:-9])
+    path = bench.store.path(SETTINGS)
+    assert before in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(before, after))
     bench.kernel.applied.clear()
     with pytest.raises(StoreError, match="the console sends it again"):
         await bench.agent().run(NOWHERE)
