@@ -25,6 +25,7 @@ from kubespan.core.resources import (
     endpoint_records,
     harvested,
     identity_record,
+    info_record,
     member_records,
     node_identity_record,
     parse,
@@ -106,6 +107,7 @@ class Publisher:
         records = [
             identity_record(mesh.own.address, mesh.own.keys.public_key),
             node_identity_record(mesh.own.node_id),
+            info_record(self._enrolment.cluster_id, self._enrolment.cluster_name),
         ]
         if mesh.followed.revision is None:
             return records

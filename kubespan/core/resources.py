@@ -144,6 +144,12 @@ MEMBERS = Definition(
 NODE_IDENTITIES = Definition(
     "Identities.cluster.talos.dev", "cluster", "cluster.NodeIdentityController", (("ID", "nodeId"),)
 )
+INFOS = Definition(
+    "Infos.cluster.talos.dev",
+    "cluster",
+    "cluster.InfoController",
+    (("Cluster ID", "clusterId"), ("Cluster Name", "clusterName")),
+)
 
 DEFINITIONS: tuple[Definition, ...] = (
     CONFIGS,
@@ -154,6 +160,7 @@ DEFINITIONS: tuple[Definition, ...] = (
     AFFILIATES,
     MEMBERS,
     NODE_IDENTITIES,
+    INFOS,
 )
 
 
@@ -269,6 +276,11 @@ def identity_record(address: IPv6Address, public_key: str) -> Record:
 def node_identity_record(node_id: str) -> Record:
     """The machine's own node id."""
     return Record(NODE_IDENTITIES, "local", {"nodeId": node_id})
+
+
+def info_record(cluster_id: str, cluster_name: str) -> Record:
+    """The cluster that the machine belongs to."""
+    return Record(INFOS, "current", {"clusterId": cluster_id, "clusterName": cluster_name})
 
 
 def peer_spec_records(specs: Mapping[str, PeerSpec]) -> list[Record]:

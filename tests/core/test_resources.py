@@ -22,6 +22,7 @@ from kubespan.core.resources import (
     endpoint_records,
     harvested,
     identity_record,
+    info_record,
     member_records,
     node_identity_record,
     parse,
@@ -96,6 +97,7 @@ def test_every_type_is_named_once():
         "Affiliate",
         "Member",
         "Identity",
+        "Info",
     ]
 
 
@@ -315,6 +317,7 @@ def test_columns_are_keys_of_the_specs():
         *peer_spec_records({KEY: PeerSpec(KEY, ip_address(ADDRESS))}),
         identity_record(ip_address(ADDRESS), KEY),
         node_identity_record("n"),
+        info_record("test-cluster-id", "office"),
     ]
     assert AFFILIATES.columns
     for definition, _, spec in records:
