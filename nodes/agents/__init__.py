@@ -1,7 +1,7 @@
 """The ASGI end of agents' sockets, mounted before Channels' router: no consumer, no group, no layer in its way.
 
-One `End` a process and event loop holds what its sockets share: the hub that frames come through (`nodes.fanout`), the
-reports on their way to Redis and pages (`reports`), and what waits to become rows (`ledger`). A `Conversation` is one
+One `End` a process and event loop holds what its sockets share: the hub that frames come through (`hub`), the reports
+on their way to Redis and pages (`reports`), and what waits to become rows (`ledger`). A `Conversation` is one
 connection. The `End` is made by the first connection, or by the server's start, and closed by its stop.
 """
 

@@ -31,23 +31,14 @@ from kubespan.core.messages import (
     frame_limit,
     parse_from_agent,
 )
+from nodes.agents.hub import Hub
 from nodes.agents.ledger import Ledger
 from nodes.agents.reports import Line, Reports
 from nodes.agents.rows import AWAY, DatabaseRows, in_thread, read_session
+from nodes.agents.sockets import SEND_SECONDS, Socket, Stalled
 from nodes.announce import announce_soon
 from nodes.counters import Tally
-from nodes.fanout import (
-    CLOSE_LATER,
-    CLOSE_POLICY,
-    CLOSE_REMOVED,
-    CLOSE_REPLACED,
-    CLOSE_TOO_BIG,
-    SEND_SECONDS,
-    Hub,
-    Socket,
-    Stalled,
-    Watch,
-)
+from nodes.fanout import CLOSE_LATER, CLOSE_POLICY, CLOSE_REMOVED, CLOSE_REPLACED, CLOSE_TOO_BIG, Watch
 from nodes.services import sessions
 from nodes.services.refused import Refused as Refusal
 from nodes.services.sessions import Session
@@ -123,7 +114,7 @@ class End:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    # What the hub hears (nodes.fanout.Listener).
+    # What the hub hears (nodes.agents.hub.Listener).
 
     def settle(self, socket: Socket) -> None:
         """A node's standing changed."""

@@ -15,9 +15,10 @@ import structlog
 from kubespan.core.endpoint import Endpoint, IPAddress
 from kubespan.core.messages import Applied, Claim, Notice, Refused, Revision, dump
 from nodes.agents.rows import AWAY, in_thread
+from nodes.agents.sockets import Socket
 from nodes.announce import announce_soon
 from nodes.counters import Tally
-from nodes.fanout import CLOSE_POLICY, Socket
+from nodes.fanout import CLOSE_POLICY
 from nodes.live import Moved
 from nodes.models import Transition
 from nodes.services import nodes, sessions, transitions

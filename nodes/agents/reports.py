@@ -20,10 +20,11 @@ from kubespan.core.messages import REPORT_SECONDS, Pace, Report, Resync, Revisio
 from nodes import live
 from nodes.agents.ledger import Ledger
 from nodes.agents.rows import Roster, in_thread, read_roster
+from nodes.agents.sockets import Socket
 from nodes.announce import announce_soon, group
 from nodes.connections import async_redis
 from nodes.counters import Tally
-from nodes.fanout import Socket, Watch
+from nodes.fanout import Watch
 from nodes.pages import FULL_LINKS, Flushed
 
 FLUSH_SECONDS = 0.1

@@ -11,7 +11,8 @@ from channels.db import DatabaseSyncToAsync
 from django.db import InterfaceError, OperationalError
 
 from kubespan.core.messages import Revision
-from nodes.fanout import Frame, Standing
+from nodes.agents.hub import Standing
+from nodes.fanout import Frame
 from nodes.models import Candidate, Cluster, Node
 from nodes.services import revisions
 
@@ -79,7 +80,7 @@ def read_session(node_pk: int) -> str:
 
 
 class DatabaseRows:
-    """The hub's questions (nodes.fanout.Rows), answered by the database."""
+    """The hub's questions (nodes.agents.hub.Rows), answered by the database."""
 
     async def read_frame(self, cluster_pk: int, since: Revision | None) -> Frame:
         """What leads from `since` to the present."""

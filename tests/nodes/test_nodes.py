@@ -12,7 +12,7 @@ from kubespan.core.endpoint import Endpoint
 from kubespan.core.messages import Claim, ClaimRefused, Removed, Revision, TryAgain, parse_from_console
 from kubespan.core.options import Options
 from nodes.counters import read_counters
-from nodes.fanout import Personal, Settle, _decoder, channel_name
+from nodes.fanout import Personal, Settle, channel_name, parse_parcel
 from nodes.models import Audit, Change, Node, Tombstone
 from nodes.services import claims, clusters, endpoints, nodes, sessions
 from nodes.services.refused import Refused
@@ -45,7 +45,7 @@ def heard(valkey, django_capture_on_commit_callbacks):
                 act()
             found = []
             while message := subscription.get_message(timeout=0.2):
-                found.append(_decoder.decode(message["data"]))
+                found.append(parse_parcel(message["data"]))
         raw.close()
         return found
 

@@ -15,7 +15,7 @@ from kubespan.core.membership import Membership
 from kubespan.core.messages import Delta, Revision, Snapshot, parse_from_console
 from kubespan.core.options import Options
 from nodes import tasks
-from nodes.fanout import News, _decoder, channel_name
+from nodes.fanout import News, channel_name, parse_parcel
 from nodes.models import Audit, Change, Cluster, Console, Node
 from nodes.services import clusters, nodes, revisions, sessions
 from tests.factories import NOW, Machine, enrol, fill, make_cluster
@@ -198,7 +198,7 @@ def listen(valkey):
         def read_all():
             found = []
             while message := subscription.get_message(timeout=0.2):
-                found.append(_decoder.decode(message["data"]))
+                found.append(parse_parcel(message["data"]))
             return [parcel for parcel in found if isinstance(parcel, News)]
 
         return read_all

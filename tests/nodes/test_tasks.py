@@ -13,7 +13,7 @@ from django.utils import timezone
 from kubespan.core.options import Options
 from kubespan_web.celery import app
 from nodes import live, tasks
-from nodes.fanout import News, _decoder, channel_name
+from nodes.fanout import News, channel_name, parse_parcel
 from nodes.health import WORKER_KEY
 from nodes.models import Change, Node, Transition
 from nodes.services import clusters, endpoints, revisions, sessions
@@ -90,7 +90,7 @@ def pushes(cluster, valkey):
             while not pushed or pushed[-1].revision != revision:
                 message = subscription.get_message(timeout=20)
                 assert message, f"{revision} was not pushed: {pushed}"
-                parcel = _decoder.decode(message["data"])
+                parcel = parse_parcel(message["data"])
                 if isinstance(parcel, News):
                     pushed.append(parcel)
             return pushed

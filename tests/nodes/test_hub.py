@@ -11,8 +11,11 @@ from django.utils import timezone
 from kubespan.core.messages import Pace, Removed, Revision
 from kubespan.core.options import Options
 from nodes import agents, fanout
+from nodes.agents import hub as hubs
+from nodes.agents import sockets
+from nodes.agents.hub import Hub, Standing
 from nodes.agents.rows import in_thread
-from nodes.fanout import Hub, Socket, Stalled, Standing
+from nodes.agents.sockets import Socket, Stalled
 from nodes.services import clusters
 from tests.players import make_cluster, push
 
@@ -195,7 +198,7 @@ async def test_a_stalled_socket_stops_nobody(join, log):
     _, other, _ = await join(2)
     assert await stalled.take() == await other.take() == "snapshot→1.1"
     stalled.open.clear()
-    for number in range(2, 2 + 2 * fanout.QUEUE_LIMIT):
+    for number in range(2, 2 + 2 * sockets.QUEUE_LIMIT):
         await publish(log.commit())
         assert await other.take() == f"1.{number - 1}→1.{number}"
     # What overflowed is one frame from the log once it takes again, after those that still were in its queue.
@@ -203,11 +206,11 @@ async def test_a_stalled_socket_stops_nobody(join, log):
     got = [await stalled.take()]
     while not got[-1].endswith(f"→{log.current}"):
         got.append(await stalled.take())
-    assert len(got) <= fanout.QUEUE_LIMIT + 2
+    assert len(got) <= sockets.QUEUE_LIMIT + 2
 
 
 async def test_a_socket_that_takes_nothing_is_given_up(join, log, monkeypatch):
-    monkeypatch.setattr(fanout, "SEND_SECONDS", 0.05)
+    monkeypatch.setattr(sockets, "SEND_SECONDS", 0.05)
     _, wire, writer = await join()
     await wire.take()
     wire.open.clear()
@@ -224,7 +227,7 @@ async def test_many_sockets_are_served_by_one_reading(join, log):
 
 
 async def test_a_log_that_cannot_be_read_is_read_later(join, log, monkeypatch):
-    monkeypatch.setattr(fanout, "RETRY_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(sockets, "RETRY_SECONDS", (0.01, 0.01))
     log.fails = True
     _, wire, _ = await join()
     async with asyncio.timeout(10):
@@ -251,7 +254,7 @@ async def test_who_floods_a_socket_with_its_own_messages_has_it_closed(join):
     socket, wire, _ = await join()
     await wire.take()
     wire.open.clear()
-    for _ in range(2 * fanout.QUEUE_LIMIT + 2):
+    for _ in range(2 * sockets.QUEUE_LIMIT + 2):
         socket.say("hi")
     wire.open.set()
     while (got := await wire.take()) == "hi":
@@ -285,7 +288,7 @@ async def test_the_check_finds_what_was_not_heard(hub, join, log):
 
 
 async def test_after_redis_was_away_everybody_catches_up(hub, join, log, valkey, monkeypatch):
-    monkeypatch.setattr(fanout, "BACKOFF_SECONDS", (0.01, 0.05))
+    monkeypatch.setattr(hubs, "BACKOFF_SECONDS", (0.01, 0.05))
     _, wire, _ = await join()
     assert await wire.take() == "snapshot→1.1"
     valkey.stop()
@@ -299,7 +302,7 @@ async def test_after_redis_was_away_everybody_catches_up(hub, join, log, valkey,
 
 
 async def test_a_cluster_joined_while_redis_is_away_is_heard_later(hub, join, log, valkey, monkeypatch):
-    monkeypatch.setattr(fanout, "BACKOFF_SECONDS", (0.01, 0.05))
+    monkeypatch.setattr(hubs, "BACKOFF_SECONDS", (0.01, 0.05))
     valkey.stop()
     async with asyncio.timeout(10):
         while hub.connected.is_set():
@@ -339,7 +342,7 @@ async def test_nonsense_on_the_channel_hurts_nobody(join, log, valkey):
 
 @pytest.mark.django_db(transaction=True)
 async def test_agents_get_what_was_committed_while_redis_was_away(console, valkey, monkeypatch):
-    monkeypatch.setattr(fanout, "BACKOFF_SECONDS", (0.01, 0.05))
+    monkeypatch.setattr(hubs, "BACKOFF_SECONDS", (0.01, 0.05))
     cluster, machines, _ = await in_thread(make_cluster)
     players = [await console.connect(machine) for machine in machines]
     valkey.stop()

@@ -1,0 +1,216 @@
+"""One agent's connection as the hub sees it: a bounded queue and a writer of its own, so one that stalls stops nobody.
+
+It knows the revision that its agent holds. A gap or an overflow ends in reading the change log again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import structlog
+
+from kubespan.core.messages import Revision
+from nodes.fanout import CLOSE_LATER, Frame
+
+QUEUE_LIMIT = 64
+"""Frames that wait for one socket; with more it has lost touch and gets the difference from the change log."""
+
+SEND_SECONDS = 20.0
+"""A socket that takes nothing for so long is closed."""
+
+RETRY_SECONDS = (2.0, 30.0)
+"""Least and most that a socket waits before it reads the change log again, after that could not be read."""
+
+log = structlog.get_logger(__name__)
+
+
+class Stalled(Exception):
+    """A socket took nothing for SEND_SECONDS."""
+
+
+class _Close(msgspec.Struct, frozen=True):
+    """The last thing in a queue."""
+
+    code: int
+
+
+class _Text(msgspec.Struct, frozen=True):
+    """A frame for this socket alone."""
+
+    text: str
+
+
+class Note(msgspec.Struct, frozen=True):
+    """News with its frame as the text that sockets send, made once for all of them."""
+
+    since: Revision | None
+    revision: Revision
+    text: str
+
+    @classmethod
+    def of(cls, frame: Frame) -> Note:
+        """Of what the change log gave."""
+        return cls(frame.since, frame.revision, frame.bytes.decode())
+
+
+Send = Callable[[dict[str, object]], Awaitable[None]]
+ReadFrame = Callable[[int, Revision | None], Awaitable[Note]]
+
+
+class Socket:
+    """One agent's connection as the hub sees it: what it holds, what waits for it, and the writer of it."""
+
+    __slots__ = (
+        "_closing",
+        "_failures",
+        "_gap",
+        "_queue",
+        "_retry",
+        "_send",
+        "_told",
+        "_wake",
+        "approved",
+        "cluster",
+        "held",
+        "node",
+        "session",
+        "settled",
+    )
+
+    def __init__(self, send: Send, cluster: int, node: int, session: str, held: Revision | None) -> None:
+        self.cluster = cluster
+        self.node = node
+        self.session = session
+        self.held = held
+        self.approved = False
+        self.settled = False
+        """Whether it was told its standing; before, it cannot have missed anything."""
+        self._send = send
+        self._queue: deque[Note | _Text | _Close] = deque()
+        self._wake = asyncio.Event()
+        self._gap = False
+        self._told = False
+        self._closing = False
+        self._failures = 0
+        self._retry: asyncio.TimerHandle | None = None
+
+    def follow(self, held: Revision | None) -> None:
+        """From now on this is an approved node's, who holds `held`: it is brought up to date, and kept so."""
+        self.approved = True
+        self.held = held
+        self._told = False
+        self.lost_touch()
+
+    def lost_touch(self) -> None:
+        """Compare with the change log, and send what is missing."""
+        self._gap = True
+        self._wake.set()
+
+    def put(self, note: Note) -> None:
+        """Queue a frame that goes to all; an overflow is forgotten and read again from the log."""
+        if not self.approved or self._closing:
+            return
+        if len(self._queue) >= QUEUE_LIMIT:
+            self._queue = deque(item for item in self._queue if not isinstance(item, Note))
+            self._gap = True
+        else:
+            self._queue.append(note)
+        self._wake.set()
+
+    def say(self, text: str) -> None:
+        """Queue a frame for this socket alone."""
+        if self._closing:
+            return
+        if len(self._queue) >= 2 * QUEUE_LIMIT:
+            self.close(CLOSE_LATER)
+            return
+        self._queue.append(_Text(text))
+        self._wake.set()
+
+    def close(self, code: int, text: str = "") -> None:
+        """Close after what is queued for it alone, and a last frame."""
+        if self._closing:
+            return
+        self._closing = True
+        self._gap = False
+        self._queue = deque(item for item in self._queue if not isinstance(item, Note))
+        if text:
+            self._queue.append(_Text(text))
+        self._queue.append(_Close(code))
+        self._wake.set()
+
+    async def write(self, read: ReadFrame) -> None:
+        """Send what comes until the socket is to close; raises Stalled."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                # The queue first: the welcome comes before the first settings, and what does not fit is soon dropped.
+                while self._gap or self._queue:
+                    if not self._queue:
+                        await self._catch_up(read)
+                    elif not await self._send_next():
+                        return
+        finally:
+            if self._retry is not None:
+                self._retry.cancel()
+
+    async def _send_next(self) -> bool:
+        match self._queue.popleft():
+            case _Close(code):
+                await self._deliver({"type": "websocket.close", "code": code})
+                return False
+            case _Text(text):
+                await self._deliver({"type": "websocket.send", "text": text})
+            case Note() as note:
+                await self._pass_on(note)
+        return True
+
+    async def _pass_on(self, note: Note) -> None:
+        if self.held is not None and note.revision <= self.held:
+            return
+        if self.held is None or note.since is None or not _follows(note.since, self.held):
+            self._gap = True
+            return
+        await self._hand_over(note)
+
+    async def _catch_up(self, read: ReadFrame) -> None:
+        # Before reading: what comes meanwhile and doesn't fit sets it again.
+        self._gap = False
+        try:
+            note = await read(self.cluster, self.held)
+        except Exception as error:  # noqa: BLE001 - the database is away, in any of the words that drivers have for it
+            log.warning("change log not read", cluster=self.cluster, error=str(error))
+            self._try_later()
+            return
+        self._failures = 0
+        if self._closing or (self._told and note.revision == self.held):
+            return
+        await self._hand_over(note)
+
+    def _try_later(self) -> None:
+        low, high = RETRY_SECONDS
+        delay = random.uniform(0.5, 1) * min(high, low * 2**self._failures)  # noqa: S311 - spreads load, keeps no secret
+        self._failures += 1
+        self._retry = asyncio.get_running_loop().call_later(delay, self.lost_touch)
+
+    async def _hand_over(self, note: Note) -> None:
+        await self._deliver({"type": "websocket.send", "text": note.text})
+        self.held = note.revision
+        self._told = True
+
+    async def _deliver(self, message: dict[str, object]) -> None:
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._send(message)
+        except TimeoutError:
+            raise Stalled from None
+
+
+def _follows(since: Revision, held: Revision) -> bool:
+    """A delta may be applied by whoever holds its start or later, in the same epoch."""
+    return since.epoch == held.epoch and since <= held
