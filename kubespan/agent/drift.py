@@ -28,17 +28,19 @@ SHORTEST_PAUSE = 0.1
 """Seconds between a kernel event and the look it causes, so that a burst of events is one look."""
 LONGEST_PAUSE = 30.0
 
-_WORDS: dict[type, str] = {
+_CHANGED: dict[type, str] = {
     CreateLink: "the link",
-    DeleteLink: "a foreign link",
     SetLink: "the link's settings",
     AddAddress: "the link's address",
-    RemoveAddress: "a foreign address",
     SetRoute: "a route",
-    RemoveRoute: "a foreign route",
     AddRule: "a rule",
-    RemoveRule: "a foreign rule",
     SetFirewall: "the firewall table",
+}
+_ADDED: dict[type, str] = {
+    DeleteLink: "a link",
+    RemoveAddress: "an address",
+    RemoveRoute: "a route",
+    RemoveRule: "a rule",
 }
 
 
@@ -52,16 +54,20 @@ def find_drift(settled: Desired | None, observed: Observed) -> list[Change]:
 
 def describe(changes: Sequence[Change]) -> str:
     """Say in one sentence what was put right."""
-    parts: dict[str, None] = {}
+    changed: dict[str, None] = {}
+    added: dict[str, None] = {}
     for change in changes:
         match change:
             case SetPeers(peers):
-                parts[_count(len(peers), "peer")] = None
+                changed[_count(len(peers), "peer")] = None
             case RemovePeers(public_keys):
-                parts[_count(len(public_keys), "foreign peer")] = None
+                added[_count(len(public_keys), "peer")] = None
+            case _ if type(change) in _ADDED:
+                added[_ADDED[type(change)]] = None
             case _:
-                parts[_WORDS[type(change)]] = None
-    return f"something else on this machine changed {', '.join(parts)}; it is as it should be again"
+                changed[_CHANGED[type(change)]] = None
+    deeds = [f"{verb} {', '.join(what)}" for verb, what in (("changed", changed), ("added", added)) if what]
+    return f"something else on this machine {' and '.join(deeds)}; all is as it should be again"
 
 
 def pause(drifts: int) -> float:

@@ -48,6 +48,11 @@ def _remove_rule(kernel):
     kernel.rules.discard(Rule(6))
 
 
+def _other_rule(kernel):
+    _remove_rule(kernel)
+    kernel.rules.add(Rule(6, priority=99))
+
+
 def _foreign_peer(kernel):
     kernel.peers["evil"] = replace(PEER, public_key="evil")
 
@@ -69,20 +74,21 @@ def _no_address(kernel):
     [
         pytest.param(
             FakeKernel.delete_link,
-            "the link, the link's settings, the link's address, 1 peer, a route",
+            "changed the link, the link's settings, the link's address, 1 peer, a route",
             id="ip link del",
         ),
-        pytest.param(_remove_rule, "a rule", id="ip rule del"),
-        pytest.param(_foreign_peer, "1 foreign peer", id="wg set peer"),
-        pytest.param(_no_firewall, "the firewall table", id="nft flush ruleset"),
-        pytest.param(_no_peer, "1 peer", id="wg set peer remove"),
-        pytest.param(_no_address, "the link's address", id="ip addr flush"),
+        pytest.param(_remove_rule, "changed a rule", id="ip rule del"),
+        pytest.param(_foreign_peer, "added 1 peer", id="wg set peer"),
+        pytest.param(_no_firewall, "changed the firewall table", id="nft flush ruleset"),
+        pytest.param(_no_peer, "changed 1 peer", id="wg set peer remove"),
+        pytest.param(_other_rule, "changed a rule and added a rule", id="a rule of another priority instead"),
+        pytest.param(_no_address, "changed the link's address", id="ip addr flush"),
     ],
 )
 def test_drift_in_words(kernel, meddle, words):
     meddle(kernel)
     drift = find_drift(SETTLED, kernel.look())
-    assert describe(drift) == f"something else on this machine changed {words}; it is as it should be again"
+    assert describe(drift) == f"something else on this machine {words}; all is as it should be again"
 
 
 def test_the_pause_grows_to_the_tick_and_stays_there():
