@@ -191,7 +191,7 @@ def _look_at(url: ConsoleUrl, pin: str) -> bytes | None:
     try:
         return fetch_pinned(url, pin)
     except OSError as error:
-        raise EnrolError(f"cannot reach the console at {url.host} port {url.port} by TLS: {explain(error)}") from None
+        raise _failure(url, error) from None
 
 
 def _ask(url: ConsoleUrl, certificate: bytes | None, request: EnrolRequest) -> EnrolReply:
