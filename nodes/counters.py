@@ -30,8 +30,10 @@ def read_counters() -> dict[str, int]:
 class Tally(Counter[str]):
     """Counts of one process that wait for its next flush."""
 
-    def write(self, pipeline: redis.asyncio.client.Pipeline) -> None:
-        """Move all counts into a pipeline."""
-        for name, by in self.items():
+    def move(self, pipeline: redis.asyncio.client.Pipeline) -> Tally:
+        """Move all counts into a pipeline; gives them, to be added again when that fails."""
+        moved = Tally(self)
+        for name, by in moved.items():
             pipeline.hincrby(KEY, name, by)
         self.clear()
+        return moved

@@ -300,8 +300,12 @@ class Reports:
                 if line.table.at:
                     pipeline.set(live.record_key(node), line.table.dump(), ex=seconds)
                 pipeline.set(live.summary_key(node), line.table.summary(line.socket.session), ex=seconds)
-            self.tally.write(pipeline)
-            await pipeline.execute()
+            counted = self.tally.move(pipeline)
+            try:
+                await pipeline.execute()
+            except (redis.RedisError, OSError):
+                self.tally.update(counted)
+                raise
         arrived = {line.socket.cluster for line in lines if line.written == float("-inf")}
         for line in lines:
             line.written = now

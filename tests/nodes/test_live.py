@@ -11,6 +11,7 @@ from kubespan.core.options import Options
 from nodes import agents, fanout, live
 from nodes.agents import reports
 from nodes.agents.rows import in_thread
+from nodes.counters import read_counters
 from nodes.live import Moved, Seen, Summary, Table
 from nodes.models import Candidate, Transition
 from nodes.services import nodes as services
@@ -232,8 +233,11 @@ async def test_reports_wait_for_redis(console, valkey, monkeypatch):
     async with asyncio.timeout(10):
         while not end.reports._lines[pk].table.counts[DOWN]:
             await asyncio.sleep(0.01)
+    end.tally["frame.bad"] += 1
+    assert not await end.reports.flush()
     valkey.start()
     await until(lambda: (found := live.read_summaries_of([pk]).get(pk)) and found.down == 1)
+    assert read_counters()["frame.bad"] == 1
 
 
 @database
