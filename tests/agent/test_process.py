@@ -61,7 +61,8 @@ class Node:
         return self.machine.run("ip", "-j", "link", "show", "kubespan", check=False).strip()
 
     def peers(self):
-        return set(self.machine.run("wg", "show", "kubespan", "peers").split())
+        # A server that has only just started does not answer yet.
+        return set(self.machine.run("wg", "show", "kubespan", "peers", check=False).split())
 
     def servers(self):
         return {pid for pid in self.machine.processes() if _name(pid).startswith("wireguard-go")}
