@@ -37,12 +37,17 @@ from nodes.pages import (
     NodeDelta,
     NodeRow,
     NodeSnapshot,
+    OverviewDelta,
+    OverviewSnapshot,
     PeerRow,
     Sight,
 )
 
 DELTA_SECONDS = 0.25
 """No page is told more often than this."""
+
+OVERVIEW_SECONDS = 1.0
+"""Nor one that fetches itself anew each time."""
 
 RENEW_SECONDS = 10.0
 """How often a page's rows are read anew whatever was announced, and its watch on agents renewed."""
@@ -91,11 +96,13 @@ class Sent(Generic[K, V]):
 class MeshConsumer(AsyncWebsocketConsumer):
     """What all pages' sockets share; a subclass reads its rows, takes reports, and says what changed."""
 
+    pause = DELTA_SECONDS
+
     async def connect(self) -> None:
         """Let a signed-in member of staff in, subscribe first, and read after."""
         await self.accept()
         self._tasks: list[asyncio.Task[None]] = []
-        self._cluster_pk: int | None = None
+        self._clusters: set[int] = set()
         user = self.scope.get("user")
         if user is None or not user.is_authenticated:
             await self.close(CLOSE_SIGNED_OUT)
@@ -103,8 +110,9 @@ class MeshConsumer(AsyncWebsocketConsumer):
         if not (user.is_active and user.is_staff):
             await self.close(CLOSE_FORBIDDEN)
             return
-        self._cluster_pk = await database_sync_to_async(self.find)()
-        if self._cluster_pk is None:
+        try:
+            clusters = await database_sync_to_async(self.find)()
+        except Gone:
             await self.close(CLOSE_GONE)
             return
         self.number = 0
@@ -112,7 +120,7 @@ class MeshConsumer(AsyncWebsocketConsumer):
         self._reading: list[Flushed] | None = None
         self._stale = asyncio.Event()
         self._changed = asyncio.Event()
-        await self.channel_layer.group_add(group(self._cluster_pk), self.channel_name)
+        await self._hear(clusters)
         self._tasks = [asyncio.create_task(self._serve()), asyncio.create_task(self._renew())]
 
     async def disconnect(self, code: int) -> None:
@@ -120,8 +128,15 @@ class MeshConsumer(AsyncWebsocketConsumer):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._cluster_pk is not None:
-            await self.channel_layer.group_discard(group(self._cluster_pk), self.channel_name)
+        await self._hear(set())
+
+    async def _hear(self, clusters: set[int]) -> None:
+        """Hear of these clusters, and of no others any more."""
+        for pk in clusters - self._clusters:
+            await self.channel_layer.group_add(group(pk), self.channel_name)
+        for pk in self._clusters - clusters:
+            await self.channel_layer.group_discard(group(pk), self.channel_name)
+        self._clusters = clusters
 
     async def _serve(self) -> None:
         try:
@@ -139,7 +154,7 @@ class MeshConsumer(AsyncWebsocketConsumer):
                     self.number -= 1
                 else:
                     await self._say(delta)
-                await asyncio.sleep(DELTA_SECONDS)
+                await asyncio.sleep(self.pause)
         except Gone:
             await self.close(CLOSE_GONE)
         except (DatabaseError, redis.RedisError) as error:
@@ -159,8 +174,8 @@ class MeshConsumer(AsyncWebsocketConsumer):
 
     async def _publish_watch(self) -> None:
         watch = self._watch = self.watch()
-        if self._cluster_pk is not None:
-            await asyncio.to_thread(publish_watch, self._cluster_pk, watch)
+        for pk in self._clusters:
+            await asyncio.to_thread(publish_watch, pk, watch)
 
     async def _say(self, message: msgspec.Struct) -> None:
         await self.send(text_data=msgspec.json.encode(message).decode())
@@ -189,8 +204,8 @@ class MeshConsumer(AsyncWebsocketConsumer):
 
     # What a page is about.
 
-    def find(self) -> int | None:
-        """The cluster that the page belongs to, if it exists."""
+    def find(self) -> set[int]:
+        """The clusters that the page is about; raises Gone where what it shows does not exist."""
         raise NotImplementedError
 
     def read(self) -> None:
@@ -244,6 +259,13 @@ class Gone(Exception):
     """What the page shows does not exist any more."""
 
 
+def _one(pks: Iterable[int]) -> set[int]:
+    found = set(pks)
+    if not found:
+        raise Gone
+    return found
+
+
 def _node_rows(cluster: Cluster, summaries: dict[int, live.Summary], nodes: Iterable[Node]) -> dict[int, NodeRow]:
     return {node.pk: _node_row(cluster, node, summaries.get(node.pk)) for node in nodes}
 
@@ -294,14 +316,14 @@ def _on_page(queryset: Any) -> Any:
 class ClusterConsumer(MeshConsumer):
     """A cluster's page: its nodes, and its links or those that are not up."""
 
-    def find(self) -> int | None:
+    def find(self) -> set[int]:
         """The cluster of the address."""
         self._nodes: Sent[int, NodeRow] = Sent()
         self._links: Sent[tuple[int, int], Link] = Sent()
         self._told_revision = self._revision = 0
         self._view: tuple[int, ...] = ()
         self._uuid = self.scope["url_route"]["kwargs"]["cluster"]
-        return Cluster.objects.filter(uuid=self._uuid).values_list("pk", flat=True).first()
+        return _one(Cluster.objects.filter(uuid=self._uuid).values_list("pk", flat=True))
 
     def read(self) -> None:
         """Two queries and two calls to Redis; of a large cluster only the records of nodes with links not up."""
@@ -372,7 +394,7 @@ class ClusterConsumer(MeshConsumer):
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         """The page says which nodes it has in view: `{"type": "view", "nodes": [pk, …]}`."""
-        if self._cluster_pk is None:
+        if not self._clusters:
             return  # it was refused
         try:
             view = msgspec.json.decode(text_data or bytes_data or b"", type=View)
@@ -392,13 +414,13 @@ class View(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="t
 class NodeConsumer(MeshConsumer):
     """A node's page: how it sees its peers, and they it."""
 
-    def find(self) -> int | None:
+    def find(self) -> set[int]:
         """The cluster of the node of the address."""
         self._pk = self.scope["url_route"]["kwargs"]["node"]
         self._rows: Sent[int, NodeRow] = Sent()
         self._peers: Sent[int, PeerRow] = Sent()
         self._told_revision = self._revision = 0
-        return Node.objects.filter(pk=self._pk).values_list("cluster_id", flat=True).first()
+        return _one(Node.objects.filter(pk=self._pk).values_list("cluster_id", flat=True))
 
     def read(self) -> None:
         """Two queries and three calls to Redis, whatever the number of peers."""
@@ -454,12 +476,12 @@ class NodeConsumer(MeshConsumer):
 class EnrolmentConsumer(MeshConsumer):
     """The enrolment dialog: who came by this token, and how far each is."""
 
-    def find(self) -> int | None:
+    def find(self) -> set[int]:
         """The cluster of the token of the address."""
         self._uuid = self.scope["url_route"]["kwargs"]["token"]
         self._enrolled: Sent[int, Enrolled] = Sent()
         self._use: Sent[str, tuple[int, str | None]] = Sent()
-        return Token.objects.filter(uuid=self._uuid).values_list("cluster_id", flat=True).first()
+        return _one(Token.objects.filter(uuid=self._uuid).values_list("cluster_id", flat=True))
 
     def read(self) -> None:
         """Three queries, and two calls to Redis."""
@@ -515,3 +537,69 @@ def _enrolled(node: Node, summary: live.Summary | None, table: live.Table | None
         stage = "up" if handshakes else "connected"
     first = max(0.0, min(handshakes) - node.enrolled.timestamp()) if handshakes else None
     return Enrolled(node.pk, node.name, stage, first, max(0, members - 1) if approved else members)  # type: ignore[arg-type]
+
+
+class OverviewConsumer(MeshConsumer):
+    """Pages about all clusters: told that something is different, whereupon they fetch themselves anew.
+
+    A cluster that is made while the page is open is heard of at the next renewal.
+    """
+
+    pause = OVERVIEW_SECONDS
+
+    def find(self) -> set[int]:
+        """Every cluster; there need not be one."""
+        self._clusters_seen: Sent[int, tuple[Any, ...]] = Sent()
+        self._nodes: Sent[int, tuple[Any, ...]] = Sent()
+        self._links: Sent[int, tuple[int | None, ...]] = Sent()
+        return set(Cluster.objects.values_list("pk", flat=True))
+
+    async def _read(self) -> None:
+        await super()._read()
+        clusters = set(self._clusters_seen.now)
+        if clusters != self._clusters:
+            await self._hear(clusters)
+            await self._publish_watch()
+
+    def read(self) -> None:
+        """Two queries and a call to Redis: what the lists and the sentences of the overview are made of."""
+        clusters = Cluster.objects.values_list("pk", "name", "epoch", "revision", "options")
+        self._clusters_seen.now = {row[0]: row for row in clusters}
+        nodes = Node.objects.present().values_list(
+            "pk", "name", "status", "session", "fault", "applied_epoch", "applied_number", "claimed_networks",
+            "networks", "clock_skew", "agent_version",
+        )  # fmt: skip
+        self._nodes.now = {row[0]: row for row in nodes}
+        summaries = live.read_summaries_of(self._nodes.now)
+        self._links.now = {pk: _standing(summary) for pk, summary in summaries.items()}
+
+    def take(self, flushed: Flushed) -> bool:
+        """Only a link that came up or went down matters here, not how old its handshake is."""
+        known = [(pk, summary) for pk, summary in flushed.nodes if pk in self._nodes.now]
+        self._links.now.update((pk, _standing(summary)) for pk, summary in known)
+        return bool(known)
+
+    def snapshot(self) -> OverviewSnapshot:
+        """Begin: the page may be older than this."""
+        self._differs()
+        return OverviewSnapshot(self.number, time.time())
+
+    def delta(self) -> OverviewDelta | None:
+        """Whether anything is different."""
+        return OverviewDelta(self.number, time.time()) if self._differs() else None
+
+    def _differs(self) -> bool:
+        news = [sent.news() for sent in (self._clusters_seen, self._nodes, self._links)]
+        return any(changed or gone for changed, gone in news)
+
+    def watch(self) -> Watch:
+        """Nobody reports faster for it, but what is reported is told."""
+        return Watch((), PACE_SECONDS, LEASE_SECONDS)
+
+    async def cluster_deleted(self, event: dict[str, Any]) -> None:
+        """The others are still there."""
+        self.look_again()
+
+
+def _standing(summary: live.Summary) -> tuple[int | None, ...]:
+    return summary.up, summary.unknown, summary.down, summary.worst

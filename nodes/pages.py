@@ -156,6 +156,20 @@ class EnrolmentDelta(msgspec.Struct, frozen=True, tag_field="type", tag="delta",
     worthless: str = ""
 
 
+class OverviewSnapshot(msgspec.Struct, frozen=True, tag_field="type", tag="snapshot"):
+    """`/live/overview`: pages about several clusters, which the server draws; they fetch themselves anew."""
+
+    number: int
+    at: float
+
+
+class OverviewDelta(msgspec.Struct, frozen=True, tag_field="type", tag="delta"):
+    """Something that such a page shows is different now."""
+
+    number: int
+    at: float
+
+
 class Flushed(msgspec.Struct, frozen=True, array_like=True):
     """What the processes with agents tell those with pages, by primary keys: not for browsers."""
 

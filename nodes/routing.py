@@ -2,9 +2,10 @@
 
 from django.urls import path
 
-from nodes.consumers import ClusterConsumer, EnrolmentConsumer, NodeConsumer
+from nodes.consumers import ClusterConsumer, EnrolmentConsumer, NodeConsumer, OverviewConsumer
 
 websocket_urlpatterns = [
+    path("live/overview", OverviewConsumer.as_asgi()),
     path("live/cluster/<uuid:cluster>", ClusterConsumer.as_asgi()),
     path("live/node/<int:node>", NodeConsumer.as_asgi()),
     path("live/enrolment/<uuid:token>", EnrolmentConsumer.as_asgi()),

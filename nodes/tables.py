@@ -42,7 +42,9 @@ class TokenTable(tables.Table):
     cluster = tables.Column(
         accessor="cluster__name", verbose_name="Cluster", linkify=lambda record: record.cluster.get_absolute_url()
     )
-    used = tables.TemplateColumn("{{ record.used }} / {{ record.uses }}", verbose_name="Used")
+    used = tables.TemplateColumn(
+        "{% load kubespan %}{{ record.used|number }} / {{ record.uses|number }}", verbose_name="Used"
+    )
     expires = tables.TemplateColumn(template_name="enrolment/_expires.html")
     approval_required = tables.TemplateColumn(
         "{% if record.approval_required %}needs approval{% else %}joins at once{% endif %}", verbose_name="A machine"

@@ -12,8 +12,8 @@ JUST_NOW = 2
 
 
 def count(number: int, noun: str) -> str:
-    """A count with its noun: `1 node`, `3 nodes`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    """A count with its noun: `1 node`, `3 nodes`, `1,000 nodes`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def age(seconds: float) -> str:
@@ -70,4 +70,4 @@ class LinkCounts(NamedTuple):
 
     def sentence(self) -> str:
         """For whoever cannot see a bar."""
-        return f"{self.up} of {count(self.all, 'link')} up, {self.unknown} unknown, {self.down} down"
+        return f"{self.up:,} of {count(self.all, 'link')} up, {self.unknown:,} unknown, {self.down:,} down"

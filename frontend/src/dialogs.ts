@@ -66,7 +66,9 @@ export function wireDialogButtons(): void {
     const opener = target.closest<HTMLElement>("[data-open]");
     if (opener) {
       const dialog = document.getElementById(opener.dataset.open ?? "");
-      if (dialog instanceof HTMLDialogElement) open(dialog);
+      if (!(dialog instanceof HTMLDialogElement)) return;
+      event.preventDefault(); // it may be a link, for where there is no dialog
+      open(dialog);
       return;
     }
     const dialog = target.closest("[data-close]") && target.closest("dialog");

@@ -4,7 +4,7 @@ import { formatAge, formatBytes, formatRelative, plural, rate } from "./format.t
 describe("bytes", () => {
   it.each([
     [0, "0 B"],
-    [1023, "1023 B"],
+    [1023, "1,023 B"],
     [1024, "1.00 KiB"],
     [10 * 1024, "10.0 KiB"],
     [150 * 1024, "150 KiB"],
@@ -32,7 +32,8 @@ describe("ages", () => {
   ])("%d seen at %d is %s", (at, now, expected) => expect(formatRelative(at, now)).toBe(expected));
 });
 
-it("counts with a noun", () => expect([plural(1, "node"), plural(3, "node")]).toEqual(["1 node", "3 nodes"]));
+it("counts with a noun", () =>
+  expect([1, 3, 1000].map((count) => plural(count, "node"))).toEqual(["1 node", "3 nodes", "1,000 nodes"]));
 
 describe("rates", () => {
   const reading = (at: number, bytes: number) => ({ at, bytes });

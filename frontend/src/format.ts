@@ -11,7 +11,7 @@ export function formatBytes(bytes: number): string {
     unit += 1;
   }
   const digits = unit === 0 || value >= 100 ? 0 : value >= 10 ? 1 : 2;
-  return `${value.toFixed(digits)} ${UNITS[unit]}`;
+  return `${value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits })} ${UNITS[unit]}`;
 }
 
 export function formatRate(bytesPerSecond: number): string {
@@ -50,9 +50,14 @@ export function formatExact(date: Date): string {
   return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())} ${formatClock(date)}`;
 }
 
+/** A count as people read it: `1,000`. */
+export function formatCount(count: number): string {
+  return count.toLocaleString("en");
+}
+
 /** A count with its noun: `1 node`, `3 nodes`. */
 export function plural(count: number, noun: string): string {
-  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+  return `${formatCount(count)} ${noun}${count === 1 ? "" : "s"}`;
 }
 
 /** Bytes per second between two readings of a counter; none where it ran backwards (the counter began anew). */

@@ -2,7 +2,7 @@ import { wireCopying } from "./copying.ts";
 import { settleDialogs, wireDialogButtons, wireDialogs } from "./dialogs.ts";
 import { wireEnrolmentDialog } from "./enrolment.ts";
 import { wireKeys } from "./keys.ts";
-import { wireLive, wirePolling } from "./live/index.ts";
+import { wireLive } from "./live/index.ts";
 import { wireShell } from "./shell.ts";
 import { keepTimesFresh } from "./times.ts";
 
@@ -14,7 +14,6 @@ wireEnrolmentDialog();
 wireKeys();
 keepTimesFresh();
 wireLive();
-wirePolling();
 // What htmx puts into the page may hold something live, or something that is shown only once.
 document.addEventListener("htmx:after:swap", () => {
   wireLive();

@@ -118,9 +118,15 @@ def bar(counts: LinkCounts) -> SafeString:
 
 
 @register.filter
-def plural(number: int, noun: str) -> str:
+def number(value: int) -> str:
+    """A count as people read it: `1,000`."""
+    return f"{value:,}"
+
+
+@register.filter
+def plural(value: int, noun: str) -> str:
     """A count with its noun."""
-    return count(number, noun)
+    return count(value, noun)
 
 
 @register.filter

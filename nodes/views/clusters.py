@@ -26,7 +26,7 @@ class ClusterListView(OperatorMixin, View):
     """All clusters."""
 
     def get(self, request):
-        clusters = list(Cluster.objects.with_counts())
+        clusters = list(Cluster.objects.with_counts().order_by("name"))
         nodes = list(Node.objects.approved().only("pk", "cluster_id", "session"))
         add_links(nodes)
         for cluster in clusters:

@@ -10,8 +10,8 @@ from django.views import View
 from django_tables2 import RequestConfig
 
 from nodes.filters import NodeFilter
-from nodes.forms import NetworksForm, NodeOptionsForm, TypedNameForm
-from nodes.models import Audit, Node, Transition
+from nodes.forms import NetworksForm, NodeOptionsForm, TokenForm, TypedNameForm
+from nodes.models import Audit, Cluster, Node, Transition
 from nodes.services import nodes as services
 from nodes.services.refused import Refused
 from nodes.tables import NodeTable
@@ -29,8 +29,11 @@ class NodeListView(OperatorMixin, View):
         table = NodeTable(found.qs)
         RequestConfig(request, paginate={"per_page": PAGE_SIZE}).configure(table)
         add_links(row.record for row in table.paginated_rows)
+        clusters = Cluster.objects.all()
         context = {
             "table": table,
+            "clusters": clusters,
+            "token_form": TokenForm(clusters),
             "filter": found,
             "chips": found.chips(),
             "any": bool(table.rows) or Node.objects.exists(),

@@ -6,6 +6,7 @@ from django.shortcuts import render
 from django.views import View
 
 from nodes import live
+from nodes.forms import TokenForm
 from nodes.models import Cluster, Node
 from nodes.views import attention
 from nodes.views.common import OperatorMixin, link_counts, read_live, summaries
@@ -36,6 +37,7 @@ class OverviewView(OperatorMixin, View):
             "links": total(known.get(node.pk) for node in approved),
             "drift": sum(bool(node.fault or node.behind(clusters[node.cluster_id])) for node in approved),
             "attention": entries[: attention.SHOWN],
+            "token_form": TokenForm(Cluster.objects.all()),
             "more": max(0, len(entries) - attention.SHOWN),
         }
         return render(request, "overview.html", context)

@@ -270,6 +270,30 @@ async def test_deltas_are_few(visit, console, monkeypatch):
     assert loop.time() - started >= (deltas - 1) * consumers.DELTA_SECONDS
 
 
+async def test_the_overview_is_told_of_what_it_shows_and_of_nothing_else(visit, console, monkeypatch):
+    monkeypatch.setattr(consumers.OverviewConsumer, "pause", 0.0)
+    monkeypatch.setattr(consumers, "RENEW_SECONDS", 0.05)
+    page = await visit("/live/overview")
+    assert (await page.hear())["type"] == "snapshot"  # there need not be a cluster
+    cluster, machines, _ = await in_thread(make_cluster)
+    await page.hear()
+    monkeypatch.setattr(consumers, "RENEW_SECONDS", 3600.0)  # from here on only what is said counts
+    page = await visit("/live/overview")
+    await page.hear()
+    one = await console.connect(machines[0])
+    await page.hear()
+    await one.report({1: (UP, A)}, complete=True)
+    await page.hear()
+    while not await page.communicator.receive_nothing(timeout=0.5, interval=0.02):
+        await page.hear()
+    await one.report({1: (UP, A)}, complete=True)  # a newer handshake, and nothing else
+    assert await page.communicator.receive_nothing(timeout=0.5)
+    await one.report({1: (DOWN, A)})
+    await page.hear()
+    await in_thread(lambda: clusters.delete_cluster("console", cluster, cluster.name, timezone.now()))
+    assert (await page.hear())["type"] == "delta"
+
+
 async def test_who_signs_out_loses_the_page(visit, monkeypatch):
     monkeypatch.setattr(consumers, "RENEW_SECONDS", 0.05)
     cluster, _, _ = await in_thread(make_cluster)

@@ -1,4 +1,5 @@
 // A cluster's live tabs: the list of its nodes, and its links.
+import { formatCount } from "../format.ts";
 import { timeElement } from "../times.ts";
 import { element, fill, flash, keep, stateElement } from "./dom.ts";
 import type { ClusterDelta, ClusterSnapshot, Link, NodeRow } from "./shapes.ts";
@@ -96,8 +97,10 @@ export function drawNodes(root: HTMLElement): (page: ClusterPage, at: number) =>
   return (page, at) => {
     for (const [name, value] of Object.entries(totals(page.nodes.values()))) {
       for (const shown of root.querySelectorAll(`[data-count="${name}"]`)) {
-        if (shown.textContent !== String(value)) shown.textContent = String(value);
+        if (shown.textContent !== formatCount(value)) shown.textContent = formatCount(value);
       }
+      const noun = root.querySelector(`[data-noun="${name}"]`);
+      if (noun) noun.textContent = value === 1 ? "node" : "nodes";
     }
     for (const row of page.nodes.values()) {
       const place = root.querySelector(`[data-rows] tr[data-key="${row.pk}"]`);
@@ -119,7 +122,11 @@ export function drawLinks(root: HTMLElement): (page: ClusterPage, at: number) =>
     const bad = worstFirst(page.links.values());
     if (count)
       count.textContent =
-        bad.length > SHOWN_NOT_UP ? `the worst ${SHOWN_NOT_UP} of ${bad.length}` : `${bad.length || ""}`;
+        bad.length > SHOWN_NOT_UP
+          ? `the worst ${SHOWN_NOT_UP} of ${formatCount(bad.length)}`
+          : bad.length
+            ? formatCount(bad.length)
+            : "";
     drawNotUp(list, page, bad, at);
     drawMatrix(matrix, page, limit);
   };

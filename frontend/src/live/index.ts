@@ -1,9 +1,8 @@
 // Finds what is live on the page: `data-live` names the socket, `data-live-page` who draws.
-import { showMood } from "./banner.ts";
 import { ClusterPage, drawLinks, drawNodes } from "./cluster.ts";
 import { EnrolmentPage } from "./enrolment.ts";
 import { NodePage } from "./node.ts";
-import { mood, PATIENCE } from "./sequence.ts";
+import { OverviewPage } from "./overview.ts";
 import { LiveSocket } from "./socket.ts";
 
 const wired = new WeakSet<Element>();
@@ -27,6 +26,8 @@ function open(root: HTMLElement, path: string, quiet: boolean): { stop(): void }
       return new LiveSocket(path, new NodePage(root), quiet);
     case "enrolment":
       return new LiveSocket(path, new EnrolmentPage(root), quiet);
+    case "overview":
+      return new LiveSocket(path, new OverviewPage(root), quiet);
     default:
       return null;
   }
@@ -34,25 +35,4 @@ function open(root: HTMLElement, path: string, quiet: boolean): { stop(): void }
 
 export function wireLive(): void {
   for (const root of document.querySelectorAll<HTMLElement>("[data-live]")) wire(root);
-}
-
-/** Lists that are fetched again every few seconds say so by the same banner. */
-export function wirePolling(): void {
-  const polled = document.querySelector("[data-poll]");
-  if (!polled) return;
-  let current = new Date();
-  let failing = false;
-  const show = () => showMood(mood(!failing, current, failing ? PATIENCE : 0));
-  document.addEventListener("htmx:after:swap", () => {
-    current = new Date();
-    failing = false;
-    show();
-  });
-  for (const name of ["htmx:error", "htmx:response:error"]) {
-    document.addEventListener(name, () => {
-      failing = true;
-      show();
-    });
-  }
-  show();
 }

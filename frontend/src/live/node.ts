@@ -49,6 +49,7 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
   }
 
   #draw(): void {
+    this.#showHeard();
     const place = this.#root.querySelector("[data-peers]");
     if (!place) return;
     if (!this.#peers.size) {
@@ -67,6 +68,15 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
       const row = rows[at];
       if (row) this.#show(row, peer);
     });
+  }
+
+  /** While its agent is away, what it sees is what it last said. */
+  #showHeard(): void {
+    const place = this.#root.querySelector("[data-heard]");
+    if (!place || !this.#node) return;
+    const last = Math.max(0, ...[...this.#peers.values()].map((peer) => peer.ours?.at ?? 0));
+    if (this.#node.connected || !last) fill(place, "now", "as it sees its peers, and as they see it");
+    else fill(place, String(last), "as it last said ", timeElement(last), ", and as its peers see it now");
   }
 
   #tryAgain(peer: PeerRow): Node[] {

@@ -89,6 +89,14 @@ export interface NodeDelta extends Numbered {
   peers_gone?: number[];
 }
 
+export interface OverviewSnapshot extends Numbered {
+  type: "snapshot";
+}
+
+export interface OverviewDelta extends Numbered {
+  type: "delta";
+}
+
 export type Worthless = "revoked" | "expired" | "used-up";
 
 export interface EnrolmentSnapshot extends Numbered {

@@ -1,6 +1,6 @@
 // One socket of a page: a snapshot, then numbered deltas; a gap or a lost connection begins again with a snapshot.
 import { showMood } from "./banner.ts";
-import { delayBefore, mood, Sequence } from "./sequence.ts";
+import { delayBefore, mood, PATIENCE, Sequence } from "./sequence.ts";
 import type { Numbered } from "./shapes.ts";
 
 const SIGNED_OUT = 4401;
@@ -16,6 +16,8 @@ export interface Page<S extends Incoming, D extends Incoming> {
   delta(message: D): void;
   /** Nodes of a large cluster that are in view: they report at full pace. Empty where the console knows without. */
   view?(): number[];
+  /** Since when what is shown is old although the socket is open: where a fetch failed. */
+  stale?(): Date | null;
   /** What was shown does not exist any more; by default the page is loaded again and says so. */
   gone?(): void;
 }
@@ -107,6 +109,8 @@ export class LiveSocket<S extends Incoming, D extends Incoming> {
   #show(): void {
     if (this.#quiet || this.#stopped) return;
     const connected = this.#socket?.readyState === WebSocket.OPEN && this.#current !== null && this.#attempt === 0;
-    showMood(mood(connected, this.#current, performance.now() - this.#lost));
+    const stale = this.#page.stale?.();
+    if (connected && stale) showMood(mood(false, stale, PATIENCE));
+    else showMood(mood(connected, this.#current, performance.now() - this.#lost));
   }
 }

@@ -1,5 +1,5 @@
 // Sentences and figures of live pages; pure.
-import { formatAge, plural } from "../format.ts";
+import { formatAge, formatCount, plural } from "../format.ts";
 import type { Enrolled, Link, LinkCounts, NodeRow, Sight, Worthless } from "./shapes.ts";
 
 export interface Totals extends LinkCounts {
@@ -34,7 +34,7 @@ export function worst(links: LinkCounts): "down" | "unknown" | "up" | "none" {
 export function linksText(links: LinkCounts): string {
   const all = links.up + links.unknown + links.down;
   if (!all) return "—";
-  return `${links.up} of ${all}${links.down ? `, ${links.down} down` : ""}`;
+  return `${formatCount(links.up)} of ${formatCount(all)}${links.down ? `, ${formatCount(links.down)} down` : ""}`;
 }
 
 /** A node's configuration: state and words. */
