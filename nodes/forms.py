@@ -32,6 +32,9 @@ class Fields(forms.Form):
                 self.fields[name].widget.attrs["class"] = (
                     f"{self.fields[name].widget.attrs.get('class', '')} is-invalid"
                 )
+        first = next((name for name in self.fields if name in self.errors), None)
+        for name, shown in self.fields.items() if first else ():
+            shown.widget.attrs["autofocus"] = name == first
 
     def refuse(self, refusal: Refused) -> None:
         """Show why a service refused, at the field that its code names, else above the form; it is counted."""
@@ -204,6 +207,11 @@ class ClusterForm(OptionsForm):
     )
     field_order = ("name",)
 
+    @property
+    def wrong_options(self) -> bool:
+        """Whether an option is wrong: they are then not folded away."""
+        return any(name in OptionsForm.base_fields for name in self.errors)
+
 
 class ImportForm(ClusterForm):
     """A cluster that exists already, by its id and secret."""
@@ -280,8 +288,8 @@ class TokenForm(Fields):
     )
 
     def __init__(self, clusters, *args, **kwargs):
-        self.base_fields["cluster"].queryset = clusters
         super().__init__(*args, **kwargs)
+        self.fields["cluster"].queryset = clusters
 
     def clean_lifetime(self):
         return timedelta(seconds=int(self.cleaned_data["lifetime"]))

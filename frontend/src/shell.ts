@@ -59,9 +59,19 @@ function wireFilters(): void {
   });
 }
 
+/** A field that the browser refuses may be folded away: it cannot be shown, and nothing would seem to happen. */
+function wireFolded(): void {
+  const show = (event: Event) => {
+    const folded = (event.target as Element).closest<HTMLDetailsElement>("details:not([open])");
+    if (folded) folded.open = true;
+  };
+  document.addEventListener("invalid", show, true);
+}
+
 export function wireShell(): void {
   wireDrawer();
   wireTheme();
   wireMenus();
   wireFilters();
+  wireFolded();
 }

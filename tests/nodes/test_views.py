@@ -21,6 +21,7 @@ from nodes.models import Audit, Cluster, Node, Token
 from nodes.services import people
 from nodes.services.enrolment import enrol as accept
 from nodes.views import attention, enrolment
+from nodes.words import count
 from tests.factories import PEER, Machine, cluster_identity, enrol, fill, make_cluster, make_token
 
 pytestmark = pytest.mark.django_db
@@ -195,9 +196,16 @@ def test_an_import_is_refused_at_the_field(page, cluster, changes, field):
     assert response.status_code >= 400
     assert response.context["form"].errors[field]
     assert Cluster.objects.count() == 1
+    assert re.findall(r'<input[^>]*name="(\w+)"[^>]* autofocus', read(response)) == [field]
+    assert not re.search("<details[^>]* open", read(response))  # no option is wrong
     assert secret not in response.content.decode()
     assert changes.get("secret", secret) not in response.content.decode()
     assert [(name.partition(".")[0], times) for name, times in read_counters().items()] == [("page", 1)]
+
+
+def test_a_wrong_option_of_a_new_cluster_is_not_folded_away(page):
+    response = page.post("/clusters/create/", options(name="x", mtu="1000"))
+    assert re.search("<details[^>]* open", read(response))
 
 
 @pytest.mark.parametrize(
@@ -380,6 +388,16 @@ def test_the_list_of_nodes_follows_its_address(page, cluster, query, names):
     assert ("Nothing matches" in text) == (not names)
 
 
+def test_clusters_are_listed_by_name(page, cluster):
+    for name in ("office", "edge"):
+        make_cluster(name, now=timezone.now())
+    assert [found.name for found in page.get("/clusters/").context["clusters"]] == ["edge", "homelab", "office"]
+
+
+def test_large_counts_are_read_in_thousands():
+    assert (count(1, "node"), count(12_345, "link")) == ("1 node", "12,345 links")
+
+
 def test_lists_have_pages_of_25(page, cluster):
     fill(cluster, 30)
     assert len(re.findall(r'data-key="\d+"', read(page.get("/nodes/")))) == 25
@@ -457,6 +475,12 @@ def test_what_is_not_there_says_so_in_the_same_dress(client):
     response = client.get("/nothing/")
     assert response.status_code == 404
     assert "There is nothing here" in read(response)
+
+
+def test_browsers_find_an_icon_that_no_page_names(client):
+    response = client.get("/favicon.ico")
+    assert response.status_code == 302
+    assert re.fullmatch(r"/static/nodes/favicon(\.\w+)?\.svg", response.headers["Location"])
 
 
 def test_a_form_without_its_token_is_refused_kindly(staff):
