@@ -108,6 +108,13 @@ class Browser:
         if beyond > 0:
             self.complaints.append(f"{self.page.url} is {beyond} pixels too wide")
 
+    def check_both(self):
+        """The same in the light and in the dark."""
+        for scheme in ("dark", "light"):
+            self.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+            expect(self.page.locator("html")).to_have_attribute("data-bs-theme", scheme)
+            self.check()
+
     def close(self):
         self.context.close()
         assert not self.complaints, "\n".join(self.complaints)

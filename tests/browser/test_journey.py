@@ -8,26 +8,22 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import PASSWORD, read_code
+from tests.browser.conftest import PASSWORD, Browser, read_code
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
-def page(chromium, console):
-    """One page for the whole journey."""
-    context = chromium.new_context(base_url=console.url, viewport={"width": 1280, "height": 860})
-    context.set_default_timeout(20_000)
-    page = context.new_page()
-    complaints = []
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    yield page
-    context.close()
-    assert complaints == []
+def browser(chromium, console):
+    """One browser for the whole journey."""
+    browser = Browser(chromium, console.url, viewport={"width": 1280, "height": 860})
+    yield browser
+    browser.close()
 
 
-def test_the_first_day(page, console, machines):
-    first_administrator(page, console)
+def test_the_first_day(browser, console, machines):
+    page = browser.page
+    first_administrator(browser, console)
     create_a_cluster(page)
     the_first_machine_enrols(page, machines)
     the_second_machine_shows_its_first_handshake_in_the_dialog(page, machines)
@@ -37,7 +33,8 @@ def test_the_first_day(page, console, machines):
     the_link_comes_back_live(page, machines)
     a_node_page_counts_traffic_live(page)
     an_agent_that_stops_is_away_live(page, machines)
-    a_node_is_removed_everywhere(page, machines)
+    the_overview_follows(page, machines)
+    a_node_is_removed_everywhere(browser, machines)
     what_was_done_is_told(page)
     a_console_that_is_away_is_said_to_be(page, console)
 
@@ -49,9 +46,11 @@ def make_line(page):
     return page.locator("#enrol-line").inner_text()
 
 
-def first_administrator(page, console):
+def first_administrator(browser, console):
+    page = browser.page
     page.goto("/")
     expect(page.get_by_role("heading", name="Make the first administrator")).to_be_visible()
+    browser.check_both()
     page.get_by_label("One-time code").fill("guessed")
     page.get_by_label("User name").fill("alice")
     page.get_by_label("Password", exact=True).fill(PASSWORD)
@@ -153,7 +152,22 @@ def an_agent_that_stops_is_away_live(page, machines):
     expect(agent).to_contain_text("connected")
 
 
-def a_node_is_removed_everywhere(page, machines):
+def the_overview_follows(page, machines):
+    page.keyboard.press("g")
+    page.keyboard.press("o")
+    attention = page.get_by_role("region", name="Needs attention")
+    expect(attention).to_contain_text("edge-1 has a clock that is 400 s ahead")
+    machines.tell("stop", "edge-2")
+    expect(attention).to_contain_text("edge-2 is away")
+    machines.tell("start", "edge-2")
+    expect(attention).not_to_contain_text("edge-2 is away")
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+
+
+def a_node_is_removed_everywhere(browser, machines):
+    page = browser.page
+    page.get_by_role("navigation", name="Main").get_by_role("link", name="Nodes").click()
+    page.get_by_role("link", name="edge-1").click()
     page.get_by_role("button", name="Remove").click()
     dialog = page.get_by_role("dialog")
     go_on = dialog.get_by_role("button", name="Remove")
@@ -162,6 +176,7 @@ def a_node_is_removed_everywhere(page, machines):
     go_on.click()
     expect(page.get_by_text("edge-1 is removed.")).to_be_visible()
     expect(page.get_by_text("Every member has dropped it.")).to_be_visible()
+    browser.check_both()
     page.get_by_role("link", name="homelab").first.click()
     expect(page.locator("[data-count=nodes]")).to_have_text("1")
     expect(page.get_by_role("row", name=re.compile("edge-2"))).to_be_visible()

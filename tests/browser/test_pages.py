@@ -1,7 +1,9 @@
 """Every page, light and dark, wide and narrow: nothing for axe to find, nothing beyond the screen; and the keyboard."""
 
+import contextlib
 import gzip
 import re
+import sqlite3
 
 import pytest
 from playwright.sync_api import expect
@@ -69,6 +71,68 @@ def test_every_page(open_browser, mesh, view):
     page.get_by_role("link", name="nas", exact=True).click()
     expect(page.locator("[data-peers] tbody tr")).to_have_count(3)
     browser.check()
+    page.goto("/nodes/?q=stranger")
+    page.get_by_role("link", name="stranger", exact=True).click()
+    expect(page.get_by_text("It waits for your yes.")).to_be_visible()
+    browser.check()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_the_admin(open_browser, mesh, view):
+    """Django's own pages keep to the policy as well; of each kind one."""
+    browser = open_browser(**view, reduced_motion="reduce").sign_in()
+    for address in ("", "nodes/node/", "nodes/transition/", "nodes/audit/", "auth/user/", "auth/user/1/change/"):
+        browser.page.goto(f"/admin/{address}")
+        expect(browser.page.locator("#site-name")).to_be_visible()
+        if not address:
+            browser.check()
+
+
+def test_errors_look_like_the_rest(open_browser, mesh, console):
+    alice = open_browser().sign_in().page
+    alice.goto("/admin/auth/user/add/")
+    alice.get_by_label("Username").fill("bob")
+    alice.locator("#id_password1").fill("correct horse battery")
+    alice.locator("#id_password2").fill("correct horse battery")
+    alice.get_by_role("button", name="Save", exact=True).click()
+    expect(alice.get_by_text("was added successfully")).to_be_visible()
+    browser = open_browser()
+    page = browser.page
+    page.goto("/login/")
+    page.context.clear_cookies()
+    page.get_by_label("User name").fill("bob")
+    page.get_by_label("Password").fill("correct horse battery")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", name="That form was too old")).to_be_visible()
+    browser.check_both()
+    page.goto("/login/")
+    page.get_by_label("User name").fill("bob")
+    page.get_by_label("Password").fill("correct horse battery")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", name="Not yours to see")).to_be_visible()
+    browser.check_both()
+    page.route("**/elsewhere/", lambda route: route.fulfill(response=route.fetch(headers={"host": "elsewhere"})))
+    page.goto("/elsewhere/")
+    expect(page.get_by_role("heading", name="That was not understood")).to_be_visible()
+    browser.check_both()
+    with without_tokens(console):
+        alice.goto("/tokens/")
+        expect(alice.get_by_role("heading", name="Something went wrong here")).to_be_visible()
+        html = alice.content()
+    page.route("**/broken/", lambda route: route.fulfill(body=html, content_type="text/html"))
+    page.goto("/broken/")
+    browser.check_both()
+
+
+@contextlib.contextmanager
+def without_tokens(console):
+    """A console that meets a fault of its own: a table is not there."""
+    with contextlib.closing(sqlite3.connect(console.directory / "console.sqlite3", timeout=20)) as database:
+        database.execute("ALTER TABLE nodes_token RENAME TO nodes_token_away")
+        try:
+            yield
+        finally:
+            database.execute("ALTER TABLE nodes_token_away RENAME TO nodes_token")
 
 
 @pytest.mark.parametrize("view", VIEWS)
