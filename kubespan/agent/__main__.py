@@ -7,7 +7,7 @@ import os
 import platform
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -116,7 +116,7 @@ def enrol_command(
         networks=networks,
     )
     reply = _or_fail(lambda: enrol(store, wish, asyncio.run(_start().read_machine())))
-    _tell(reply, running=store.is_locked())
+    _tell(reply, networks=networks, running=store.is_locked())
 
 
 def _read_token(file: str | None, token: str | None, *, on_command_line: bool) -> str:
@@ -143,12 +143,15 @@ def _read_token(file: str | None, token: str | None, *, on_command_line: bool) -
     return text.strip()
 
 
-def _tell(reply: EnrolReply, *, running: bool) -> None:
+def _tell(reply: EnrolReply, *, networks: Sequence[str], running: bool) -> None:
     click.echo(f"enrolled in cluster {reply.cluster_name}; this machine's address is {reply.address}")
     for refused in reply.refused:
         click.echo(f"not believed: {refused.claim}: {refused.reason}", err=True)
     if reply.status == "pending":
         click.echo("an operator must approve it at the console before it meshes")
+    refused_claims = {refused.claim for refused in reply.refused}
+    if waiting := [network for network in networks if network not in refused_claims]:
+        click.echo(f"waiting for an operator's yes before others route to them: {', '.join(waiting)}")
     if running:
         click.echo("next: systemctl restart kubespan-agent, for the one that runs goes by what it read at its start")
     else:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 
 import click.testing
 import pytest
@@ -17,7 +18,7 @@ import kubespan
 from kubespan.agent.__main__ import main
 from kubespan.agent.store import Store
 from kubespan.agent.units import EXIT_SETUP
-from kubespan.core.messages import Applied
+from kubespan.core.messages import Applied, RefusedClaim
 from tests.agent.console_double import ALPHA, Bench, ConsoleDouble, running, sealed_secret, snapshot
 from tests.agent.test_enrol import TOKEN, agree, console
 
@@ -45,6 +46,16 @@ async def mesh(directory):
 
 def test_version(call):
     assert call("version").output == f"{kubespan.__version__}\n"
+
+
+def test_enrolling_says_what_is_not_believed_and_what_waits_for_a_yes(call):
+    refused = (RefusedClaim(claim="0.0.0.0/0", reason="it is a default route"),)
+    with console(partial(agree, refused=refused)) as there:
+        networks = ["--advertise", "10.8.0.0/16", "--advertise", "0.0.0.0/0"]
+        result = call("enrol", there.url, "--name", "alpha", *networks, input=TOKEN)
+    assert result.exit_code == 0, result.output
+    assert "not believed: 0.0.0.0/0: it is a default route" in result.output
+    assert "waiting for an operator's yes before others route to them: 10.8.0.0/16\n" in result.output
 
 
 @pytest.mark.parametrize(
