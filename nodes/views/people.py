@@ -10,12 +10,13 @@ from django.contrib import messages
 from django.contrib.auth import get_user_model, login
 from django.contrib.auth.views import LoginView
 from django.core.cache import cache
+from django.core.exceptions import PermissionDenied
 from django.http import Http404
 from django.shortcuts import redirect
 from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
-from django.views.generic import FormView
+from django.views.generic import FormView, RedirectView
 
 from nodes.counters import count
 from nodes.forms import FirstAdministratorForm
@@ -103,3 +104,15 @@ class SignInView(LoginView):
         """Names the pair of address and user name, without keeping either."""
         pair = f"{self.request.META.get('REMOTE_ADDR')}\n{self.request.POST.get('username', '')}"
         return "login-" + hashlib.sha256(pair.encode()).hexdigest()
+
+
+class AdminSignInView(RedirectView):
+    """The admin's own way in leads to the console's; who is signed in and not of the staff gets no further."""
+
+    pattern_name = "login"
+    query_string = True
+
+    def dispatch(self, request, *args, **kwargs):
+        if request.user.is_authenticated and not request.user.is_staff:
+            raise PermissionDenied
+        return super().dispatch(request, *args, **kwargs)

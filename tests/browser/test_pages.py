@@ -83,7 +83,7 @@ def test_the_admin(open_browser, mesh, view):
     browser = open_browser(**view, reduced_motion="reduce").sign_in()
     for address in ("", "nodes/node/", "nodes/transition/", "nodes/audit/", "auth/user/", "auth/user/1/change/"):
         browser.page.goto(f"/admin/{address}")
-        expect(browser.page.locator("#site-name")).to_be_visible()
+        expect(browser.page.get_by_role("link", name="admin", exact=True)).to_be_visible()
         if not address:
             browser.check()
 
@@ -263,3 +263,41 @@ def test_what_a_page_loads_is_small(open_browser):
     browser.page.wait_for_load_state("networkidle")
     assert any("/main." in url for url in sizes)
     assert sum(sizes.values()) < 250_000
+
+
+def tab_to(page, name):
+    """Go on by Tab until the focus is on what has this name."""
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        focused = page.evaluate("document.activeElement.innerText || document.activeElement.name || ''")
+        if re.fullmatch(name, focused.strip()):
+            return
+    raise AssertionError(f"{name} is not reached by Tab")
+
+
+def test_a_machine_is_enrolled_without_a_mouse(open_browser, console, machines):
+    cluster = console.call("create_cluster", "keyboard")
+    page = open_browser().page
+    page.goto(f"/login/?next=/clusters/{cluster['uuid']}/")
+    page.keyboard.type("alice")
+    page.keyboard.press("Tab")
+    page.keyboard.type("correct horse battery")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="No machine yet")).to_be_visible()
+    tab_to(page, "Enrol a machine")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    tab_to(page, "Make the line")
+    page.keyboard.press("Enter")
+    expect(page.locator("#enrol-line")).to_be_visible()
+    expect(page.get_by_role("button", name="Copy", exact=True)).to_be_focused()
+    machines.join("by-hand", page.locator("#enrol-line").inner_text())
+    expect(page.get_by_role("link", name="Open by-hand")).to_be_visible()
+    tab_to(page, "Open by-hand")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="by-hand", exact=True)).to_be_visible()
+    tab_to(page, "Remove")
+    page.keyboard.press("Enter")
+    page.keyboard.type("by-hand")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("by-hand is removed.")).to_be_visible()

@@ -95,11 +95,18 @@ def test_every_page_opens(page, cluster):
             assert name == "first-run"
 
 
-@pytest.mark.parametrize("scheme", ["default-src 'none'", "script-src 'self'", "style-src 'self'"])
-def test_pages_forbid_inline_code(page, cluster, scheme):
-    response = page.get(cluster.get_absolute_url())
-    assert scheme in response.headers["Content-Security-Policy"]
-    assert not re.search(r"<script(?![^>]* src=)|<style| style=| on[a-z]+=", read(response))
+def test_pages_forbid_inline_code_and_have_none(page, staff, cluster):
+    staff.is_superuser = True
+    staff.save()
+    node = enrol(cluster, now=timezone.now())
+    found = addresses(cluster, node, Token.objects.first())
+    found |= {f"admin{path}": f"/admin/{path}" for path in ("", "nodes/node/", f"nodes/node/{node.pk}/change/")}
+    for name, address in found.items():
+        response = page.get(address)
+        policy = response.headers["Content-Security-Policy"]
+        for rule in ("default-src 'none'", "script-src 'self'", "style-src 'self'"):
+            assert rule in policy.split("; "), name
+        assert not re.search(r"<script(?![^>]* src=)|<style| style=| on[a-z]+=", read(response)), name
 
 
 # ------------------------------------------------------------------------------------------------------------ the door
@@ -144,6 +151,15 @@ def test_guesses_are_counted_for_all_processes_and_without_names(client, staff, 
         kept = {key: redis.get(key) for key in redis.scan_iter("kubespan:cache:*")}
         assert list(kept.values()) == ["1"]
         assert not any(word in key for key in kept for word in ("alice", "guess", "127.0.0.1"))
+
+
+def test_the_admin_has_no_door_of_its_own(client, staff):
+    response = client.get("/admin/", follow=True)
+    assert response.redirect_chain[-1][0] == "/login/?next=%2Fadmin%2F"
+    response = client.post("/login/?next=/admin/", {"username": "alice", "password": PASSWORD}, follow=True)
+    assert response.redirect_chain[-1][0] == "/admin/"
+    client.force_login(get_user_model().objects.create_user("bob"))
+    assert client.get("/admin/", follow=True).status_code == 403
 
 
 def test_without_redis_one_signs_in_all_the_same(client, staff, valkey):
