@@ -123,9 +123,9 @@ class Lab(Generic[Kind]):
             stack.callback(end_processes, made)
             made.mounts.touch()
             stack.callback(made.mounts.unlink)
+            stack.callback(_unmount, made.mounts)  # whatever fails from here on, perhaps after it was mounted
             inside = "mkdir -p /run/wireguard && mount -t tmpfs -o mode=700 tmpfs /run/wireguard"
             _run("unshare", f"--mount={made.mounts}", "--propagation", "private", "sh", "-c", inside)
-            stack.callback(_run, "umount", str(made.mounts))
             _run("ip", "-n", full, "link", "set", "lo", "up")
             self._stack.push(stack.pop_all())
         self.machines.append(made)
@@ -215,6 +215,11 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 def _add_address(machine: Machine, interface: str, address: str) -> None:
     # Duplicate address detection would make the address unusable for a second.
     machine.ip(f"address add {address} dev {interface}{' nodad' if ':' in address else ''}")
+
+
+def _unmount(file: Path) -> None:
+    if os.path.ismount(file):  # Path.is_mount knows of directories only
+        _run("umount", str(file))
 
 
 def _run(*command: str) -> str:

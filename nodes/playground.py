@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from ipaddress import IPv4Address, IPv6Address
+from itertools import permutations
 from pathlib import Path
 from typing import Any, Self
 
@@ -125,6 +126,12 @@ class Mesh:
     def up(self) -> int:
         """Count the directed links that are `up`."""
         return sum(state == "up" for agent in self.agents.values() for state in agent.links().values())
+
+    def missing(self) -> list[str]:
+        """Name each directed link that is not `up`, with its state where the agent knows the peer."""
+        states = {name: agent.links() for name, agent in self.agents.items()}
+        pairs = [(one, two, states[one].get(two, "not known")) for one, two in permutations(self.agents, 2)]
+        return [f"{one} → {two} ({state})" for one, two, state in pairs if state != "up"]
 
 
 def parse_json_stream(text: str) -> list[dict[str, Any]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import signal
 from ipaddress import ip_address
 from pathlib import Path
@@ -17,6 +19,7 @@ from kubespan.agent.userspace import UserspaceWireGuard
 from kubespan.agent.wireguard import is_available
 from kubespan.core.identity import pick_interface
 from kubespan.core.messages import FRAME_BASE, MAX_TEXT, Claim, dump
+from nodes.lab import LabError
 from tests.namespaces import Lab
 
 NEWS_SECONDS = 20
@@ -238,5 +241,17 @@ def test_a_lab_leaves_nothing_behind():
         lab.bridge("switch", [(one, ["192.0.2.1/24", "2001:db8::1/64"])])
         sleeper = one.start("sleep", "600")
     assert sleeper.wait() == -signal.SIGTERM
+    assert not list(Path("/run/netns").glob("leftover-*"))
+    assert not list(Path("/run").glob("kubespan-lab-leftover*"))
+
+
+@pytest.mark.root
+def test_a_lab_that_cannot_be_made_says_why_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    failing = tmp_path / "unshare"  # after its work, as where the root directory is no mount
+    failing.write_text(f'#!/bin/sh\n{shutil.which("unshare")} "$@"\necho "no propagation" >&2\nexit 1\n')
+    failing.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(LabError, match="no propagation"), Lab("leftover") as lab:
+        lab.machine("one")
     assert not list(Path("/run/netns").glob("leftover-*"))
     assert not list(Path("/run").glob("kubespan-lab-leftover*"))

@@ -6,27 +6,25 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from django.conf import settings
+from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from nodes import certificates, embedded
 from nodes.lab import LabError
-from nodes.playground import MANAGE, MAX_MACHINES, TLS_PORT, Mesh, RunningConsole, Site, await_true, open_site
+from nodes.playground import MAX_MACHINES, TLS_PORT, Mesh, RunningConsole, Site, await_true, open_site
 
 CLUSTER = "demo"
 LIMIT_SECONDS = 120.0
 MIN_MACHINES = 2
 ADMINISTRATOR = "admin"
-DATA_PREFIX = "kubespan-demo-"
-"""embedded.prepare makes a directory of this name where none is given; such a one goes away with the demonstration."""
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Command(BaseCommand):
@@ -49,26 +47,25 @@ class Command(BaseCommand):
             )
         if os.geteuid() != 0 and not options["until_up"]:
             self.run_console_alone(options)
-        signal.signal(signal.SIGTERM, _interrupt)
-        data = Path(settings.KUBESPAN_DATA)
+            return
+        for number in ENDING:
+            signal.signal(number, _interrupt)
         try:
-            outcome = self.run_demo(data, options)
+            outcome = self.run_demo(Path(settings.KUBESPAN_DATA), options)
         except (LabError, embedded.NotPossible) as error:
             raise CommandError(str(error)) from None
-        finally:
-            if data.name.startswith(DATA_PREFIX):
-                shutil.rmtree(data, ignore_errors=True)
+        if options["until_up"] and outcome is None:
+            raise CommandError("ended before every link was up")
         if options["json"] and outcome:
             self.stdout.write(json.dumps(outcome))
 
     def run_console_alone(self, options: dict[str, Any]) -> None:
-        """Replace this process by the console."""
+        """Run what an ordinary user can."""
         self.stderr.write(
             "The machines of the demonstration are network namespaces, which need root: run `sudo make demo` to see a "
             "mesh. Without it this is the console alone."
         )
-        arguments = ["run", "--data", str(settings.KUBESPAN_DATA), "--listen", options["listen"]]
-        os.execv(sys.executable, [sys.executable, str(MANAGE), *arguments])  # noqa: S606 - our own program
+        call_command("run", **{name: options[name] for name in ("data", "listen", "tls_listen", "tls_name")})
 
     def run_demo(self, data: Path, options: dict[str, Any]) -> dict[str, Any] | None:
         """Make everything, wait for the mesh, stay until the end is asked for; returns the outcome."""
@@ -113,7 +110,7 @@ class Command(BaseCommand):
         try:
             await_true(lambda: mesh.up() == links, LIMIT_SECONDS, "the mesh is not up")
         except LabError as error:
-            raise LabError(f"{error}: {mesh.up()} of {links} links are") from None
+            raise LabError(f"{error}; missing of {links} links: {', '.join(mesh.missing())}") from None
         return time.monotonic() - started
 
     def say(self, text: str) -> None:
@@ -128,4 +125,7 @@ def _names(count: int) -> list[str]:
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    """End what is going on; a second Ctrl-C does not disturb the taking away."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

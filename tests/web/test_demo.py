@@ -1,0 +1,142 @@
+"""`manage.py demo`: what a script gets of it, what is said when it cannot be, and that nothing of it stays."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import urllib3
+
+from nodes.playground import await_true
+
+ROOT = Path(__file__).resolve().parents[2]
+MANAGE = [sys.executable, "manage.py"]
+NO_PATIENCE = [
+    sys.executable,
+    "-c",
+    "import manage; from nodes.management.commands import demo; demo.LIMIT_SECONDS = 0.0; manage.main()",
+]
+
+
+def free_address():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.fixture
+def directory(tmp_path_factory):
+    """One with a short name: that of a Unix socket in it may not be long."""
+    return tmp_path_factory.mktemp("demo")
+
+
+class Demonstration:
+    """One in a process of its own, whose temporary files are all in one directory."""
+
+    def __init__(self, directory, *options, program=MANAGE, under=()):
+        self.temporary, self.listen = directory / "tmp", free_address()
+        self.temporary.mkdir()
+        self.process = subprocess.Popen(
+            [*under, *program, "demo", "--listen", self.listen, *options],
+            cwd=ROOT,
+            env={"PATH": os.environ["PATH"], "HOME": str(directory), "TMPDIR": str(self.temporary)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def end(self):
+        """Wait until it has ended; returns status, standard output and standard error."""
+        out, err = self.process.communicate(timeout=100)
+        return self.process.returncode, out, err
+
+    def left_over(self):
+        return list(self.temporary.iterdir())
+
+
+def laboratories():
+    """What laboratories of demonstrations there are on this host, by their namespaces, links and directories."""
+    places = {"/run/netns": "ks*-node-*", "/sys/class/net": "ks*-host", "/run": "kubespan-lab-ks*"}
+    return {path for place, pattern in places.items() for path in Path(place).glob(pattern)}
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_a_script_learns_that_every_link_is_up(directory):
+    before = laboratories()
+    demonstration = Demonstration(directory, "--nodes", "2", "--until-up", "--json")
+    status, out, err = demonstration.end()
+    assert (status, err) == (0, "")
+    outcome = json.loads(out.splitlines()[-1])
+    assert 0 < outcome.pop("seconds") < 120
+    assert outcome == {"nodes": 2, "links": 2, "up": 2}
+    assert laboratories() <= before
+    assert demonstration.left_over() == []
+
+
+@pytest.mark.root
+@pytest.mark.slow
+def test_a_script_learns_which_links_are_not_up(directory):
+    before = laboratories()
+    demonstration = Demonstration(directory, "--nodes", "2", "--until-up", "--json", program=NO_PATIENCE)
+    status, out, err = demonstration.end()
+    assert status == 1
+    assert err.startswith("CommandError: the mesh is not up: not within 0 s; missing of 2 links: node-1 → node-2 (")
+    assert "{" not in out
+    assert laboratories() <= before
+    assert demonstration.left_over() == []
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ended_early_it_takes_everything_away_and_is_no_success(directory, number):
+    before = laboratories()
+    demonstration = Demonstration(directory, "--nodes", "2", "--until-up", "--json")
+    assert "password: " in demonstration.process.stdout.readline()
+    demonstration.process.send_signal(number)
+    demonstration.process.send_signal(number)
+    status, out, err = demonstration.end()
+    assert (status, err) == (1, "CommandError: ended before every link was up\n")
+    assert "{" not in out
+    assert laboratories() <= before
+    assert demonstration.left_over() == []
+
+
+@pytest.mark.slow
+def test_an_ordinary_user_gets_the_console_alone(directory):
+    # Root becomes an ordinary user who may still read this clone, wherever it is.
+    under = ["unshare", "--map-user=65534", "--map-group=65534", "--"] if os.geteuid() == 0 else []
+    if under and subprocess.run([*under, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("this host has no user namespaces")
+    demonstration = Demonstration(directory, under=under)
+
+    def ready():
+        assert demonstration.process.poll() is None
+        try:
+            url = f"http://{demonstration.listen}/readyz"
+            return urllib3.request("GET", url, retries=False, timeout=5).status == 200
+        except urllib3.exceptions.HTTPError:
+            return False
+
+    try:
+        await_true(ready, 60, "the console is not ready")
+    finally:
+        demonstration.process.terminate()
+        status, out, err = demonstration.end()
+    assert status == 0
+    assert "network namespaces, which need root" in err
+    assert "first administrator: " in out
+    assert demonstration.left_over() == []
+
+
+@pytest.mark.parametrize("count", ["1", "201"])
+def test_what_cannot_mesh_is_said(directory, count):
+    demonstration = Demonstration(directory, "--nodes", count, "--until-up", "--json")
+    status, out, err = demonstration.end()
+    assert (status, out) == (1, "")
+    assert err == f"CommandError: --nodes {count}: from 2 to 200 machines can mesh here\n"
+    assert demonstration.left_over() == []
