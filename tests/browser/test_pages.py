@@ -275,6 +275,14 @@ def tab_to(page, name):
     raise AssertionError(f"{name} is not reached by Tab")
 
 
+def answer_after_the_news(page, route, heard):
+    """The page hears that the node is removed before it has the answer; it must not load itself again meanwhile."""
+    answer = route.fetch()
+    while not any('"removed"' in frame for frame in heard):
+        page.wait_for_timeout(20)
+    route.fulfill(response=answer)
+
+
 def test_a_machine_is_enrolled_without_a_mouse(open_browser, console, machines):
     cluster = console.call("create_cluster", "keyboard")
     page = open_browser().page
@@ -293,11 +301,17 @@ def test_a_machine_is_enrolled_without_a_mouse(open_browser, console, machines):
     expect(page.get_by_role("button", name="Copy", exact=True)).to_be_focused()
     machines.join("by-hand", page.locator("#enrol-line").inner_text())
     expect(page.get_by_role("link", name="Open by-hand")).to_be_visible()
+    heard, aborted = [], []
+    page.on("requestfailed", lambda request: aborted.append(request.url))
+    page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: heard.append(str(frame))))
+    page.route("**/remove/", lambda route: answer_after_the_news(page, route, heard))
     tab_to(page, "Open by-hand")
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="by-hand", exact=True)).to_be_visible()
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
     tab_to(page, "Remove")
     page.keyboard.press("Enter")
     page.keyboard.type("by-hand")
     page.keyboard.press("Enter")
     expect(page.get_by_text("by-hand is removed.")).to_be_visible()
+    assert not [url for url in aborted if url.endswith("/remove/")]

@@ -3,6 +3,7 @@ import { formatBytes, formatRate, rate } from "../format.ts";
 import { timeElement } from "../times.ts";
 import { showFacts } from "./cluster.ts";
 import { copyElement, element, fill, flash, keep, stateElement } from "./dom.ts";
+import { reload } from "./leaving.ts";
 import type { NodeDelta, NodeRow, NodeSnapshot, PeerRow, Sight } from "./shapes.ts";
 import type { Page } from "./socket.ts";
 import { reason } from "./words.ts";
@@ -41,7 +42,7 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
 
   #take(row: NodeRow, at: number): void {
     if (this.#node && this.#node.status !== row.status) {
-      location.reload(); // approved or removed meanwhile: another page
+      reload(); // approved or removed meanwhile: another page
       return;
     }
     this.#node = row;
@@ -76,7 +77,10 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
     if (!place || !this.#node) return;
     const last = Math.max(0, ...[...this.#peers.values()].map((peer) => peer.ours?.at ?? 0));
     if (this.#node.connected || !last) fill(place, "now", "as it sees its peers, and as they see it");
-    else fill(place, String(last), "as it last said ", timeElement(last), ", and as its peers see it now");
+    else {
+      const words = element("span", {}, "as it last said ", timeElement(last), ", and as its peers see it now");
+      fill(place, String(last), words);
+    }
   }
 
   #tryAgain(peer: PeerRow): Node[] {

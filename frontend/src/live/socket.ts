@@ -1,5 +1,6 @@
 // One socket of a page: a snapshot, then numbered deltas; a gap or a lost connection begins again with a snapshot.
 import { showMood } from "./banner.ts";
+import { reload } from "./leaving.ts";
 import { delayBefore, mood, PATIENCE, Sequence } from "./sequence.ts";
 import type { Numbered } from "./shapes.ts";
 
@@ -87,13 +88,13 @@ export class LiveSocket<S extends Incoming, D extends Incoming> {
     if (this.#stopped) return;
     if (code === SIGNED_OUT || code === FORBIDDEN) {
       this.#stopped = true;
-      location.reload(); // leads to the sign-in page, and from there back here
+      reload(); // leads to the sign-in page, and from there back here
       return;
     }
     if (code === GONE) {
       this.#stopped = true;
       if (this.#page.gone) this.#page.gone();
-      else location.reload();
+      else reload();
       return;
     }
     this.#again = setTimeout(() => this.#connect(), delayBefore(this.#attempt, Math.random()));
