@@ -92,6 +92,12 @@ def base_url(name: str, default: str) -> str:
     return value
 
 
+def host_of(url: str) -> str:
+    """The host of a URL as browsers and agents name it to the server: IPv6 addresses in brackets."""
+    host = urlsplit(url).hostname or ""
+    return f"[{host}]" if ":" in host else host
+
+
 def is_loopback(host: str) -> bool:
     """Tell whether a host name or address can only mean this machine."""
     try:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import dj_database_url
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from kubespan_web import logs
-from kubespan_web.env import SettingsError, base_url, env, flag, keys, networks, secret_key, words
+from kubespan_web.env import SettingsError, base_url, env, flag, host_of, keys, networks, secret_key, words
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -28,8 +27,8 @@ TRUSTED_PROXIES = networks("TRUSTED_PROXIES")  # whose X-Forwarded-* are believe
 DEBUG = flag("KUBESPAN_DEBUG")
 SECURE = KUBESPAN_URL.startswith("https:")
 
-_host = urlsplit(KUBESPAN_URL).hostname or ""
-ALLOWED_HOSTS = words("ALLOWED_HOSTS", _host if SECURE else f"{_host},localhost,127.0.0.1,[::1]")
+_hosts = [host_of(KUBESPAN_URL), host_of(KUBESPAN_AGENT_URL), *([] if SECURE else ["localhost", "127.0.0.1", "[::1]"])]
+ALLOWED_HOSTS = words("ALLOWED_HOSTS", ",".join(dict.fromkeys(_hosts)))
 
 # --------------------------------------------------------------------------------------------------------------- parts
 

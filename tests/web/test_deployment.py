@@ -25,6 +25,14 @@ def test_every_process_is_there():
     assert COMPOSE["services"]["caddy"]["profiles"] == ["tls"]
 
 
+def test_every_process_has_every_setting_that_readers_are_told_of():
+    told = set(re.findall(r"^\| `([A-Z_]+)`", (ROOT / "README.md").read_text(), re.MULTILINE))
+    given = {name.removesuffix("_FILE") for name in COMPOSE["services"]["web"]["environment"]}
+    # The embedded default's own, what a container must not have, and what the image says.
+    assert told - given == {"KUBESPAN_DATA", "KUBESPAN_DEBUG", "LOG_FORMAT", "STATIC_ROOT"}
+    assert given <= told
+
+
 def test_no_secret_is_in_the_compose_file():
     for service in COMPOSE["services"].values():
         for name in service.get("environment", {}):

@@ -81,6 +81,12 @@ def test_names_of_the_tls_listener_are_allowed(tmp_path):
     assert {"10.1.2.3", "console.example", "127.0.0.1"} <= set(environ["ALLOWED_HOSTS"].split(","))
 
 
+def test_names_behind_a_proxy_of_ones_own_are_allowed(tmp_path):
+    environ = {"KUBESPAN_URL": "https://console.example", "KUBESPAN_AGENT_URL": "https://agents.example:8443"}
+    embedded.prepare(["manage.py", "run", "--data", str(tmp_path)], environ)
+    assert {"console.example", "agents.example", "127.0.0.1"} <= set(environ["ALLOWED_HOSTS"].split(","))
+
+
 def test_a_demonstration_has_a_directory_of_its_own(tmp_path):
     environ = {"KUBESPAN_DATA": str(tmp_path)}
     embedded.prepare(["manage.py", "demo"], environ)

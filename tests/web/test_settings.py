@@ -61,6 +61,24 @@ def test_a_unix_socket_has_another_name_for_celery(python, production):
     assert shown == {"CELERY_BROKER_URL": "redis+socket:///run/valkey.sock"}
 
 
+@pytest.mark.parametrize(
+    ("given", "hosts"),
+    [
+        pytest.param({}, ["console.example"], id="one address for all"),
+        pytest.param(
+            {"KUBESPAN_AGENT_URL": "https://agents.example:8443"}, ["console.example", "agents.example"], id="agents"
+        ),
+        pytest.param({"KUBESPAN_URL": "https://[2001:db8::1]:8443"}, ["[2001:db8::1]"], id="IPv6"),
+        pytest.param(
+            {"KUBESPAN_URL": "http://127.0.0.1:8000"}, ["127.0.0.1", "localhost", "[::1]"], id="on this machine"
+        ),
+        pytest.param({"ALLOWED_HOSTS": "a.example, b.example"}, ["a.example", "b.example"], id="as told"),
+    ],
+)
+def test_the_console_answers_to_the_names_of_its_addresses(python, production, given, hosts):
+    assert show(python, "ALLOWED_HOSTS", **production | given) == {"ALLOWED_HOSTS": hosts}
+
+
 def test_cookies_are_only_for_tls_where_the_console_has_it(python, production):
     names = ("SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE", "SECURE_SSL_REDIRECT", "SECURE_HSTS_SECONDS")
     assert all(show(python, *names, **production).values())
