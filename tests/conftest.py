@@ -16,7 +16,7 @@ USE_VALKEY = {"nodes", "web", "browser"}
 """Rooms whose every test has the server."""
 
 ONE_AT_A_TIME = ("root", "kernel")
-"""Marks whose tests share something of the machine: they run on one worker, one after another."""
+"""Marks whose tests share something of the machine: those of a group run on one worker, one after another."""
 
 VALKEY_SECONDS = 10
 
@@ -25,7 +25,8 @@ VALKEY_SECONDS = 10
 def pytest_collection_modifyitems(config, items):
     not_root = pytest.mark.skip(reason="needs root: network namespaces and WireGuard links")
     for item in items:
-        if any(item.get_closest_marker(mark) for mark in ONE_AT_A_TIME):
+        grouped = item.get_closest_marker("xdist_group") is not None
+        if not grouped and any(item.get_closest_marker(mark) for mark in ONE_AT_A_TIME):
             item.add_marker(pytest.mark.xdist_group("machine"))
         if item.get_closest_marker("root") and os.geteuid() != 0:
             item.add_marker(not_root)
