@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -38,55 +39,64 @@ class Demonstration:
 
     def __init__(self, directory, *options, program=MANAGE, under=()):
         self.temporary, self.listen = directory / "tmp", free_address()
+        self.out, self.err = directory / "out", directory / "err"
         self.temporary.mkdir()
-        self.process = subprocess.Popen(
-            [*under, *program, "demo", "--listen", self.listen, *options],
-            cwd=ROOT,
-            env={"PATH": os.environ["PATH"], "HOME": str(directory), "TMPDIR": str(self.temporary)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        with self.out.open("wb") as out, self.err.open("wb") as err:
+            self.process = subprocess.Popen(
+                [*under, *program, "demo", "--listen", self.listen, *options],
+                cwd=ROOT,
+                env={"PATH": os.environ["PATH"], "HOME": str(directory), "TMPDIR": str(self.temporary)},
+                stdout=out,
+                stderr=err,
+            )
+
+    def await_word(self, word):
+        """Wait until it has printed this."""
+
+        def printed():
+            assert self.process.poll() is None, self.err.read_text()
+            return word in self.out.read_text()
+
+        await_true(printed, 60, word)
 
     def end(self):
         """Wait until it has ended; returns status, standard output and standard error."""
-        out, err = self.process.communicate(timeout=100)
-        return self.process.returncode, out, err
+        status = self.process.wait(100)
+        return status, self.out.read_text(), self.err.read_text()
 
     def left_over(self):
         return list(self.temporary.iterdir())
 
 
-def laboratories():
-    """What laboratories of demonstrations there are on this host, by their namespaces, links and directories."""
-    places = {"/run/netns": "ks*-node-*", "/sys/class/net": "ks*-host", "/run": "kubespan-lab-ks*"}
-    return {path for place, pattern in places.items() for path in Path(place).glob(pattern)}
+def laboratory(out):
+    """What there is on this host of the laboratory that a demonstration told of: namespaces, links, directories."""
+    name = f"ks{re.search(r'198[.]18[.]([0-9]+)[.]1', out)[1]}"
+    places = {"/run/netns": f"{name}-*", "/sys/class/net": f"{name}-*", "/run": f"kubespan-lab-{name}"}
+    return [path for place, pattern in places.items() for path in Path(place).glob(pattern)]
 
 
 @pytest.mark.root
 @pytest.mark.slow
 def test_a_script_learns_that_every_link_is_up(directory):
-    before = laboratories()
     demonstration = Demonstration(directory, "--nodes", "2", "--until-up", "--json")
     status, out, err = demonstration.end()
     assert (status, err) == (0, "")
     outcome = json.loads(out.splitlines()[-1])
     assert 0 < outcome.pop("seconds") < 120
     assert outcome == {"nodes": 2, "links": 2, "up": 2}
-    assert laboratories() <= before
+    assert laboratory(out) == []
     assert demonstration.left_over() == []
 
 
 @pytest.mark.root
 @pytest.mark.slow
 def test_a_script_learns_which_links_are_not_up(directory):
-    before = laboratories()
     demonstration = Demonstration(directory, "--nodes", "2", "--until-up", "--json", program=NO_PATIENCE)
     status, out, err = demonstration.end()
     assert status == 1
     assert err.startswith("CommandError: the mesh is not up: not within 0 s; missing of 2 links: node-1 → node-2 (")
     assert "{" not in out
-    assert laboratories() <= before
+    assert laboratory(out) == []
     assert demonstration.left_over() == []
 
 
@@ -94,15 +104,16 @@ def test_a_script_learns_which_links_are_not_up(directory):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ended_early_it_takes_everything_away_and_is_no_success(directory, number):
-    before = laboratories()
     demonstration = Demonstration(directory, "--nodes", "2", "--until-up", "--json")
-    assert "password: " in demonstration.process.stdout.readline()
+    demonstration.await_word("node-1 ")
+    assert laboratory(demonstration.out.read_text())
     demonstration.process.send_signal(number)
-    demonstration.process.send_signal(number)
+    demonstration.await_word("taking everything away")
+    demonstration.process.send_signal(number)  # whoever is impatient does not stop it
     status, out, err = demonstration.end()
     assert (status, err) == (1, "CommandError: ended before every link was up\n")
     assert "{" not in out
-    assert laboratories() <= before
+    assert laboratory(out) == []
     assert demonstration.left_over() == []
 
 

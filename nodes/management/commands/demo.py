@@ -82,8 +82,8 @@ class Command(BaseCommand):
                     signal.pause()
                 return {"nodes": options["nodes"], "links": links, "up": links, "seconds": round(seconds, 1)}
             finally:
-                console.stop()
                 self.say("taking everything away")
+                console.stop()
         return None
 
     def start_console(self, console: RunningConsole) -> None:
