@@ -24,7 +24,7 @@ from typing import Any, Generic, Self, TypeVar
 
 NAMESPACES = Path("/run/netns")
 END_SECONDS = 10.0
-TOOLS = ("ip", "nsenter", "unshare", "mount", "nft")
+TOOLS = ("ip", "nsenter", "unshare", "setpriv", "mount", "nft")
 
 _numbers = itertools.count()
 
@@ -36,10 +36,10 @@ class LabError(Exception):
 class Machine:
     """One network namespace with a private `/run/wireguard`."""
 
-    def __init__(self, name: str, mounts: Path) -> None:
+    def __init__(self, name: str, holder: int) -> None:
         self.name = name
-        self.mounts = mounts
         self.net = NAMESPACES / name
+        self.mounts = Path(f"/proc/{holder}/ns/mnt")
 
     def inside(self, *command: str) -> list[str]:
         """The command line that runs `command` in this machine's network and mounts."""
@@ -95,19 +95,13 @@ class Lab(Generic[Kind]):
             raise LabError(f"missing on this machine: {', '.join(missing)}")
         self.name = name or f"t{os.getpid()}-{next(_numbers)}"
         self.machines: list[Kind] = []
-        self._directory = Path(f"/run/kubespan-lab-{self.name}")
+        self._claim = Path(f"/run/kubespan-lab-{self.name}")
         self._wires = itertools.count()
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        with contextlib.ExitStack() as stack:
-            self._directory.mkdir()
-            stack.callback(self._directory.rmdir)
-            # A mount namespace can only be bound to a file on a private mount.
-            _run("mount", "--bind", str(self._directory), str(self._directory))
-            stack.callback(_run, "umount", "--lazy", str(self._directory))
-            _run("mount", "--make-private", str(self._directory))
-            self._stack = stack.pop_all()
+        self._claim.mkdir()
+        self._stack.callback(self._claim.rmdir)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -116,16 +110,12 @@ class Lab(Generic[Kind]):
     def machine(self, name: str) -> Kind:
         """Make a machine with its loopback up, and no wire yet."""
         full = f"{self.name}-{name}"
-        made: Kind = self.kind(full, self._directory / name)  # type: ignore[assignment]  # what the subclass says
         with contextlib.ExitStack() as stack:
             _run("ip", "netns", "add", full)
             stack.callback(_run, "ip", "netns", "del", full)
+            holder = stack.enter_context(_hold_mounts())
+            made: Kind = self.kind(full, holder)  # type: ignore[assignment]  # what the subclass says
             stack.callback(end_processes, made)
-            made.mounts.touch()
-            stack.callback(made.mounts.unlink)
-            stack.callback(_unmount, made.mounts)  # whatever fails from here on, perhaps after it was mounted
-            inside = "mkdir -p /run/wireguard && mount -t tmpfs -o mode=700 tmpfs /run/wireguard"
-            _run("unshare", f"--mount={made.mounts}", "--propagation", "private", "sh", "-c", inside)
             _run("ip", "-n", full, "link", "set", "lo", "up")
             self._stack.push(stack.pop_all())
         self.machines.append(made)
@@ -217,9 +207,30 @@ def _add_address(machine: Machine, interface: str, address: str) -> None:
     machine.ip(f"address add {address} dev {interface}{' nodad' if ':' in address else ''}")
 
 
-def _unmount(file: Path) -> None:
-    if os.path.ismount(file):  # Path.is_mount knows of directories only
-        _run("umount", str(file))
+@contextlib.contextmanager
+def _hold_mounts() -> Iterator[int]:
+    """Keep a mount namespace with a `/run/wireguard` of its own in being by a process that sleeps; give its id.
+
+    Bound to a file it would need no process, but in a container some kernels refuse that binding at random (EINVAL).
+    """
+    private = "mkdir -p /run/wireguard && mount -t tmpfs -o mode=700 tmpfs /run/wireguard && echo ready"
+    command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", f"{private} && exec sleep infinity"]
+    holder = subprocess.Popen(
+        ["setpriv", "--pdeathsig", "KILL", "--", *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=_environment(),
+        start_new_session=True,
+    )
+    with holder:
+        try:
+            if holder.stdout is None or holder.stdout.readline() != "ready\n":
+                raise LabError(f"{' '.join(command[:4])}: {holder.communicate()[1].strip()}")
+            yield holder.pid
+        finally:
+            holder.kill()
 
 
 def _run(*command: str) -> str:

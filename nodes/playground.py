@@ -123,10 +123,6 @@ class Mesh:
         for agent in self.agents.values():
             agent.stop()
 
-    def up(self) -> int:
-        """Count the directed links that are `up`."""
-        return sum(state == "up" for agent in self.agents.values() for state in agent.links().values())
-
     def missing(self) -> list[str]:
         """Name each directed link that is not `up`, with its state where the agent knows the peer."""
         states = {name: agent.links() for name, agent in self.agents.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 from ipaddress import ip_address
 from pathlib import Path
@@ -23,6 +22,7 @@ from nodes.lab import LabError
 from tests.namespaces import Lab
 
 NEWS_SECONDS = 20
+LEFTOVER = f"left{os.getpid()}"
 
 
 @pytest.fixture
@@ -236,22 +236,22 @@ def test_deleting_no_link_is_no_error(machine):
 
 @pytest.mark.root
 def test_a_lab_leaves_nothing_behind():
-    with Lab("leftover") as lab:
+    with Lab(LEFTOVER) as lab:
         one = lab.machine("one")
         lab.bridge("switch", [(one, ["192.0.2.1/24", "2001:db8::1/64"])])
         sleeper = one.start("sleep", "600")
     assert sleeper.wait() == -signal.SIGTERM
-    assert not list(Path("/run/netns").glob("leftover-*"))
-    assert not list(Path("/run").glob("kubespan-lab-leftover*"))
+    assert not list(Path("/run/netns").glob(f"{LEFTOVER}-*"))
+    assert not list(Path("/run").glob(f"kubespan-lab-{LEFTOVER}*"))
 
 
 @pytest.mark.root
 def test_a_lab_that_cannot_be_made_says_why_and_leaves_nothing_behind(tmp_path, monkeypatch):
-    failing = tmp_path / "unshare"  # after its work, as where the root directory is no mount
-    failing.write_text(f'#!/bin/sh\n{shutil.which("unshare")} "$@"\necho "no propagation" >&2\nexit 1\n')
+    failing = tmp_path / "unshare"  # as where the root directory is no mount
+    failing.write_text('#!/bin/sh\necho "no propagation" >&2\nexit 1\n')
     failing.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    with pytest.raises(LabError, match="no propagation"), Lab("leftover") as lab:
+    with pytest.raises(LabError, match="no propagation"), Lab(LEFTOVER) as lab:
         lab.machine("one")
-    assert not list(Path("/run/netns").glob("leftover-*"))
-    assert not list(Path("/run").glob("kubespan-lab-leftover*"))
+    assert not list(Path("/run/netns").glob(f"{LEFTOVER}-*"))
+    assert not list(Path("/run").glob(f"kubespan-lab-{LEFTOVER}*"))

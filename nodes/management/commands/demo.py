@@ -106,11 +106,17 @@ class Command(BaseCommand):
             agent.enrol(console.tls_url, pin, token)
             agent.start()
             self.say(f"{name} ({site.addresses[name][0]}) has enrolled")
+        missing: list[str] = []  # what the last look found: a moment later it may be another
+
+        def is_up() -> bool:
+            missing[:] = mesh.missing()
+            return not missing
+
         links = len(mesh.agents) * (len(mesh.agents) - 1)
         try:
-            await_true(lambda: mesh.up() == links, LIMIT_SECONDS, "the mesh is not up")
+            await_true(is_up, LIMIT_SECONDS, "the mesh is not up")
         except LabError as error:
-            raise LabError(f"{error}; missing of {links} links: {', '.join(mesh.missing())}") from None
+            raise LabError(f"{error}; missing of {links} links: {', '.join(missing)}") from None
         return time.monotonic() - started
 
     def say(self, text: str) -> None:
