@@ -180,8 +180,12 @@ async def _talk(connection: ClientConnection, party: Party) -> None:
         raise RefusedError(first, at_the_door=True)
     if not isinstance(first, Challenge):
         raise MessageError("the first frame must be a challenge")
-    await _send(connection, party.greet(first))
-    tasks = [asyncio.create_task(_listen(connection, party)), asyncio.create_task(_speak(connection, party))]
+    hello = party.greet(first)
+    await _send(connection, hello)
+    tasks = [
+        asyncio.create_task(_listen(connection, party, hello.version)),
+        asyncio.create_task(_speak(connection, party)),
+    ]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -194,10 +198,10 @@ async def _talk(connection: ClientConnection, party: Party) -> None:
             task.result()
 
 
-async def _listen(connection: ClientConnection, party: Party) -> None:
+async def _listen(connection: ClientConnection, party: Party, version: int) -> None:
     at_the_door = True
     async for frame in connection:
-        message = parse_from_console(frame)
+        message = parse_from_console(frame, version)
         if isinstance(message, Refused):
             raise RefusedError(message, at_the_door=at_the_door)
         party.hear(message)

@@ -23,6 +23,7 @@ from kubespan.agent.store import Enrolment
 from kubespan.core.identity import sign
 from kubespan.core.messages import (
     REPORT_SECONDS,
+    VERSIONS,
     Applied,
     Challenge,
     Claim,
@@ -65,6 +66,7 @@ class _Told:
     """What the console has heard of us on one connection."""
 
     reporter: Reporter = field(default_factory=Reporter)
+    version: int = VERSIONS[0]
     welcomed: bool = False
     approved: bool = False
     claim: Claim | None = None
@@ -114,7 +116,7 @@ class Talk:
         """Answer the challenge with what is held; a new connection has heard nothing yet."""
         enrolment = self._enrolment
         version = negotiate(challenge.versions)
-        self._told = _Told()
+        self._told = _Told(version=version)
         text = challenge_text(enrolment.console_key, enrolment.cluster, enrolment.node_id, challenge.nonce)
         return Hello(
             version=version,

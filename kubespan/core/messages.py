@@ -11,8 +11,10 @@ A conversation over the WebSocket `/agent/v1`, JSON text frames, `type` names th
                                          ←     Applied, Claim, Report, Notice … at any time
     Delta, Pace, Resync, Removed …       →
 
-Within a version the schema is strict: an unknown type, an unknown field or a wrong value is a MessageError
-with a sentence for the sender. Frames that go to all nodes (Snapshot, Delta) hold no secret.
+Version 2 added Upgrade, UpgradeFailed, SecretKept and Findings, and says to a pending node nothing of its cluster:
+what it must know of it comes with the Welcome that approves it. Within a version the schema is strict: an unknown type,
+an unknown field or a wrong value is a MessageError with a sentence for the sender. Frames that go to all nodes
+(Snapshot, Delta) hold no secret.
 Addresses travel as text; durations as ages, because two machines' clocks differ.
 """
 
@@ -28,8 +30,8 @@ import msgspec
 from kubespan.core.endpoint import LISTEN_PORT
 from kubespan.core.options import Options
 
-VERSIONS: tuple[int, ...] = (1,)
-"""Protocol versions that this release speaks, newest first: the present one and the one before, once there is one."""
+VERSIONS: tuple[int, ...] = (2, 1)
+"""Protocol versions that this release speaks, newest first: the present one and the one before."""
 
 AGENT_PATH = "/agent/v1"
 ENROL_PATH = "/agent/v1/enrol"
@@ -117,13 +119,14 @@ class RefusedClaim(_Strict, frozen=True):
 
 
 class EnrolReply(_Strict, frozen=True):
-    """What a machine must keep to come back: nothing here is secret, and a pending node learns no member."""
+    """What a machine must keep to come back; of its cluster a pending node learns only the console's name for it."""
 
     version: int
     status: Status
     cluster: str
     """The console's own name of the cluster (a UUID); the cluster id of discovery is in `cluster_id`."""
     cluster_id: str
+    """Empty for a pending node, as the two other fields on its cluster are."""
     cluster_name: str
     console_key: str
     """Identifies the console; part of what a node signs, so that another console's challenge is useless."""
@@ -152,7 +155,7 @@ class Challenge(_Message, frozen=True):
     versions: tuple[int, ...]
 
 
-class Welcome(_Message, frozen=True):
+class Welcome(_Message, frozen=True, omit_defaults=True):
     """The hello was good; sent again when a pending node is approved."""
 
     version: int
@@ -163,6 +166,11 @@ class Welcome(_Message, frozen=True):
     """The node's own member index; none while it is pending."""
     report_seconds: Seconds = REPORT_SECONDS
     frame_limit: Count = FRAME_BASE
+    cluster_id: str = ""
+    """Of an approved node's cluster, since version 2; a node that was pending at its enrolment learns it here."""
+    cluster_name: str = ""
+    address: str = ""
+    """The node's KubeSpan address, likewise."""
 
 
 class ClusterSecret(_Message, frozen=True):
@@ -228,6 +236,16 @@ class TryAgain(_Message, frozen=True):
     """An operator asks: take the next endpoint of these members now, whatever their state's patience."""
 
     members: tuple[Count, ...]
+
+
+class Upgrade(_Message, frozen=True):
+    """Fetch this agent from the console and become it; since version 2."""
+
+    version: Word
+    sha256: Word
+    """Of the file, in hex."""
+    size: Count
+    """Bytes of the file."""
 
 
 class Removed(_Message, frozen=True):
@@ -315,14 +333,51 @@ class Notice(_Message, frozen=True):
     text: str
 
 
-FromConsole = (
+class UpgradeFailed(_Message, frozen=True):
+    """The agent that was asked for is not the one that runs: the old one went on, or came back; since version 2."""
+
+    version: Word
+    reason: str
+
+
+class SecretKept(_Message, frozen=True):
+    """The cluster secret of this generation is stored here and may be switched to; since version 2."""
+
+    generation: Count
+
+
+class Finding(_Strict, frozen=True):
+    """Something about the machine that keeps the mesh from working, or may."""
+
+    code: Word
+    text: str
+    """What was found and where, in a sentence."""
+    remedy: str
+    """What to do, as a command where there is one."""
+
+
+class Findings(_Message, frozen=True):
+    """All that the machine's preflight finds now; takes the place of what it said before; since version 2."""
+
+    findings: tuple[Finding, ...]
+
+
+_FromConsole1 = (
     Challenge | Welcome | ClusterSecret | Snapshot | Delta | Pace | Resync | TryAgain | Removed | ClaimRefused | Refused
 )
-FromAgent = Hello | Applied | Claim | Report | Notice
+_FromAgent1 = Hello | Applied | Claim | Report | Notice
+FromConsole = _FromConsole1 | Upgrade
+FromAgent = _FromAgent1 | UpgradeFailed | SecretKept | Findings
 
 _encoder = msgspec.json.Encoder()
-_from_console: msgspec.json.Decoder[FromConsole] = msgspec.json.Decoder(FromConsole)
-_from_agent: msgspec.json.Decoder[FromAgent] = msgspec.json.Decoder(FromAgent)
+_from_console: dict[int, msgspec.json.Decoder[FromConsole]] = {
+    2: msgspec.json.Decoder(FromConsole),
+    1: msgspec.json.Decoder(_FromConsole1),
+}
+_from_agent: dict[int, msgspec.json.Decoder[FromAgent]] = {
+    2: msgspec.json.Decoder(FromAgent),
+    1: msgspec.json.Decoder(_FromAgent1),
+}
 
 Body = TypeVar("Body", bound=_Strict)
 
@@ -332,14 +387,14 @@ def dump(message: _Strict) -> bytes:
     return _encoder.encode(message)
 
 
-def parse_from_console(frame: bytes | str) -> FromConsole:
-    """Read a frame of the console; raises MessageError."""
-    return _parse(_from_console, frame)
+def parse_from_console(frame: bytes | str, version: int = VERSIONS[0]) -> FromConsole:
+    """Read a frame of the console in the version agreed; raises MessageError."""
+    return _parse(_from_console[version], frame)
 
 
-def parse_from_agent(frame: bytes | str) -> FromAgent:
-    """Read a frame of an agent; raises MessageError."""
-    return _parse(_from_agent, frame)
+def parse_from_agent(frame: bytes | str, version: int = VERSIONS[0]) -> FromAgent:
+    """Read a frame of an agent in the version agreed; raises MessageError."""
+    return _parse(_from_agent[version], frame)
 
 
 def parse_body(body: bytes, form: type[Body]) -> Body:

@@ -18,6 +18,7 @@ import structlog
 from kubespan.core.endpoint import IPAddress, parse_address
 from kubespan.core.messages import (
     FRAME_BASE,
+    VERSIONS,
     Applied,
     Claim,
     FromAgent,
@@ -157,6 +158,7 @@ class Conversation:
         self._send = send
         self._peer = peer_address(scope)
         self._limit = FRAME_BASE
+        self._version = VERSIONS[0]
         self._settling = asyncio.Lock()
         self._nonce = ""
         self._heard_at = 0.0
@@ -224,6 +226,7 @@ class Conversation:
         session = await self._open_session()
         socket = Socket(self._send, session.cluster_pk, session.node_pk, session.id, self._hello.held)
         self._session, self._socket = session, socket
+        self._version = session.welcome.version
         self._end.conversations[socket] = self
         try:
             await self._end.hub.join(socket)
@@ -384,7 +387,7 @@ class Conversation:
             reason = f"a frame of {size} bytes is more than this cluster can need ({self._limit})"
             raise _Bad("too-large", reason, CLOSE_TOO_BIG)
         try:
-            return parse_from_agent(frame)
+            return parse_from_agent(frame, self._version)
         except MessageError as error:
             raise _Bad("bad", str(error)) from None
 

@@ -226,7 +226,7 @@ class Line:
         """Welcome the agent, and say more."""
         index = OWN_INDEX if status == "approved" else None
         welcome = Welcome(
-            version=1,
+            version=VERSIONS[0],
             status=status,
             console_time=0.0,
             index=index,

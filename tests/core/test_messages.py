@@ -17,6 +17,8 @@ from kubespan.core.messages import (
     Delta,
     EnrolReply,
     EnrolRequest,
+    Finding,
+    Findings,
     Hello,
     Member,
     MessageError,
@@ -29,8 +31,11 @@ from kubespan.core.messages import (
     Report,
     Resync,
     Revision,
+    SecretKept,
     Snapshot,
     TryAgain,
+    Upgrade,
+    UpgradeFailed,
     VersionError,
     Welcome,
     challenge_text,
@@ -72,6 +77,7 @@ FROM_CONSOLE = [
     Removed(reason="removed by an operator"),
     ClaimRefused(refused=(RefusedClaim(claim="10.0.0.5", reason="it is another member's"),)),
     Refused(code="frame", reason="what came is no message"),
+    Upgrade(version="0.2.0", sha256="ab" * 32, size=9_000_000),
 ]
 FROM_AGENT = [
     Hello(version=1, cluster="c", node_id="n", signature="AA==", held=REVISION, secret_generation=2),
@@ -98,6 +104,12 @@ FROM_AGENT = [
         sent=(0, 2),
     ),
     Notice(kind="drift", text="the link was gone"),
+    UpgradeFailed(version="0.2.0", reason="it did not connect within 60 s"),
+    SecretKept(generation=2),
+    Findings(
+        findings=(Finding(code="rp-filter", text="eth0 drops", remedy="sysctl -w net.ipv4.conf.eth0.rp_filter=2"),)
+    ),
+    Findings(findings=()),
 ]
 BODIES = [
     EnrolRequest(
@@ -142,6 +154,27 @@ def test_every_message_is_tried_above():
     agent = {type(message) for message in FROM_AGENT}
     assert console == set(messages.FromConsole.__args__)
     assert agent == set(messages.FromAgent.__args__)
+
+
+NEW_IN_2 = [
+    message
+    for message in (*FROM_CONSOLE, *FROM_AGENT)
+    if isinstance(message, Upgrade | UpgradeFailed | SecretKept | Findings)
+]
+
+
+@pytest.mark.parametrize("message", NEW_IN_2, ids=names(NEW_IN_2))
+def test_what_is_new_in_version_2_is_unknown_in_version_1(message):
+    parse = parse_from_agent if message in FROM_AGENT else parse_from_console
+    assert parse(dump(message), 2) == message
+    with pytest.raises(MessageError, match="Invalid value"):
+        parse(dump(message), 1)
+
+
+def test_a_welcome_that_says_nothing_new_is_one_of_version_1():
+    """What version 1 does not know is left out, for it takes no unknown field."""
+    welcome = Welcome(version=1, status="approved", console_time=1.5, index=0)
+    assert not {"cluster_id", "cluster_name", "address"} & set(msgspec.json.decode(dump(welcome)))
 
 
 @pytest.mark.parametrize("message", FROM_AGENT, ids=names(FROM_AGENT))
@@ -281,7 +314,7 @@ def test_no_common_version(offered, fault):
     ],
 )
 def test_a_message_of_a_future_version_is_not_judged_by_its_fields(body):
-    with pytest.raises(VersionError, match="one end speaks 9, the other 1; upgrade the older one"):
+    with pytest.raises(VersionError, match="one end speaks 9, the other 2, 1; upgrade the older one"):
         parse_body(body, EnrolRequest)
 
 

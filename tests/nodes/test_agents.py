@@ -266,7 +266,7 @@ async def test_a_frame_as_large_as_the_cluster_needs_is_taken(console):
 @pytest.mark.parametrize(
     ("fields", "code", "close"),
     [
-        pytest.param({"version": 2}, "version", 1008, id="a future version"),
+        pytest.param({"version": 9}, "version", 1008, id="a future version"),
         pytest.param({"signature": "AAAA"}, "signature", 4403, id="a signature that is none"),
         pytest.param({"node_id": "unknown"}, "node-unknown", 4403, id="an unknown node"),
         pytest.param({"cluster": "unknown"}, "cluster", 4403, id="an unknown cluster"),

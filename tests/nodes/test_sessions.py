@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from kubespan.core.messages import Notice, Revision, frame_limit
+from kubespan.core.messages import VERSIONS, Notice, Revision, frame_limit
 from kubespan.core.sealing import open_sealed
 from nodes.models import Node, Transition
 from nodes.services import enrolment, nodes, sessions
@@ -36,7 +36,7 @@ class Enrolled:
 def test_a_challenge_is_used_once():
     one, two = sessions.challenge(), sessions.challenge()
     assert one.nonce != two.nonce
-    assert one.versions == (1,)
+    assert one.versions == VERSIONS
 
 
 def test_an_approved_node_gets_its_place_and_the_sealed_secret():
