@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
 
-POSTGRESQL_SECONDS = 30
+from tests.postgresql import PostgreSQL, find_programs
 
 _stack: list = []
 
@@ -53,27 +51,17 @@ def pytest_unconfigure(config):
 
 
 def start_postgresql() -> str:
-    """Make and start a private cluster on a Unix socket; it never runs as root. Returns its address."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
-    if not found:
+    """Make and start a private cluster; returns its address."""
+    programs = find_programs()
+    if programs is None:
         raise pytest.UsageError("no PostgreSQL on this machine: apt-get install -y --no-install-recommends postgresql")
     directory = Path(tempfile.mkdtemp(prefix="kubespan-postgresql-"))
-    user = {"user": "nobody", "group": "nogroup", "extra_groups": []} if os.geteuid() == 0 else {}
-    if user:
-        shutil.chown(directory, "nobody", "nogroup")
-    quiet = {"cwd": directory, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **user}
-    rows = str(directory / "rows")
-    initdb = ["initdb", "-D", rows, "-U", "console", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
-    subprocess.run([found[-1] / initdb[0], *initdb[1:]], check=True, **quiet)
-    fast = ["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]
-    server = subprocess.Popen(
-        [found[-1] / "postgres", "-D", rows, "-k", str(directory), "-c", "listen_addresses=", *fast], **quiet
-    )
     _stack.append(lambda: shutil.rmtree(directory, ignore_errors=True))
-    _stack.append(lambda: (server.terminate(), server.wait(POSTGRESQL_SECONDS)))
-    deadline = time.monotonic() + POSTGRESQL_SECONDS
-    while subprocess.run([found[-1] / "pg_isready", "-q", "-h", directory], check=False).returncode:
-        if server.poll() is not None or time.monotonic() > deadline:
-            raise pytest.UsageError(f"PostgreSQL did not start in {directory}")
-        time.sleep(0.05)
-    return f"postgresql://console@{str(directory).replace('/', '%2F')}/postgres"
+    server = PostgreSQL(programs, directory)
+    server.make()
+    _stack.append(server.stop)
+    try:
+        server.start()
+    except RuntimeError as error:
+        raise pytest.UsageError(str(error)) from None
+    return server.url
