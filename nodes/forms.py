@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import msgspec
 from django import forms
 from django.contrib.auth import password_validation
 
-from kubespan.core.options import DEFAULT_MTU, MAXIMUM_MTU, MINIMUM_MTU, Options
+from kubespan.core.options import DEFAULT_MTU, MAXIMUM_MTU, MINIMUM_MTU, ClusterOptions
 from nodes.counters import count
 from nodes.services.refused import Refused
 
@@ -113,7 +114,7 @@ class Routing:
     }
 
     @classmethod
-    def of(cls, options: Options) -> str:
+    def of(cls, options: ClusterOptions) -> str:
         """Which way the options choose."""
         if options.allow_down_peer_bypass:
             return cls.BYPASS
@@ -161,14 +162,24 @@ class OptionsForm(Fields):
         label="Networks left out",
         help_text="Networks, one a line, that stay on the ordinary route even when a member advertises them.",
     )
+    approved_networks = Lines(
+        label="Networks that machines may advertise",
+        help_text="Ranges, one a line: a network within them that a machine claims needs no further yes of yours.",
+    )
+    extra_endpoints = Lines(
+        label="Further endpoints of every machine",
+        help_text="address:port, one a line, at which each machine is tried besides its own, such as the forwarded "
+        "ports of the router that all stand behind. One machine's own are set on its page.",
+    )
 
     CHOSEN = (
         "enabled", "harvest_extra_endpoints", "advertise_kubernetes_networks", "mtu", "endpoint_filters",
-        "peer_endpoint_filters", "exclude_advertised_networks",
+        "peer_endpoint_filters", "exclude_advertised_networks", "approved_networks", "extra_endpoints",
     )  # fmt: skip
+    LISTS = tuple(name for name, value in msgspec.structs.asdict(ClusterOptions()).items() if value == ())
 
     @classmethod
-    def first(cls, options: Options) -> dict[str, object]:
+    def first(cls, options: ClusterOptions) -> dict[str, object]:
         """What the form shows for these options."""
         return {name: getattr(options, name) for name in cls.CHOSEN} | {"routing": Routing.of(options)}
 
@@ -179,17 +190,17 @@ class OptionsForm(Fields):
 
     def clean(self):
         given = super().clean()
-        for name in ("endpoint_filters", "peer_endpoint_filters", "exclude_advertised_networks"):
+        for name in self.LISTS:
             try:
-                Options(**{name: given.get(name, ())}).check()
+                ClusterOptions(**{name: given.get(name, ())}).check()
             except ValueError as error:
                 self.add_error(name, str(error))
         return given
 
-    def options(self) -> Options:
+    def options(self) -> ClusterOptions:
         """The options that were chosen; only after the form was found valid."""
         given = self.cleaned_data
-        return Options(
+        return ClusterOptions(
             allow_down_peer_bypass=given["routing"] == Routing.BYPASS,
             force_from_start=given["routing"] == Routing.ALWAYS,
             **{name: given[name] for name in self.CHOSEN},

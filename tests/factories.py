@@ -12,7 +12,7 @@ from ipaddress import ip_address
 from kubespan.core.cluster import make_cluster_id, make_cluster_secret
 from kubespan.core.identity import KeyPair, encode_node_id, make_signing_key, sign
 from kubespan.core.messages import VERSIONS, EnrolRequest, Hello, challenge_text
-from kubespan.core.options import Options
+from kubespan.core.options import ClusterOptions
 from nodes.models import Candidate, Change, Cluster, Node, Token
 from nodes.services import clusters, enrolment, tokens
 
@@ -85,7 +85,7 @@ class Machine:
 def make_cluster(name: str = "", *, now: datetime = NOW, **options) -> Cluster:
     """A cluster with options of its own, by the service."""
     name = name or f"cluster {next(_numbers)}"
-    cluster, _ = clusters.create_cluster("tests", name=name, options=Options(**options), now=now)
+    cluster, _ = clusters.create_cluster("tests", name=name, options=ClusterOptions(**options), now=now)
     return cluster
 
 

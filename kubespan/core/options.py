@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from kubespan.core.endpoint import AddressFilter, parse_network
+from kubespan.core.endpoint import AddressFilter, Endpoint, parse_network
 
 DEFAULT_MTU = 1420
 MINIMUM_MTU = 1280
@@ -42,8 +42,33 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
             faults += _fault(AddressFilter.parse, entry)
         for entry in self.exclude_advertised_networks:
             faults += _fault(parse_network, entry)
+        faults += self._further_faults()
         if faults:
             raise ValueError("; ".join(faults))
+
+    def _further_faults(self) -> list[str]:
+        return []
+
+
+class ClusterOptions(Options, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All options of a cluster: those that its machines act on, and those that the console acts on for them."""
+
+    extra_endpoints: tuple[str, ...] = ()
+    """Endpoints that every machine is offered at besides its own (spec/kubespan.md §3.2), such as a forwarded port."""
+    approved_networks: tuple[str, ...] = ()
+    """Ranges: a network within one of them that a machine claims is advertised without a further yes."""
+
+    def for_machines(self) -> Options:
+        """What travels: a machine knows no more than it acts on."""
+        return Options(**{name: getattr(self, name) for name in Options.__struct_fields__})
+
+    def _further_faults(self) -> list[str]:
+        faults = []
+        for entry in self.extra_endpoints:
+            faults += _fault(Endpoint.parse, entry)
+        for entry in self.approved_networks:
+            faults += _fault(parse_network, entry)
+        return faults
 
 
 def _fault(parse: Callable[[str], object], entry: str) -> list[str]:

@@ -10,7 +10,7 @@ from django.urls import reverse
 
 from kubespan.core.cluster import ula_prefix
 from kubespan.core.messages import Revision
-from kubespan.core.options import Options
+from kubespan.core.options import ClusterOptions
 from nodes.secrets import SecretField
 
 
@@ -77,9 +77,9 @@ class Cluster(models.Model):
         return reverse("cluster", args=[self.uuid])
 
     @property
-    def kubespan(self) -> Options:
+    def kubespan(self) -> ClusterOptions:
         """The options as the core reads them."""
-        return msgspec.convert(self.options, Options)
+        return msgspec.convert(self.options, ClusterOptions)
 
     @property
     def current(self) -> Revision:

@@ -152,6 +152,8 @@ def read_neighbours(cluster: Cluster, but: int | None) -> Neighbours:
         addresses.update(dict.fromkeys((own, *believed), name))
         networks += [(parse_network(text), name) for text in advertised]
     candidates = Candidate.objects.filter(node__in=members.values("pk")).order_by()
+    # What every machine is tried at says nothing of any of them.
+    candidates = candidates.exclude(endpoint__in=cluster.kubespan.extra_endpoints)
     endpoints = {
         endpoint.rpartition(":")[0].strip("[]"): name
         for endpoint, name in candidates.values_list("endpoint", "node__name")

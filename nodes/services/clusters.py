@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 
 import msgspec
@@ -18,7 +18,7 @@ from kubespan.core.cluster import (
     parse_cluster_secret,
 )
 from kubespan.core.messages import Removed, Revision
-from kubespan.core.options import Options
+from kubespan.core.options import ClusterOptions
 from nodes import fanout
 from nodes.models import Change, Cluster
 from nodes.secrets import Unreadable
@@ -34,12 +34,12 @@ def create_cluster(
     name: str,
     cluster_id: str = "",
     secret: str = "",
-    options: Options | None = None,
+    options: ClusterOptions | None = None,
     now: datetime,
 ) -> tuple[Cluster, list[str]]:
     """Make a cluster, or import one by its id and secret; gives it with warnings on an id of odd form."""
     _check_name(name)
-    options = options or Options()
+    options = options or ClusterOptions()
     _check_options(options)
     warnings = _check_identity(cluster_id, secret)
     imported = bool(cluster_id or secret)
@@ -70,7 +70,7 @@ def _check_name(name: str) -> None:
         )
 
 
-def _check_options(options: Options) -> None:
+def _check_options(options: ClusterOptions) -> None:
     try:
         options.check()
     except ValueError as error:
@@ -107,7 +107,7 @@ def _check_new(cluster: Cluster) -> None:
         )
 
 
-def set_options(actor: audit.Actor, cluster: Cluster, options: Options, now: datetime) -> Revision | None:
+def set_options(actor: audit.Actor, cluster: Cluster, options: ClusterOptions, now: datetime) -> Revision | None:
     """Give the cluster new options; gives the revision that they became, or none where nothing differs."""
     _check_options(options)
     with transaction.atomic():
@@ -125,7 +125,7 @@ def set_options(actor: audit.Actor, cluster: Cluster, options: Options, now: dat
     return revision
 
 
-def _refresh_members(cluster: Cluster, before: Options, options: Options, now: datetime) -> list[int]:
+def _refresh_members(cluster: Cluster, before: ClusterOptions, options: ClusterOptions, now: datetime) -> list[int]:
     """Do what the options change of the members themselves; gives the indexes of those that others see changed."""
     nodes = list(cluster.nodes.present().order_by("index"))
     lists = endpoints.refresh(nodes, options, now)
@@ -133,12 +133,12 @@ def _refresh_members(cluster: Cluster, before: Options, options: Options, now: d
     return [node.index for node in nodes if node.status == "approved" and (everybody or node.pk in lists)]  # type: ignore[misc] # a constraint of the table
 
 
-def _differences(before: Options, after_: Options) -> dict[str, list[object]]:
+def _differences(before: ClusterOptions, after_: ClusterOptions) -> dict[str, list[object]]:
     old, new = msgspec.to_builtins(before), msgspec.to_builtins(after_)
     return {name: [old[name], new[name]] for name in new if old[name] != new[name]}
 
 
-def preview_options(cluster: Cluster, options: Options) -> list[str]:
+def preview_options(cluster: Cluster, options: ClusterOptions) -> list[str]:
     """Say in sentences what these options would change; none where nothing differs."""
     _check_options(options)
     before = cluster.kubespan
@@ -150,12 +150,12 @@ def preview_options(cluster: Cluster, options: Options) -> list[str]:
     return sentences
 
 
-def _sentence(name: str, options: Options) -> str:
+def _sentence(name: str, options: ClusterOptions) -> str:
     value = getattr(options, name)
     match name:
         case "mtu":
             return f"The link's MTU becomes {value} on every machine; larger packets are split or refused."
-        case "endpoint_filters" | "peer_endpoint_filters" | "exclude_advertised_networks":
+        case _ if name in _LIST_SENTENCES:
             some, none = _LIST_SENTENCES[name]
             return some.format(_enumerate(value)) if value else none
         case _:
@@ -197,6 +197,14 @@ _LIST_SENTENCES = {
         "Traffic for {} stays out of the tunnels, whoever advertises it.",
         "No network is left out of the tunnels.",
     ),
+    "extra_endpoints": (
+        "Every machine is also tried at {}.",
+        "No machine is tried at an endpoint of the whole cluster's any more.",
+    ),
+    "approved_networks": (
+        "A network within {} that a machine claims is advertised without a further yes.",
+        "Each network that a machine claims waits for a yes; those advertised so far stay.",
+    ),
 }
 
 
@@ -223,13 +231,16 @@ def delete_cluster(actor: audit.Actor, cluster: Cluster, typed_name: str, now: d
         cluster = revisions.lock(cluster.pk)
         cluster_pk = cluster.pk
         members = list(cluster.nodes.present().values_list("pk", flat=True))
+        waiting = set(cluster.nodes.pending().values_list("pk", flat=True))
         audit.write(actor, "cluster.deleted", cluster, now, nodes=len(members))
         cluster.delete()
-        farewell = Removed(reason=f"the cluster {cluster.name} was deleted")
-        transaction.on_commit(lambda: _dismiss(cluster_pk, members, farewell), robust=True)
+        farewell = f"the cluster {cluster.name} was deleted"
+        transaction.on_commit(lambda: _dismiss(cluster_pk, members, waiting, farewell), robust=True)
         after.announce(cluster_pk, "cluster.deleted")
 
 
-def _dismiss(cluster_pk: int, nodes: Iterable[int], farewell: Removed) -> None:
+def _dismiss(cluster_pk: int, nodes: Iterable[int], waiting: Collection[int], farewell: str) -> None:
     for node_pk in nodes:
-        fanout.publish_to_node(node_pk, cluster_pk, farewell)
+        # A machine that waited was never told of which cluster.
+        reason = "its cluster was deleted" if node_pk in waiting else farewell
+        fanout.publish_to_node(node_pk, cluster_pk, Removed(reason=reason))

@@ -9,7 +9,7 @@ from ipaddress import IPv6Address, ip_address
 from kubespan.core.affiliate import advertise_endpoints
 from kubespan.core.cluster import is_kubespan_ula
 from kubespan.core.endpoint import AddressFilter, Endpoint, IPAddress
-from kubespan.core.options import Options
+from kubespan.core.options import ClusterOptions
 from nodes.models import Candidate, Node
 
 HARVEST_KEPT = timedelta(minutes=30)
@@ -27,11 +27,11 @@ def is_observable(address: IPAddress) -> bool:
     return not useless and not is_kubespan_ula(address)
 
 
-def list_candidates(node: Node, options: Options, harvested: Iterable[str]) -> Wanted:
+def list_candidates(node: Node, options: ClusterOptions, harvested: Iterable[str]) -> Wanted:
     """List a node's endpoints in the order in which they are advertised, each with its source."""
     local = [ip_address(text) for text in node.addresses]
     peer = ip_address(node.peer_address) if node.peer_address else None
-    extra = [Endpoint.parse(text) for text in node.extra_endpoints]
+    extra = [Endpoint.parse(text) for text in (*node.extra_endpoints, *options.extra_endpoints)]
     advertised = advertise_endpoints(
         local,
         own=IPv6Address(node.address),
@@ -53,7 +53,7 @@ def _source(endpoint: Endpoint, local: Sequence[IPAddress], extra: Sequence[Endp
     return Source.CONFIGURED if endpoint in extra else Source.OBSERVED
 
 
-def refresh(nodes: Sequence[Node], options: Options, now: datetime) -> dict[int, list[str]]:
+def refresh(nodes: Sequence[Node], options: ClusterOptions, now: datetime) -> dict[int, list[str]]:
     """Bring these nodes' candidates up to date; give the new list of each whose list of endpoints changed.
 
     At most four queries, whatever their number.

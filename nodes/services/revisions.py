@@ -178,7 +178,7 @@ def _delta(cluster: Cluster, since: Revision) -> Frame:
         since=since,
         revision=cluster.current,
         secret_generation=cluster.secret_generation,
-        options=cluster.kubespan if Change.Kind.OPTIONS in kinds else None,
+        options=cluster.kubespan.for_machines() if Change.Kind.OPTIONS in kinds else None,
         changed=changed,
         gone=tuple(sorted(indexes - present.keys())),
     )
@@ -205,7 +205,7 @@ def _snapshot(cluster: Cluster) -> Frame:
     snapshot = Snapshot(
         revision=cluster.current,
         secret_generation=cluster.secret_generation,
-        options=cluster.kubespan,
+        options=cluster.kubespan.for_machines(),
         members=tuple(member for _, member in sorted(members.items())),
     )
     made = Frame(dump(snapshot), None, cluster.current)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kubespan.core.options import Options
+from kubespan.core.options import ClusterOptions, Options
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,13 @@ def test_good_options(options):
             Options(exclude_advertised_networks=("10.0.0.0/33",)),
             "'10.0.0.0/33' is not a network in CIDR form, such as 10.0.0.0/8",
             id="excluded network",
+        ),
+        pytest.param(
+            ClusterOptions(mtu=1, extra_endpoints=("192.0.2.1",), approved_networks=("10.0.0.0/33",)),
+            "KubeSpan link MTU must be at least 1280; "
+            "'192.0.2.1' is not an endpoint: write 192.0.2.1:51820 or [2001:db8::1]:51820; "
+            "'10.0.0.0/33' is not a network in CIDR form, such as 10.0.0.0/8",
+            id="a cluster's own besides",
         ),
         pytest.param(
             Options(enabled=False, mtu=1, endpoint_filters=("a", "b")),

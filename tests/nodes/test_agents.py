@@ -25,7 +25,7 @@ from kubespan.core.messages import (
     Welcome,
     frame_limit,
 )
-from kubespan.core.options import Options
+from kubespan.core.options import ClusterOptions
 from nodes import agents, fanout
 from nodes.agents import conversation, ledger, peer_address
 from nodes.agents.rows import in_thread
@@ -67,7 +67,7 @@ async def test_who_holds_a_revision_gets_what_came_after(console):
 async def test_a_change_reaches_every_node(console):
     cluster, machines, _ = await in_thread(make_cluster, 3)
     players = [await console.connect(machine) for machine in machines]
-    await in_thread(lambda: clusters.set_options("console", cluster, Options(mtu=1400), timezone.now()))
+    await in_thread(lambda: clusters.set_options("console", cluster, ClusterOptions(mtu=1400), timezone.now()))
     revision = await push(cluster)
     for player in players:
         await player.reach(revision)
@@ -101,7 +101,7 @@ async def test_a_pending_node_learns_nothing_until_it_is_approved(console):
     welcome = await player.receive(Welcome)
     assert (welcome.status, welcome.index) == ("pending", None)
     await player.report({0: (1, "192.0.2.1:51820")}, complete=True)
-    await in_thread(lambda: clusters.set_options("console", cluster, Options(mtu=1400), timezone.now()))
+    await in_thread(lambda: clusters.set_options("console", cluster, ClusterOptions(mtu=1400), timezone.now()))
     await push(cluster)
     await in_thread(lambda: services.approve_node("console", machine.node, timezone.now()))
     # The next it hears is its approval: the frame that went to all before was not for it.

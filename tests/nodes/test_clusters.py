@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
+import msgspec
 import pytest
 from django.contrib.auth.models import User
 
 from kubespan.core.cluster import parse_cluster_secret
 from kubespan.core.messages import Revision
-from kubespan.core.options import Options
+from kubespan.core.options import ClusterOptions, Options
 from nodes.models import Audit, Change, Cluster
-from nodes.services import clusters
+from nodes.services import clusters, revisions
 from nodes.services.refused import Refused
 from tests.factories import NOW, Machine, cluster_identity, enrol, make_cluster
 
@@ -50,7 +53,7 @@ def test_an_imported_id_is_kept_to_the_letter_and_an_odd_one_only_warned_of():
         pytest.param({"cluster_id": ""}, "identity", id="secret without id"),
         pytest.param({"cluster_id": "x" * 257}, "cluster-id", id="id too long"),
         pytest.param({"cluster_id": "a\x00b"}, "cluster-id", id="id that no database keeps"),
-        pytest.param({"options": Options(mtu=1000)}, "options", id="options out of range"),
+        pytest.param({"options": ClusterOptions(mtu=1000)}, "options", id="options out of range"),
     ],
 )
 def test_what_is_wrong_is_named_and_nothing_made(changes, code):
@@ -109,20 +112,20 @@ def test_a_secret_whose_key_is_gone_is_refused_by_the_keys_name(settings):
 def test_options_become_a_revision_once():
     cluster = make_cluster()
 
-    assert clusters.set_options("tests", cluster, Options(mtu=1380), NOW) == Revision(cluster.epoch, 1)
-    assert clusters.set_options("tests", cluster, Options(mtu=1380), NOW) is None
+    assert clusters.set_options("tests", cluster, ClusterOptions(mtu=1380), NOW) == Revision(cluster.epoch, 1)
+    assert clusters.set_options("tests", cluster, ClusterOptions(mtu=1380), NOW) is None
     cluster.refresh_from_db()
-    assert cluster.kubespan == Options(mtu=1380)
+    assert cluster.kubespan == ClusterOptions(mtu=1380)
     assert Audit.objects.get(verb="cluster.options-set").details == {"changes": {"mtu": [1420, 1380]}}
 
 
 def test_wrong_options_change_nothing():
     cluster = make_cluster()
     with pytest.raises(Refused, match="/8"):
-        clusters.set_options("tests", cluster, Options(endpoint_filters=("/8",)), NOW)
+        clusters.set_options("tests", cluster, ClusterOptions(endpoint_filters=("/8",)), NOW)
 
     cluster.refresh_from_db()
-    assert (cluster.kubespan, cluster.revision) == (Options(), 0)
+    assert (cluster.kubespan, cluster.revision) == (ClusterOptions(), 0)
 
 
 def test_an_endpoint_filter_changes_the_members_that_it_touches_and_no_other():
@@ -130,7 +133,7 @@ def test_an_endpoint_filter_changes_the_members_that_it_touches_and_no_other():
     touched = enrol(cluster, Machine(addresses=("10.0.0.5", "192.0.2.5")))
     enrol(cluster, Machine(addresses=("192.0.2.6",)))
     before = Cluster.objects.get().revision
-    clusters.set_options("tests", cluster, Options(endpoint_filters=("192.0.2.0/24", "198.51.100.0/24")), NOW)
+    clusters.set_options("tests", cluster, ClusterOptions(endpoint_filters=("192.0.2.0/24", "198.51.100.0/24")), NOW)
 
     kinds = list(Change.objects.filter(number__gt=before).values_list("kind", "index"))
     assert kinds == [("options", None), ("member", touched.index)]
@@ -142,10 +145,37 @@ def test_an_exclusion_changes_every_member():
     cluster = make_cluster()
     nodes = [enrol(cluster), enrol(cluster)]
     before = Cluster.objects.get().revision
-    clusters.set_options("tests", cluster, Options(exclude_advertised_networks=("10.9.0.0/16",)), NOW)
+    clusters.set_options("tests", cluster, ClusterOptions(exclude_advertised_networks=("10.9.0.0/16",)), NOW)
 
     changed = Change.objects.filter(number__gt=before, kind="member")
     assert sorted(changed.values_list("index", flat=True)) == [node.index for node in nodes]
+
+
+def test_a_clusters_endpoints_are_every_members():
+    cluster = make_cluster()
+    one, two = enrol(cluster, Machine(addresses=("10.0.0.5",))), enrol(cluster)
+    before = Cluster.objects.get().revision
+    options = ClusterOptions(extra_endpoints=("192.0.2.1:7",))
+    clusters.set_options("tests", cluster, options, NOW)
+
+    changed = Change.objects.filter(number__gt=before, kind="member").values_list("index", flat=True)
+    assert sorted(changed) == [one.index, two.index]
+    late = enrol(cluster)
+    for node in (one, two, late):
+        assert ("192.0.2.1:7", "configured") in node.candidates.values_list("endpoint", "source")
+    # They belong to nobody: the machine that has the address itself may say so.
+    assert enrol(cluster, Machine(addresses=("192.0.2.1",))).addresses == ["192.0.2.1"]
+
+    clusters.set_options("tests", cluster, ClusterOptions(), NOW)
+    assert not late.candidates.filter(endpoint="192.0.2.1:7").exists()
+
+
+def test_what_the_console_acts_on_itself_does_not_travel():
+    """Machines of the protocol version before know no such options, and refuse what they do not know."""
+    cluster = make_cluster(extra_endpoints=("192.0.2.1:7",), approved_networks=("10.0.0.0/8",))
+    enrol(cluster)
+    options = json.loads(revisions.frame(cluster.pk, None).bytes)["options"]
+    assert options == msgspec.json.decode(msgspec.json.encode(Options()))
 
 
 def test_setting_options_costs_the_same_for_many_members(django_assert_num_queries, django_assert_max_num_queries):
@@ -153,7 +183,7 @@ def test_setting_options_costs_the_same_for_many_members(django_assert_num_queri
     for cluster, count in ((few, 10), (many, 100)):
         for number in range(count):
             enrol(cluster, Machine(addresses=(f"10.0.{number}.1", f"192.0.2.{number}")))
-    filtered = Options(endpoint_filters=("10.0.0.0/8",))
+    filtered = ClusterOptions(endpoint_filters=("10.0.0.0/8",))
     with django_assert_max_num_queries(20) as captured:
         clusters.set_options("tests", few, filtered, NOW)
     with django_assert_num_queries(len(captured)):
@@ -172,24 +202,26 @@ def test_setting_options_costs_the_same_for_many_members(django_assert_num_queri
         pytest.param({"endpoint_filters": ("10.0.0.0/8", "!10.1.0.0/16")}, "10.0.0.0/8, !10.1.0.0/16", id="filters"),
         pytest.param({"peer_endpoint_filters": ("10.0.0.0/8",)}, "try only", id="peer filters"),
         pytest.param({"exclude_advertised_networks": ("10.0.0.0/8",)}, "stays out", id="exclusions"),
+        pytest.param({"extra_endpoints": ("192.0.2.1:9",)}, "also tried at 192.0.2.1:9", id="endpoints"),
+        pytest.param({"approved_networks": ("10.0.0.0/8",)}, "without a further yes", id="approved networks"),
     ],
 )
 def test_a_preview_says_what_would_change_and_whom_it_touches(options, words):
     cluster = make_cluster()
     enrol(cluster)
-    sentences = clusters.preview_options(cluster, Options(**options))
+    sentences = clusters.preview_options(cluster, ClusterOptions(**options))
 
     assert len(sentences) == 2
     assert words in sentences[0]
     assert sentences[1] == "1 machine will be told at once."
     # and back again
-    clusters.set_options("tests", cluster, Options(**options), NOW)
+    clusters.set_options("tests", cluster, ClusterOptions(**options), NOW)
     cluster.refresh_from_db()
-    assert clusters.preview_options(cluster, Options())[0] != sentences[0]
+    assert clusters.preview_options(cluster, ClusterOptions())[0] != sentences[0]
 
 
 def test_a_preview_of_the_same_options_is_empty():
-    assert clusters.preview_options(make_cluster(), Options()) == []
+    assert clusters.preview_options(make_cluster(), ClusterOptions()) == []
 
 
 def test_deletion_asks_for_the_name_and_leaves_an_audit_row():

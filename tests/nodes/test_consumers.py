@@ -13,7 +13,7 @@ from django.contrib.sessions.backends.db import SessionStore
 from django.utils import timezone
 
 from kubespan.core.messages import Pace
-from kubespan.core.options import Options
+from kubespan.core.options import ClusterOptions
 from nodes import consumers
 from nodes.agents.rows import in_thread
 from nodes.announce import KINDS, announce
@@ -163,7 +163,7 @@ async def test_a_clusters_page_follows_its_members(visit, console):
     await page.find(row(connected=True))
     await player.apply()
     await page.find(row(behind=0))
-    await in_thread(lambda: clusters.set_options("console", cluster, Options(mtu=1400), timezone.now()))
+    await in_thread(lambda: clusters.set_options("console", cluster, ClusterOptions(mtu=1400), timezone.now()))
     await page.find(row(behind=1))
     await player.reach(await push(cluster))
     await player.apply()

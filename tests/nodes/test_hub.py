@@ -9,7 +9,7 @@ import redis
 from django.utils import timezone
 
 from kubespan.core.messages import Pace, Removed, Revision
-from kubespan.core.options import Options
+from kubespan.core.options import ClusterOptions
 from nodes import agents, fanout
 from nodes.agents import hub as hubs
 from nodes.agents import sockets
@@ -346,12 +346,12 @@ async def test_agents_get_what_was_committed_while_redis_was_away(console, valke
     cluster, machines, _ = await in_thread(make_cluster)
     players = [await console.connect(machine) for machine in machines]
     valkey.stop()
-    await in_thread(lambda: clusters.set_options("console", cluster, Options(mtu=1400), timezone.now()))
+    await in_thread(lambda: clusters.set_options("console", cluster, ClusterOptions(mtu=1400), timezone.now()))
     valkey.start()
     for player in players:
         while player.held.options.mtu != 1400:
             await player.receive()
-    await in_thread(lambda: clusters.set_options("console", cluster, Options(mtu=1410), timezone.now()))
+    await in_thread(lambda: clusters.set_options("console", cluster, ClusterOptions(mtu=1410), timezone.now()))
     async with asyncio.timeout(10):
         await agents.running_end().hub.connected.wait()
     revision = await push(cluster)

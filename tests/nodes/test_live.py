@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubespan.core.messages import MessageError, Pace, Report, Resync, Revision
-from kubespan.core.options import Options
+from kubespan.core.options import ClusterOptions
 from nodes import agents, fanout, live
 from nodes.agents import reports
 from nodes.agents.rows import in_thread
@@ -271,7 +271,7 @@ async def test_a_node_in_view_is_asked_to_report_faster(console):
 @pytest.mark.parametrize("harvest", [True, False])
 async def test_endpoints_that_neighbours_see_are_harvested_where_wanted(console, monkeypatch, harvest):
     monkeypatch.setattr("nodes.agents.ledger.HARVEST_SECONDS", 0.0)
-    _, (one, two) = await connect_two(console, options=Options(harvest_extra_endpoints=harvest))
+    _, (one, two) = await connect_two(console, options=ClusterOptions(harvest_extra_endpoints=harvest))
     seen = "203.0.113.9:4242"
     await one.report({1: (UP, seen)}, complete=True)
     harvested = Candidate.objects.filter(node=two.machine.node, endpoint=seen, source="harvested")

@@ -10,7 +10,7 @@ import redis
 
 from kubespan.core.endpoint import Endpoint
 from kubespan.core.messages import Claim, ClaimRefused, Removed, Revision, TryAgain, parse_from_console
-from kubespan.core.options import Options
+from kubespan.core.options import ClusterOptions
 from nodes.counters import read_counters
 from nodes.fanout import Personal, Settle, channel_name, parse_parcel
 from nodes.models import Audit, Change, Node, Tombstone
@@ -458,7 +458,7 @@ def test_switching_harvest_off_forgets_what_was_harvested():
     cluster = make_cluster(harvest_extra_endpoints=True)
     _, node = enrol(cluster), enrol(cluster)
     harvest(cluster, (0, 1, "203.0.113.5:1024"))
-    clusters.set_options("tests", cluster, Options(), NOW)
+    clusters.set_options("tests", cluster, ClusterOptions(), NOW)
 
     assert [row.endpoint for row in node.candidates.all()] == ["198.51.100.7:51820"]
     assert Change.objects.latest("number").index == node.index

@@ -13,7 +13,7 @@ from django.db import connection, transaction
 
 from kubespan.core.membership import Membership
 from kubespan.core.messages import Delta, Revision, Snapshot, parse_from_console
-from kubespan.core.options import Options
+from kubespan.core.options import ClusterOptions, Options
 from nodes import tasks
 from nodes.fanout import News, channel_name, parse_parcel
 from nodes.models import Audit, Change, Cluster, Console, Node
@@ -80,7 +80,7 @@ def test_a_delta_holds_what_changed_since():
 def test_a_delta_holds_options_only_when_they_changed():
     cluster = make_cluster()
     enrol(cluster)
-    clusters.set_options("tests", cluster, Options(mtu=1380), NOW)
+    clusters.set_options("tests", cluster, ClusterOptions(mtu=1380), NOW)
 
     assert read(cluster, at(cluster, 0)).options == Options(mtu=1380)
     assert read(cluster, at(cluster, 2)) == Delta(since=at(cluster, 2), revision=at(cluster, 2), secret_generation=1)
@@ -122,7 +122,7 @@ def test_every_way_leads_to_the_same_membership():
             node = Node.objects.approved().order_by("?").first()
             nodes.remove_node("tests", node, node.name, NOW)
         elif step % 4 == 2:
-            clusters.set_options("tests", cluster, Options(mtu=1300 + step), NOW)
+            clusters.set_options("tests", cluster, ClusterOptions(mtu=1300 + step), NOW)
         else:
             enrol(cluster)
     cluster.refresh_from_db()
@@ -219,7 +219,7 @@ def test_a_hundred_changes_ask_for_one_push_that_carries_the_last(valkey, listen
     news = listen(cluster)
     for number in range(100):
         with django_capture_on_commit_callbacks(execute=True):
-            clusters.set_options("tests", cluster, Options(mtu=1281 + number), NOW)
+            clusters.set_options("tests", cluster, ClusterOptions(mtu=1281 + number), NOW)
     assert queued(valkey) == 1
 
     tasks.push_cluster(cluster.pk)
@@ -235,7 +235,7 @@ def test_a_change_after_a_push_began_asks_for_another(valkey, django_capture_on_
     cluster = make_cluster()
     for mtu in (1300, 1301):
         with django_capture_on_commit_callbacks(execute=True):
-            clusters.set_options("tests", cluster, Options(mtu=mtu), NOW)
+            clusters.set_options("tests", cluster, ClusterOptions(mtu=mtu), NOW)
         tasks.push_cluster(cluster.pk)
     assert queued(valkey) == 2
 
@@ -254,7 +254,7 @@ def test_without_redis_the_change_stands_and_is_pushed_later(valkey, listen, dja
     cluster = make_cluster()
     valkey.stop()
     with django_capture_on_commit_callbacks(execute=True):
-        clusters.set_options("tests", cluster, Options(mtu=1380), NOW)
+        clusters.set_options("tests", cluster, ClusterOptions(mtu=1380), NOW)
     tasks.push_cluster(cluster.pk)
     cluster.refresh_from_db()
     assert (cluster.revision, cluster.pushed) == (1, 0)

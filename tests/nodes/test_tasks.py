@@ -10,7 +10,7 @@ import redis
 from celery.contrib.testing.worker import start_worker
 from django.utils import timezone
 
-from kubespan.core.options import Options
+from kubespan.core.options import ClusterOptions
 from kubespan_web.celery import app
 from nodes import live, tasks
 from nodes.fanout import News, channel_name, parse_parcel
@@ -100,7 +100,7 @@ def pushes(cluster, valkey):
 
 def commit_a_hundred_times(cluster):
     for number in range(100):
-        clusters.set_options("tests", cluster, Options(mtu=1281 + number), timezone.now())
+        clusters.set_options("tests", cluster, ClusterOptions(mtu=1281 + number), timezone.now())
     return revisions.current(cluster.pk)
 
 
