@@ -22,6 +22,7 @@ from kubespan.core.identity import KeyPair, encode_node_id, make_signing_key, si
 from kubespan.core.membership import Membership
 from kubespan.core.messages import (
     AGENT_PATH,
+    VERSIONS,
     Applied,
     Challenge,
     ClusterSecret,
@@ -65,7 +66,7 @@ class Machine:
     def enrol(self, token: str, **claims) -> Machine:
         """Ask to join, as its enrolment request would."""
         request = EnrolRequest(
-            versions=(1,),
+            versions=VERSIONS,
             token=token,
             node_id=self.node_id,
             name=self.name,
@@ -84,7 +85,7 @@ class Machine:
         text = challenge_text(self.console_key, self.cluster, self.node_id, challenge.nonce)
         return Hello(
             **{
-                "version": 1,
+                "version": VERSIONS[0],
                 "cluster": self.cluster,
                 "node_id": self.node_id,
                 "signature": sign(self.signing, text),

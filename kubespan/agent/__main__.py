@@ -144,11 +144,16 @@ def _read_token(file: str | None, token: str | None, *, on_command_line: bool) -
 
 
 def _tell(reply: EnrolReply, *, networks: Sequence[str], running: bool) -> None:
-    click.echo(f"enrolled in cluster {reply.cluster_name}; this machine's address is {reply.address}")
+    if reply.cluster_name:
+        click.echo(f"enrolled in cluster {reply.cluster_name}; this machine's address is {reply.address}")
+    else:
+        click.echo("the console knows this machine now")
     for refused in reply.refused:
         click.echo(f"not believed: {refused.claim}: {refused.reason}", err=True)
     if reply.status == "pending":
-        click.echo("an operator must approve it at the console before it meshes")
+        click.echo(
+            "an operator must approve it at the console before it meshes; until then it learns nothing of its cluster"
+        )
     refused_claims = {refused.claim for refused in reply.refused}
     if waiting := [network for network in networks if network not in refused_claims]:
         click.echo(f"waiting for an operator's yes before others route to them: {', '.join(waiting)}")
@@ -195,8 +200,12 @@ def down(store: Store) -> None:
 def status(store: Store) -> None:
     """Say how this machine is doing; exit status 1 unless it is enrolled, running and without fault."""
     enrolment = _enrolled(store)
-    click.echo(f"cluster   {enrolment.cluster_name} ({enrolment.cluster_id})")
-    click.echo(f"address   {enrolment.address}")
+    if enrolment.cluster_id:
+        click.echo(f"cluster   {enrolment.cluster_name} ({enrolment.cluster_id})")
+        click.echo(f"address   {enrolment.address}")
+    else:
+        click.echo("cluster   not told before an operator approves this machine")
+    click.echo(f"key       {_public_key(store)}")
     click.echo(f"console   {enrolment.url}")
     content = _or_fail(lambda: store.read_published(STATUS))
     if content is None or not _or_fail(store.is_locked):
@@ -218,6 +227,12 @@ def _enrolled(store: Store) -> Enrolment:
     if state is None or state.enrolment is None:
         raise click.ClickException("this machine is not enrolled: run kubespan-agent enrol first")
     return state.enrolment
+
+
+def _public_key(store: Store) -> str:
+    """What an operator compares before they approve this machine."""
+    keys = _or_fail(store.keys)
+    return "missing" if keys is None else keys.public_key
 
 
 def _parse_condition(content: bytes) -> Condition:

@@ -10,6 +10,7 @@ import os
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from typing import Any
 
 import msgspec
@@ -97,8 +98,8 @@ def enrol(store: Store, wish: Wish, machine: Machine) -> EnrolReply:
         reply = _ask(url, certificate, build_request(wish, machine, identity))
         check_reply(reply, identity)
         before = identity.state.enrolment
-        if before is not None and before.cluster != reply.cluster:
-            store.forget_settings()  # the secret of a cluster that this machine leaves
+        if before is not None and (before.cluster != reply.cluster or reply.status == "pending"):
+            store.forget_settings()  # the secret of a cluster that this machine leaves, or was removed from
         store.save_agent(accept(wish, identity.state, reply, certificate))
     return reply
 
@@ -156,9 +157,22 @@ def check_reply(reply: EnrolReply, identity: Identity) -> None:
         raise EnrolError(f"the console answers in protocol version {reply.version}, which this release does not speak")
     if reply.node_id != identity.node_id:
         raise EnrolError("the console answered for another machine")
-    expected = node_address(ula_prefix(reply.cluster_id), parse_mac_interface(identity.state.mac))
-    if reply.address != str(expected):
-        raise EnrolError(f"the console gives this machine the address {reply.address[:64]}, it must be {expected}")
+    if reply.status == "pending" and not reply.cluster_id:
+        return  # it learns of the cluster once it is approved
+    try:
+        check_address(reply.cluster_id, reply.address, identity.state.mac)
+    except ValueError as error:
+        raise EnrolError(str(error)) from None
+
+
+def check_address(cluster_id: str, address: str, mac: str) -> IPv6Address:
+    """Give the machine's KubeSpan address; raises ValueError when it is not the one that follows from the cluster."""
+    if not cluster_id:
+        raise ValueError("the console does not say of which cluster this machine is")
+    expected = node_address(ula_prefix(cluster_id), parse_mac_interface(mac))
+    if address != str(expected):
+        raise ValueError(f"the console gives this machine the address {address[:64]}, it must be {expected}")
+    return expected
 
 
 def accept(wish: Wish, state: AgentState, reply: EnrolReply, certificate: bytes | None) -> AgentState:

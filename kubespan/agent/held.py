@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
+
+from kubespan.agent.enrol import check_address
 from kubespan.agent.mesh import Mesh
 from kubespan.agent.publish import Write
 from kubespan.agent.store import SETTINGS, Enrolment, Settings, Store, StoreError
 from kubespan.core.cluster import parse_cluster_secret
 from kubespan.core.membership import Gap, Membership
-from kubespan.core.messages import ClusterSecret, Delta, MessageError, Revision, Snapshot
+from kubespan.core.messages import ClusterSecret, Delta, MessageError, Revision, Snapshot, Welcome
 from kubespan.core.sealing import open_sealed
 
 
@@ -17,7 +20,7 @@ class Held:
     def __init__(self, store: Store, enrolment: Enrolment, mesh: Mesh) -> None:
         self.mesh = mesh
         self._store = store
-        self._enrolment = enrolment
+        self.enrolment = self._enrolled = enrolment
         self.settings = self._stored = Settings(cluster=enrolment.cluster)
 
     @property
@@ -32,7 +35,7 @@ class Held:
 
     def restore(self) -> None:
         """Take up the settings of the last run; raises StoreError."""
-        stored = self._store.settings(self._enrolment.cluster)
+        stored = self._store.settings(self.enrolment.cluster)
         if stored is None:
             return
         membership = Membership()
@@ -62,31 +65,63 @@ class Held:
         secret = open_sealed(
             message.sealed,
             self.mesh.own.keys.private_key,
-            cluster=self._enrolment.cluster,
-            node_id=self._enrolment.node_id,
+            cluster=self.enrolment.cluster,
+            node_id=self.enrolment.node_id,
             generation=message.generation,
         )
         parse_cluster_secret(secret)
         self._take(self.mesh.membership, secret, message.generation)
+
+    def join(self, welcome: Welcome) -> None:
+        """Take what a machine learns of its cluster when it is let in; raises MessageError where that cannot be.
+
+        What is known already must be the same: a cluster's id never changes, and this machine's address with it.
+        """
+        known = self.enrolment.cluster_id
+        if known and welcome.cluster_id in {"", known}:
+            return
+        if known:
+            raise MessageError("the console tells this machine that it is of another cluster than it enrolled in")
+        try:
+            address = check_address(welcome.cluster_id, welcome.address, self._read_mac())
+        except ValueError as error:
+            raise MessageError(str(error)) from None
+        self.enrolment = msgspec.structs.replace(
+            self.enrolment,
+            cluster_id=welcome.cluster_id,
+            cluster_name=welcome.cluster_name,
+            address=str(address),
+        )
+        self.mesh.join(address)
 
     async def keep(self, write: Write) -> str:
         """Store what is held, if it is not stored yet: whoever is killed after this applies it at the next start.
 
         Returns what kept it from being stored, and empty text else; a full disk must not stop the mesh.
         """
-        settings = self.settings
-        if settings is self._stored:
-            return ""
+        enrolment, settings = self.enrolment, self.settings
         try:
-            await write(lambda: self._store.save_settings(settings))
+            if enrolment is not self._enrolled:
+                await write(lambda: self._store.save_enrolment(enrolment))
+                self._enrolled = enrolment
+            if settings is not self._stored:
+                await write(lambda: self._store.save_settings(settings))
+                self._stored = settings
         except StoreError as error:
             return str(error)
-        self._stored = settings
         return ""
+
+    def _read_mac(self) -> str:
+        """The hardware address that this machine's address is made of; read once in a node's life."""
+        try:
+            state = self._store.agent()
+        except StoreError as error:
+            raise ValueError(str(error)) from None
+        return "" if state is None else state.mac
 
     def _take(self, membership: Membership, secret: str, generation: int) -> None:
         self.settings = Settings(
-            cluster=self._enrolment.cluster,
+            cluster=self.enrolment.cluster,
             secret=secret,
             secret_generation=generation,
             snapshot=None if membership.revision is None else membership.snapshot(),

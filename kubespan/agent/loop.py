@@ -104,7 +104,7 @@ class Agent:
         self._store = store
         self._place = place
         self._clock = clock
-        self._publisher = Publisher(store, enrolment, self._write)
+        self._publisher = Publisher(store, self._write)
         # One thread, so that what is written last is what was decided last; `run` waits for it at its end.
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._stopped = asyncio.Event()
@@ -245,7 +245,8 @@ class Agent:
             unusable=talk.unusable,
         )
         try:
-            await self._publisher.publish(self.mesh, condition, wall=self._clock.wall(), now=self._clock.now())
+            now, wall = self._clock.now(), self._clock.wall()
+            await self._publisher.publish(self.mesh, self.held.enrolment, condition, wall=wall, now=now)
         except StoreError as error:
             log.warning("what this machine knows cannot be published", reason=str(error))
 

@@ -7,7 +7,7 @@ becomes what is known only once the kernel has it (`settle`); else the next look
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address
 
 from kubespan.agent.handshakes import Handshakes
@@ -48,7 +48,8 @@ class Own:
 
     keys: KeyPair
     node_id: str
-    address: IPv6Address
+    address: IPv6Address | None
+    """None while this machine waits for approval: it follows from the cluster, which is not known before."""
     listen_port: int
 
 
@@ -105,6 +106,10 @@ class Mesh:
         self._warnings = (*unread, *found.warnings)
         self._indexes = {member.public_key: index for index, member in membership.members.items()}
 
+    def join(self, address: IPv6Address) -> None:
+        """Take the address that this machine has in the cluster that it was let into."""
+        self.own = replace(self.own, address=address)
+
     def try_again(self, members: Iterable[int]) -> None:
         """Give these members their next endpoint at the next look, whatever their state."""
         self._to_try |= frozenset(members)
@@ -113,9 +118,11 @@ class Mesh:
         """Say what should be. Raises Misfit; `wall` is Unix time."""
         self._reckon()
         revision = self.membership.revision
-        if revision is None or not self.secret or not self.membership.options.enabled:
+        address = self.own.address
+        if revision is None or not self.secret or address is None or not self.membership.options.enabled:
             self.statuses = {}
-            return Decision(NOTHING, revision, complete=revision is not None and bool(self.secret))
+            complete = revision is not None and bool(self.secret) and address is not None
+            return Decision(NOTHING, revision, complete=complete)
         warnings = (*self._warnings, *self._check_own(now))
         self._look(observed, wall, now)
         statuses: dict[str, PeerStatus] = {}
@@ -126,7 +133,7 @@ class Mesh:
             statuses[key], endpoints[key] = step(spec, status, now)
         wanted = desired(
             keys=self.own.keys,
-            address=self.own.address,
+            address=address,
             secret=self.secret,
             options=self.membership.options,
             specs=self.specs,

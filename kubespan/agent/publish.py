@@ -62,24 +62,25 @@ class Condition(msgspec.Struct, frozen=True):
 class Publisher:
     """Keeps both files up to date."""
 
-    def __init__(self, store: Store, enrolment: Enrolment, write: Write) -> None:
+    def __init__(self, store: Store, write: Write) -> None:
         self._store = store
-        self._enrolment = enrolment
         self._write = write
         self._resources: list[Resource] | None = None
         self._condition: Condition | None = None
         self._shown: object = None
         self._due = float("-inf")
         self._offset: float | None = None
-        self._lasting: tuple[Membership, list[Record]] | None = None
+        self._enrolment: Enrolment
+        self._lasting: tuple[Membership, Enrolment, list[Record]] | None = None
 
-    async def publish(self, mesh: Mesh, condition: Condition, *, wall: float, now: float) -> None:
+    async def publish(self, mesh: Mesh, enrolment: Enrolment, condition: Condition, *, wall: float, now: float) -> None:
         """Write what changed. Raises StoreError."""
+        self._enrolment = enrolment
         if condition != self._condition:
             content = msgspec.json.encode(condition)
             await self._write(lambda: self._store.publish(STATUS, content))
             self._condition = condition
-        shown = _shape(mesh, now)
+        shown = enrolment, _shape(mesh, now)
         if shown == self._shown and now < self._due:
             return
         resources = self._renew(mesh, wall, now)
@@ -93,10 +94,10 @@ class Publisher:
         return update(self._resources, self._records(mesh, now, self._offset), wall)
 
     def _records(self, mesh: Mesh, now: float, offset: float) -> list[Record]:
-        if self._lasting is None or self._lasting[0] is not mesh.followed:
-            self._lasting = mesh.followed, self._lasting_records(mesh)
+        if self._lasting is None or self._lasting[0] is not mesh.followed or self._lasting[1] is not self._enrolment:
+            self._lasting = mesh.followed, self._enrolment, self._lasting_records(mesh)
         return [
-            *self._lasting[1],
+            *self._lasting[2],
             *peer_status_records(mesh.statuses, now, offset),
             *endpoint_records(harvested(mesh.affiliates, mesh.statuses, mesh.followed.options, now)),
         ]
@@ -104,12 +105,14 @@ class Publisher:
     def _lasting_records(self, mesh: Mesh) -> list[Record]:
         """What changes with the settings alone: most of it, and rarely."""
         options = mesh.followed.options
-        records = [
-            identity_record(mesh.own.address, mesh.own.keys.public_key),
-            node_identity_record(mesh.own.node_id),
-            info_record(self._enrolment.cluster_id, self._enrolment.cluster_name),
-        ]
-        if mesh.followed.revision is None:
+        records = [node_identity_record(mesh.own.node_id)]
+        if mesh.own.address is not None:
+            records = [
+                identity_record(mesh.own.address, mesh.own.keys.public_key),
+                *records,
+                info_record(self._enrolment.cluster_id, self._enrolment.cluster_name),
+            ]
+        if mesh.own.address is None or mesh.followed.revision is None:
             return records
         return [
             *records,

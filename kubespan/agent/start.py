@@ -63,8 +63,10 @@ def load(store: Store) -> tuple[Identity, Enrolment]:
     return Identity(keys, node_id, state), state.enrolment
 
 
-def own_address(identity: Identity, enrolment: Enrolment) -> IPv6Address:
-    """The machine's KubeSpan address, reckoned anew at every start (spec/kubespan.md §1.3)."""
+def own_address(identity: Identity, enrolment: Enrolment) -> IPv6Address | None:
+    """The machine's KubeSpan address, reckoned anew at every start (spec/kubespan.md §1.3); none before approval."""
+    if not enrolment.cluster_id:
+        return None
     return node_address(ula_prefix(enrolment.cluster_id), parse_mac_interface(identity.state.mac))
 
 

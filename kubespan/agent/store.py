@@ -86,11 +86,12 @@ class Enrolment(_Document, frozen=True, kw_only=True):
     """The console's certificate that the pin names, base64 of its DER form."""
     insecure_http: bool = False
     cluster: str
-    cluster_id: str
-    cluster_name: str
     console_key: str
     node_id: str
-    address: str
+    cluster_id: str = ""
+    """Empty while the machine waits for approval, as the two below are: until then it learns nothing of its cluster."""
+    cluster_name: str = ""
+    address: str = ""
 
 
 class AgentState(_Document, frozen=True, kw_only=True):
@@ -176,6 +177,14 @@ class Store:
     def save_agent(self, state: AgentState) -> None:
         """Keep what enrolment made or was told."""
         self._write(AGENT, msgspec.yaml.encode(state) + DOCUMENT_END)
+
+    def save_enrolment(self, enrolment: Enrolment) -> None:
+        """Keep what a running agent has learnt of its cluster, unless its machine has enrolled elsewhere meanwhile."""
+        state = self.agent()
+        before = None if state is None else state.enrolment
+        if state is None or before is None or before.cluster != enrolment.cluster:
+            return
+        self.save_agent(msgspec.structs.replace(state, enrolment=enrolment))
 
     def forget_enrolment(self) -> None:
         """Keep the keys, and nothing of the console."""

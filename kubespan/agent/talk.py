@@ -197,6 +197,8 @@ class Talk:
         self.removed.set()
 
     def _welcome(self, message: Welcome) -> None:
+        if message.status == "approved":
+            self._held.join(message)
         told = self._told
         told.welcomed = True
         told.approved = message.status == "approved"

@@ -25,6 +25,9 @@ from nodes.services.tokens import digest_token
 NAME_FORM = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 INTERFACE_ID_FORM = re.compile(r"[0-9a-fA-F]{16}")
 
+SILENT_VERSION = 2
+"""From this protocol version on a machine can wait for approval without knowing its cluster."""
+
 _WORTHLESS = {
     "revoked": "This token was revoked; ask for a new one.",
     "expired": "This token has expired; ask for a new one.",
@@ -53,9 +56,10 @@ def enrol(request: EnrolRequest, *, peer: IPAddress | None, now: datetime) -> En
             cluster = revisions.lock(cluster_pk)
             token = _find_token(request.token)  # once more, as it is under the lock
             node = _known(applicant, cluster, token, now) or _take_in(applicant, cluster, token, peer, now)
+            reply = _reply(applicant, cluster, node)
     except IntegrityError:  # the key went to another cluster's node while we looked
         raise Refused("duplicate-key", _TAKEN["public_key"].format("another machine"), 409) from None
-    return _reply(applicant, cluster, node)
+    return reply
 
 
 def check_request(request: EnrolRequest) -> Applicant:
@@ -134,7 +138,7 @@ def _take_in(applicant: Applicant, cluster: Cluster, token: Token, peer: IPAddre
     """Make the node, under the cluster's lock; raises Refused, and then the caller's transaction leaves no trace."""
     address = str(node_address(ula_prefix(cluster.cluster_id), applicant.interface_id))
     _use_token(token, now)
-    _check_unique(applicant.request, cluster, address)
+    _check_unique(applicant.request, cluster, address, named=not token.approval_required)
     node = _make_node(applicant.request, cluster, token, address, peer, now)
     if refused := len(node.refused_claims):
         transaction.on_commit(partial(count, "claim.refused", refused), robust=True)
@@ -166,7 +170,8 @@ _TAKEN = {
 }
 
 
-def _check_unique(request: EnrolRequest, cluster: Cluster, address: str) -> None:
+def _check_unique(request: EnrolRequest, cluster: Cluster, address: str, *, named: bool) -> None:
+    """Refuse what another node has; it is not `named` to a machine that must wait, which learns nothing of members."""
     here = models.Q(cluster=cluster)
     rules = {
         "public_key": models.Q(public_key=request.public_key),
@@ -184,7 +189,8 @@ def _check_unique(request: EnrolRequest, cluster: Cluster, address: str) -> None
     for field, rule in rules.items():
         if Node.objects.present().filter(rule, pk=holder.pk).exists():
             # Another cluster's names are not this cluster's business.
-            name = f"The node {holder.name}" if holder.cluster_id == cluster.pk else "A node of another cluster"
+            here_named = f"The node {holder.name}" if named else "Another node"
+            name = here_named if holder.cluster_id == cluster.pk else "A node of another cluster"
             code = {"public_key": "key", "verify_key": "key", "node_id": "id"}.get(field, field)
             raise Refused(f"duplicate-{code}", _TAKEN[field].format(name), 409)
 
@@ -250,15 +256,24 @@ def join(cluster: Cluster, node: Node, now: datetime) -> None:
 
 
 def _reply(applicant: Applicant, cluster: Cluster, node: Node) -> EnrolReply:
+    """What a machine keeps; one that waits learns nothing of the cluster but our own name of it, in no version."""
+    member = node.status == Node.Status.APPROVED
+    if not member and applicant.version < SILENT_VERSION:
+        raise Refused(
+            "agent-too-old",
+            "This machine needs an operator's yes, and its agent is too old to wait for one: "
+            "upgrade kubespan-agent here, and enrol again with the same token.",
+            403,
+        )
     return EnrolReply(
         version=applicant.version,
-        status="approved" if node.status == Node.Status.APPROVED else "pending",
+        status="approved" if member else "pending",
         cluster=str(cluster.uuid),
-        cluster_id=cluster.cluster_id,
-        cluster_name=cluster.name,
+        cluster_id=cluster.cluster_id if member else "",
+        cluster_name=cluster.name if member else "",
         console_key=revisions.console_settings()[1],
         node_id=node.node_id,
-        address=node.address,
+        address=node.address if member else "",
         refused=refused_claims(node),
     )
 

@@ -95,9 +95,16 @@ def remove_node(actor: audit.Actor, node: Node, typed_name: str, now: datetime) 
             number=cluster.revision if was_member else 0,
         )
         audit.write(actor, "node.removed", node, now, member=was_member)
-        after.publish(node, Removed(reason=f"{node} was removed from the cluster {cluster}"))
+        after.publish(node, Removed(reason=farewell(node)))
         after.announce(cluster.pk, "node.removed", node=node.pk)
     return tombstone
+
+
+def farewell(node: Node) -> str:
+    """What a removed machine is told; one that never was a member does not hear of which cluster."""
+    if node.approved_at is None:
+        return f"{node} was not let in by an operator"
+    return f"{node} was removed from the cluster {node.cluster}"
 
 
 def set_node_options(

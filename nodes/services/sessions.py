@@ -12,6 +12,7 @@ from uuid import UUID
 import structlog
 from django.db import transaction
 from django.db.models import Count, Q
+from msgspec.structs import replace
 
 from kubespan.core.endpoint import IPAddress
 from kubespan.core.identity import verify
@@ -32,6 +33,7 @@ from nodes import live
 from nodes.models import Console, Node, Transition
 from nodes.secrets import Unreadable
 from nodes.services import after, claims, nodes, transitions
+from nodes.services.enrolment import SILENT_VERSION
 from nodes.services.refused import Refused
 
 FAULT_LIMIT = 1000
@@ -82,7 +84,7 @@ def open_session(hello: Hello, nonce: str, peer: IPAddress | None, now: datetime
     if not verify(node.verify_key, hello.signature, text):
         raise Refused("signature", "The hello is not signed with the key that this node enrolled with.", 403)
     if node.status == Node.Status.REMOVED:
-        raise Refused("removed", f"{node} was removed from the cluster {node.cluster}; enrol it again.", 403)
+        raise Refused("removed", f"{nodes.farewell(node)}; enrol it again.", 403)
     session = session or secrets.token_hex(16)
     was_away = node.away
     Node.objects.filter(pk=node.pk).update(
@@ -119,13 +121,12 @@ def _find_node(hello: Hello) -> Node:
 def _describe(node: Node, session: str, version: int, secret_generation: int, now: datetime) -> Session:
     members: int = node.members  # type: ignore[attr-defined] # annotated
     approved = node.status == Node.Status.APPROVED
-    welcome = Welcome(
-        version=version,
-        status="approved" if approved else "pending",
-        console_time=now.timestamp(),
-        index=node.index,
-        frame_limit=frame_limit(members),
-    )
+    welcome = Welcome(version=version, status="pending", console_time=now.timestamp())
+    if approved:
+        welcome = replace(welcome, status="approved", index=node.index, frame_limit=frame_limit(members))
+    if approved and version >= SILENT_VERSION:  # what a machine was not told while it waited
+        cluster = node.cluster
+        welcome = replace(welcome, cluster_id=cluster.cluster_id, cluster_name=cluster.name, address=node.address)
     return Session(
         id=session,
         node_pk=node.pk,
