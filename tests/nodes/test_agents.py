@@ -246,11 +246,16 @@ async def test_a_bad_frame_is_refused(console, frame, code, close):
     assert before == await in_thread(lambda: Node.objects.values("applied_number", "status").get(pk=machine.node.pk))
 
 
-async def test_a_frame_beyond_the_servers_own_limit_is_counted_too(console):
+async def test_a_frame_beyond_the_servers_own_limit_is_refused_in_the_close_and_counted(console):
+    """By its header alone: no word of ours can go before, but the close has the sentence."""
     _, (machine, _), _ = await in_thread(make_cluster)
     player = await console.connect(machine)
     with contextlib.suppress(ConnectionClosed):  # while it is still being sent
         await player.socket.send(b"x" * (16 * 1024 * 1024 + 1))  # uvicorn's, and nodes.management.commands.run's
+    with pytest.raises(ConnectionClosed) as ended:
+        await player.receive(Refused)
+    assert ended.value.rcvd.code == 1009
+    assert ended.value.rcvd.reason == "frame with 16777217 bytes exceeds limit of 16777216 bytes"
     await until(lambda: read_counters().get("frame.too-large") == 1)
 
 
