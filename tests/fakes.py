@@ -27,6 +27,7 @@ from kubespan.core.plan import (
     SetFirewall,
     SetLink,
     SetPeers,
+    SetPresharedKeys,
     SetRoute,
 )
 
@@ -102,6 +103,10 @@ class FakeKernel:
                 self._need_link()
                 for peer in peers:
                     self._set_peer(peer)
+            case SetPresharedKeys(peers):
+                for peer in peers:
+                    present = self.peers[peer.public_key]
+                    self.peers[peer.public_key] = replace(present, preshared_key=peer.preshared_key)
             case RemovePeers(public_keys):
                 for key in public_keys:
                     del self.peers[key]

@@ -20,6 +20,7 @@ from kubespan.core.plan import (
     SetFirewall,
     SetLink,
     SetPeers,
+    SetPresharedKeys,
     SetRoute,
     plan,
 )
@@ -58,7 +59,7 @@ def describe(changes: Sequence[Change]) -> str:
     added: dict[str, None] = {}
     for change in changes:
         match change:
-            case SetPeers(peers):
+            case SetPeers(peers) | SetPresharedKeys(peers):
                 changed[_count(len(peers), "peer")] = None
             case RemovePeers(public_keys):
                 added[_count(len(public_keys), "peer")] = None

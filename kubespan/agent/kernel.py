@@ -67,6 +67,9 @@ class WireGuardDevice(Protocol):
     async def set_peers(self, peers: Sequence[Peer]) -> None:
         """Add or change these peers; an endpoint of none leaves the one that is there."""
 
+    async def set_preshared_keys(self, peers: Sequence[Peer]) -> None:
+        """Give peers their preshared keys and leave all else of them alone; one that is missing is not made."""
+
     async def remove_peers(self, public_keys: Sequence[str]) -> None:
         """Remove these peers; a missing one is no error."""
 

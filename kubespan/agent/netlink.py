@@ -41,6 +41,7 @@ from kubespan.core.plan import (
     SetFirewall,
     SetLink,
     SetPeers,
+    SetPresharedKeys,
     SetRoute,
 )
 
@@ -161,7 +162,9 @@ class LinuxKernel:
             case _:
                 await self._change_device(change)
 
-    async def _change_device(self, change: CreateLink | DeleteLink | SetLink | SetPeers | RemovePeers) -> None:
+    async def _change_device(
+        self, change: CreateLink | DeleteLink | SetLink | SetPeers | SetPresharedKeys | RemovePeers
+    ) -> None:
         match change:
             case CreateLink():
                 await self.wireguard.create()
@@ -172,6 +175,8 @@ class LinuxKernel:
                 await self._set_link(link)
             case SetPeers(peers):
                 await self.wireguard.set_peers(peers)
+            case SetPresharedKeys(peers):
+                await self.wireguard.set_preshared_keys(peers)
             case RemovePeers(keys):
                 await self.wireguard.remove_peers(keys)
 

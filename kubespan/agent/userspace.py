@@ -72,6 +72,14 @@ def _encode_peer(peer: Peer) -> Iterator[str]:
         yield f"allowed_ip={network}"
 
 
+def encode_preshared_keys(peers: Iterable[Peer]) -> str:
+    """Write preshared keys of peers that are there."""
+    return "\n".join(
+        f"public_key={_hex(peer.public_key)}\nupdate_only=true\npreshared_key={_hex(peer.preshared_key) or _NO_KEY}"
+        for peer in peers
+    )
+
+
 def encode_removals(public_keys: Iterable[str]) -> str:
     """Write the removal of peers."""
     return "\n".join(f"public_key={_hex(key)}\nremove=true" for key in public_keys)
@@ -180,6 +188,10 @@ class UserspaceWireGuard:
     async def set_peers(self, peers: Sequence[Peer]) -> None:
         """Add or change these peers."""
         await self._set("setting peers", encode_peers(peers))
+
+    async def set_preshared_keys(self, peers: Sequence[Peer]) -> None:
+        """Give peers their preshared keys."""
+        await self._set("setting preshared keys", encode_preshared_keys(peers))
 
     async def remove_peers(self, public_keys: Sequence[str]) -> None:
         """Remove these peers; a missing one is no error."""

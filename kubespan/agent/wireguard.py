@@ -69,6 +69,20 @@ def encode_peers(peers: Iterable[Peer]) -> list[bytes]:
     return _batch(piece for peer in peers for piece in _encode_peer(peer))
 
 
+def encode_preshared_keys(peers: Iterable[Peer]) -> list[bytes]:
+    """Pack preshared keys of peers that are there, and nothing else of them."""
+    flags = _attribute(PEER_FLAGS, _U32.pack(UPDATE_ONLY))
+    return _batch(
+        _attribute(
+            NESTED,
+            _attribute(PEER_KEY, b64decode(peer.public_key))
+            + flags
+            + _attribute(PEER_PRESHARED, b64decode(peer.preshared_key) or _NO_KEY),
+        )
+        for peer in peers
+    )
+
+
 def encode_removals(public_keys: Iterable[str]) -> list[bytes]:
     """Pack the removal of peers; update-only, so that a missing one is not made first."""
     flags = _attribute(PEER_FLAGS, _U32.pack(REMOVE_ME | UPDATE_ONLY))
@@ -278,6 +292,10 @@ class KernelWireGuard:
     async def set_peers(self, peers: Sequence[Peer]) -> None:
         """Add or change these peers."""
         await self._set("setting peers", encode_peers(peers))
+
+    async def set_preshared_keys(self, peers: Sequence[Peer]) -> None:
+        """Give peers their preshared keys."""
+        await self._set("setting preshared keys", encode_preshared_keys(peers))
 
     async def remove_peers(self, public_keys: Sequence[str]) -> None:
         """Remove these peers; a missing one is no error."""

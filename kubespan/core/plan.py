@@ -6,7 +6,7 @@ Only differences come out: a peer that agrees is not touched, so its session goe
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Interface
 from typing import TypeVar
 
@@ -140,6 +140,16 @@ class SetPeers:
 
 
 @dataclass(frozen=True, slots=True)
+class SetPresharedKeys:
+    """Give these peers, which are there, their preshared keys, and touch nothing else of them.
+
+    Sessions go on, for the key goes into the next handshake; replacing allowed IPs would lose what passes meanwhile.
+    """
+
+    peers: tuple[Peer, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RemovePeers:
     """Remove these peers, by public key."""
 
@@ -200,6 +210,7 @@ Change = (
     | DeleteLink
     | SetLink
     | SetPeers
+    | SetPresharedKeys
     | RemovePeers
     | AddAddress
     | RemoveAddress
@@ -258,9 +269,18 @@ def _plan_peers(desired: Mapping[str, Peer], observed: Mapping[str, Peer]) -> li
     if gone := sorted(observed.keys() - desired.keys()):
         changes.append(RemovePeers(tuple(gone)))
     differing = [peer for _, peer in sorted(desired.items()) if not _agrees(peer, observed.get(peer.public_key))]
-    if differing:
-        changes.append(SetPeers(tuple(differing)))
+    rekeyed, others = [], []
+    for peer in differing:
+        (rekeyed if _agrees_but_for_key(peer, observed.get(peer.public_key)) else others).append(peer)
+    if others:
+        changes.append(SetPeers(tuple(others)))
+    if rekeyed:
+        changes.append(SetPresharedKeys(tuple(rekeyed)))
     return changes
+
+
+def _agrees_but_for_key(desired: Peer, observed: Peer | None) -> bool:
+    return observed is not None and _agrees(desired, replace(observed, preshared_key=desired.preshared_key))
 
 
 def _agrees(desired: Peer, observed: Peer | None) -> bool:

@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubespan.agent import wireguard
-from kubespan.agent.wireguard import decode_device, encode_device, encode_peers, encode_removals
+from kubespan.agent.wireguard import (
+    decode_device,
+    encode_device,
+    encode_peers,
+    encode_preshared_keys,
+    encode_removals,
+)
 from kubespan.core.endpoint import Endpoint
 from kubespan.core.plan import Link, Peer, PeerCounters
 
@@ -141,8 +147,23 @@ def test_a_removal_never_makes_a_peer():
     assert flags == struct.pack("=I", wireguard.REMOVE_ME | wireguard.UPDATE_ONLY)
 
 
+def test_a_preshared_key_is_set_and_nothing_else():
+    messages = encode_preshared_keys(make_peer(n, "10.0.0.0/8", endpoint="192.0.2.1:1") for n in range(1, 1001))
+    assert all(len(message) < 1 << 16 for message in messages)
+    told = [
+        dict(wireguard._attributes(content))
+        for message in messages
+        for _, payload in wireguard._attributes(message)
+        for _, content in wireguard._attributes(payload)
+    ]
+    assert len(told) == 1000
+    only = {wireguard.PEER_FLAGS: struct.pack("=I", wireguard.UPDATE_ONLY), wireguard.PEER_PRESHARED: b64decode(SECRET)}
+    assert told[0] == {wireguard.PEER_KEY: b64decode(key(1))} | only
+
+
 def test_nothing_to_set_is_no_message():
     assert encode_peers([]) == []
+    assert encode_preshared_keys([]) == []
     assert encode_removals([]) == []
 
 

@@ -34,6 +34,7 @@ from kubespan.core.plan import (
     SetFirewall,
     SetLink,
     SetPeers,
+    SetPresharedKeys,
     SetRoute,
     plan,
 )
@@ -137,6 +138,30 @@ def test_a_new_peer_disturbs_nobody():
     assert [peer.public_key for peer in changes[0].peers] == [key(2)]
 
 
+NEXT_SECRET = make_cluster_secret(bytes(range(1, 33)))
+
+
+def test_another_secret_is_set_and_nothing_else():
+    """No peer goes, comes, or loses its allowed IPs for a moment: what passes meanwhile would be lost."""
+    kernel = meshed(ONE, TWO, endpoints={key(1): ENDPOINT})
+    after = want(ONE, TWO, endpoints={key(1): ENDPOINT}, secret=NEXT_SECRET)
+    changes = plan(after, kernel.look())
+    assert changes == [SetPresharedKeys((after.peers[key(1)], after.peers[key(2)]))]
+    kernel.make(changes)
+    assert kernel.peers == dict(after.peers)
+    assert plan(after, kernel.look()) == []
+
+
+def test_another_secret_beside_another_change_of_one_peer():
+    kernel = meshed(ONE, TWO)
+    after = want(replace(ONE, allowed_ips=ONE.allowed_ips[1:]), TWO, peer_spec(3), secret=NEXT_SECRET)
+    changes = plan(after, kernel.look())
+    assert [type(change) for change in changes] == [SetPeers, SetPresharedKeys, SetFirewall]
+    assert [[peer.public_key for peer in change.peers] for change in changes[:2]] == [[key(1), key(3)], [key(2)]]
+    kernel.make(changes)
+    assert plan(after, kernel.look()) == []
+
+
 def test_a_removed_peer_disturbs_nobody():
     changes = plan(want(TWO), meshed(ONE, TWO).look())
     assert changes[0] == RemovePeers((key(1),))
@@ -181,7 +206,7 @@ def test_a_network_moves_from_one_peer_to_another():
         ),
         pytest.param(
             lambda kernel: kernel.peers.update({key(1): replace(kernel.peers[key(1)], preshared_key=key(7))}),
-            SetPeers,
+            SetPresharedKeys,
             id="other secret",
         ),
         pytest.param(lambda kernel: kernel.routes.clear(), SetRoute, id="routes gone"),
