@@ -10,6 +10,7 @@ from asgiref.sync import async_to_sync
 from channels.layers import get_channel_layer
 
 Kind = Literal[
+    "cluster.created",
     "cluster.changed",  # options, secret, name
     "cluster.deleted",
     "node.enrolled",
@@ -26,17 +27,17 @@ KINDS: tuple[str, ...] = get_args(Kind)
 log = structlog.get_logger(__name__)
 
 
-def group(cluster_pk: int) -> str:
-    """Name of the channel layer's group of a cluster's pages."""
-    return f"cluster.{cluster_pk}"
+def group(cluster_pk: int | None) -> str:
+    """Name of the channel layer's group of a cluster's pages; without one, of the pages about all of them."""
+    return "clusters" if cluster_pk is None else f"cluster.{cluster_pk}"
 
 
-def announce(cluster_pk: int, kind: Kind, **fields: object) -> None:
-    """Tell the cluster's pages from synchronous code, after the commit; never fails for want of Redis."""
+def announce(cluster_pk: int | None, kind: Kind, **fields: object) -> None:
+    """Tell the pages of `group` from synchronous code, after the commit; never fails for want of Redis."""
     async_to_sync(announce_soon)(cluster_pk, kind, **fields)
 
 
-async def announce_soon(cluster_pk: int, kind: Kind, **fields: object) -> None:
+async def announce_soon(cluster_pk: int | None, kind: Kind, **fields: object) -> None:
     """`announce` for a coroutine."""
     if kind not in KINDS:
         raise ValueError(f"{kind!r} is no announcement; one of {', '.join(KINDS)} is")

@@ -23,7 +23,7 @@ from django.utils import timezone
 from nodes import live
 from nodes.announce import group
 from nodes.fanout import Watch, publish_watch
-from nodes.models import Cluster, Node, Token
+from nodes.models import Cluster, Node, Token, Tombstone
 from nodes.pages import (
     FULL_LINKS,
     ClusterDelta,
@@ -102,7 +102,7 @@ class MeshConsumer(AsyncWebsocketConsumer):
         """Let a signed-in member of staff in, subscribe first, and read after."""
         await self.accept()
         self._tasks: list[asyncio.Task[None]] = []
-        self._clusters: set[int] = set()
+        self._clusters: set[int | None] = set()
         user = self.scope.get("user")
         if user is None or not user.is_authenticated:
             await self.close(CLOSE_SIGNED_OUT)
@@ -130,8 +130,8 @@ class MeshConsumer(AsyncWebsocketConsumer):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._hear(set())
 
-    async def _hear(self, clusters: set[int]) -> None:
-        """Hear of these clusters, and of no others any more."""
+    async def _hear(self, clusters: set[int | None]) -> None:
+        """Hear of these clusters, and of no others any more; none stands for what concerns all of them."""
         for pk in clusters - self._clusters:
             await self.channel_layer.group_add(group(pk), self.channel_name)
         for pk in self._clusters - clusters:
@@ -175,7 +175,8 @@ class MeshConsumer(AsyncWebsocketConsumer):
     async def _publish_watch(self) -> None:
         watch = self._watch = self.watch()
         for pk in self._clusters:
-            await asyncio.to_thread(publish_watch, pk, watch)
+            if pk is not None:
+                await asyncio.to_thread(publish_watch, pk, watch)
 
     async def _say(self, message: msgspec.Struct) -> None:
         await self.send(text_data=msgspec.json.encode(message).decode())
@@ -204,8 +205,8 @@ class MeshConsumer(AsyncWebsocketConsumer):
 
     # What a page is about.
 
-    def find(self) -> set[int]:
-        """The clusters that the page is about; raises Gone where what it shows does not exist."""
+    def find(self) -> set[int | None]:
+        """The clusters that the page is about, as `_hear` takes them; raises Gone where there is nothing to show."""
         raise NotImplementedError
 
     def read(self) -> None:
@@ -252,15 +253,15 @@ class MeshConsumer(AsyncWebsocketConsumer):
         await self.close(CLOSE_GONE)
 
     node_enrolled = node_approved = node_changed = node_removed = node_away = node_applied = cluster_changed
-    token_changed = cluster_changed
+    cluster_created = token_changed = cluster_changed
 
 
 class Gone(Exception):
     """What the page shows does not exist any more."""
 
 
-def _one(pks: Iterable[int]) -> set[int]:
-    found = set(pks)
+def _one(pks: Iterable[int]) -> set[int | None]:
+    found: set[int | None] = set(pks)
     if not found:
         raise Gone
     return found
@@ -316,7 +317,7 @@ def _on_page(queryset: Any) -> Any:
 class ClusterConsumer(MeshConsumer):
     """A cluster's page: its nodes, and its links or those that are not up."""
 
-    def find(self) -> set[int]:
+    def find(self) -> set[int | None]:
         """The cluster of the address."""
         self._nodes: Sent[int, NodeRow] = Sent()
         self._links: Sent[tuple[int, int], Link] = Sent()
@@ -414,7 +415,7 @@ class View(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="t
 class NodeConsumer(MeshConsumer):
     """A node's page: how it sees its peers, and they it."""
 
-    def find(self) -> set[int]:
+    def find(self) -> set[int | None]:
         """The cluster of the node of the address."""
         self._pk = self.scope["url_route"]["kwargs"]["node"]
         self._rows: Sent[int, NodeRow] = Sent()
@@ -476,7 +477,7 @@ class NodeConsumer(MeshConsumer):
 class EnrolmentConsumer(MeshConsumer):
     """The enrolment dialog: who came by this token, and how far each is."""
 
-    def find(self) -> set[int]:
+    def find(self) -> set[int | None]:
         """The cluster of the token of the address."""
         self._uuid = self.scope["url_route"]["kwargs"]["token"]
         self._enrolled: Sent[int, Enrolled] = Sent()
@@ -539,24 +540,42 @@ def _enrolled(node: Node, summary: live.Summary | None, table: live.Table | None
     return Enrolled(node.pk, node.name, stage, first, max(0, members - 1) if approved else members)  # type: ignore[arg-type]
 
 
-class OverviewConsumer(MeshConsumer):
-    """Pages about all clusters: told that something is different, whereupon they fetch themselves anew.
-
-    A cluster that is made while the page is open is heard of at the next renewal.
-    """
+class FollowingConsumer(MeshConsumer):
+    """Pages that the server draws: told that something is different, whereupon they fetch themselves anew."""
 
     pause = OVERVIEW_SECONDS
 
-    def find(self) -> set[int]:
+    def differs(self) -> bool:
+        """Whether anything that the page shows changed since it was last asked."""
+        raise NotImplementedError
+
+    def snapshot(self) -> OverviewSnapshot:
+        """Begin: the page may be older than this."""
+        self.differs()
+        return OverviewSnapshot(self.number, time.time())
+
+    def delta(self) -> OverviewDelta | None:
+        """Whether anything is different."""
+        return OverviewDelta(self.number, time.time()) if self.differs() else None
+
+    def watch(self) -> Watch:
+        """Nobody reports faster for it, but what is reported is told."""
+        return Watch((), PACE_SECONDS, LEASE_SECONDS)
+
+
+class OverviewConsumer(FollowingConsumer):
+    """Pages about all clusters."""
+
+    def find(self) -> set[int | None]:
         """Every cluster; there need not be one."""
         self._clusters_seen: Sent[int, tuple[Any, ...]] = Sent()
         self._nodes: Sent[int, tuple[Any, ...]] = Sent()
         self._links: Sent[int, tuple[int | None, ...]] = Sent()
-        return set(Cluster.objects.values_list("pk", flat=True))
+        return {None, *Cluster.objects.values_list("pk", flat=True)}
 
     async def _read(self) -> None:
         await super()._read()
-        clusters = set(self._clusters_seen.now)
+        clusters: set[int | None] = {None, *self._clusters_seen.now}
         if clusters != self._clusters:
             await self._hear(clusters)
             await self._publish_watch()
@@ -579,26 +598,42 @@ class OverviewConsumer(MeshConsumer):
         self._links.now.update((pk, _standing(summary)) for pk, summary in known)
         return bool(known)
 
-    def snapshot(self) -> OverviewSnapshot:
-        """Begin: the page may be older than this."""
-        self._differs()
-        return OverviewSnapshot(self.number, time.time())
-
-    def delta(self) -> OverviewDelta | None:
-        """Whether anything is different."""
-        return OverviewDelta(self.number, time.time()) if self._differs() else None
-
-    def _differs(self) -> bool:
+    def differs(self) -> bool:
+        """A cluster, a node's standing, or its links."""
         news = [sent.news() for sent in (self._clusters_seen, self._nodes, self._links)]
         return any(changed or gone for changed, gone in news)
-
-    def watch(self) -> Watch:
-        """Nobody reports faster for it, but what is reported is told."""
-        return Watch((), PACE_SECONDS, LEASE_SECONDS)
 
     async def cluster_deleted(self, event: dict[str, Any]) -> None:
         """The others are still there."""
         self.look_again()
+
+
+class RemovalConsumer(FollowingConsumer):
+    """A removed node's page: who has yet to drop it."""
+
+    def find(self) -> set[int | None]:
+        """The cluster of the removed node."""
+        self._members: Sent[int, tuple[Any, ...]] = Sent()
+        tombstone = Tombstone.objects.filter(removed_node=self.scope["url_route"]["kwargs"]["node"]).first()
+        if tombstone is None:
+            raise Gone
+        self._tombstone = tombstone
+        return _one([tombstone.cluster_id])
+
+    def read(self) -> None:
+        """One query: what the list of those that are not yet cut off shows."""
+        rows = Node.objects.not_cut_off(self._tombstone).values_list(
+            "pk", "name", "session", "fault", "applied_epoch", "applied_number"
+        )
+        self._members.now = {row[0]: row for row in rows}
+
+    def take(self, flushed: Flushed) -> bool:
+        """What its links are like is not shown."""
+        return False
+
+    def differs(self) -> bool:
+        """A member that dropped it, came or went."""
+        return any(self._members.news())
 
 
 def _standing(summary: live.Summary) -> tuple[int | None, ...]:

@@ -15,8 +15,8 @@ from nodes import fanout
 from nodes.models import Node
 
 
-def announce(cluster_pk: int, kind: announcements.Kind, **fields: object) -> None:
-    """Tell the cluster's open pages."""
+def announce(cluster_pk: int | None, kind: announcements.Kind, **fields: object) -> None:
+    """Tell the cluster's open pages; without one, those about all clusters."""
     transaction.on_commit(partial(announcements.announce, cluster_pk, kind, **fields), robust=True)
 
 

@@ -55,6 +55,7 @@ def create_cluster(
             _check_new(cluster)
             cluster.save()
             audit.write(actor, "cluster.created", cluster, now, imported=imported)
+            after.announce(None, "cluster.created")
     except IntegrityError:  # another one was made between our look and our write
         _check_new(cluster)
         raise

@@ -68,7 +68,7 @@ class NodePage(OperatorMixin, View):
             "changes": changes_not_applied(node),
             "activity": activity_of(node),
             "not_cut_off": not_cut_off(node),
-            "live_path": f"/live/node/{node.pk}",
+            "live_path": f"/live/{'removal' if node.status == Node.Status.REMOVED else 'node'}/{node.pk}",
             "options_form": NodeOptionsForm(initial=chosen(node)),
             "networks_form": NetworksForm(node),
             "remove_form": TypedNameForm(),

@@ -12,12 +12,12 @@ from django.contrib.auth.models import AnonymousUser
 from django.contrib.sessions.backends.db import SessionStore
 from django.utils import timezone
 
-from kubespan.core.messages import Pace
+from kubespan.core.messages import Delta, Pace
 from kubespan.core.options import ClusterOptions
 from nodes import consumers
 from nodes.agents.rows import in_thread
 from nodes.announce import KINDS, announce
-from nodes.models import Token
+from nodes.models import Node, Token, Tombstone
 from nodes.routing import websocket_urlpatterns
 from nodes.services import clusters, tokens
 from nodes.services import nodes as services
@@ -272,14 +272,13 @@ async def test_deltas_are_few(visit, console, monkeypatch):
 
 async def test_the_overview_is_told_of_what_it_shows_and_of_nothing_else(visit, console, monkeypatch):
     monkeypatch.setattr(consumers.OverviewConsumer, "pause", 0.0)
-    monkeypatch.setattr(consumers, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(consumers, "RENEW_SECONDS", 3600.0)  # only what is said counts
     page = await visit("/live/overview")
     assert (await page.hear())["type"] == "snapshot"  # there need not be a cluster
     cluster, machines, _ = await in_thread(make_cluster)
     await page.hear()
-    monkeypatch.setattr(consumers, "RENEW_SECONDS", 3600.0)  # from here on only what is said counts
-    page = await visit("/live/overview")
-    await page.hear()
+    while not await page.communicator.receive_nothing(timeout=0.5, interval=0.02):
+        await page.hear()
     one = await console.connect(machines[0])
     await page.hear()
     await one.report({1: (UP, A)}, complete=True)
@@ -292,6 +291,28 @@ async def test_the_overview_is_told_of_what_it_shows_and_of_nothing_else(visit, 
     await page.hear()
     await in_thread(lambda: clusters.delete_cluster("console", cluster, cluster.name, timezone.now()))
     assert (await page.hear())["type"] == "delta"
+
+
+async def test_a_removed_nodes_page_is_told_when_a_member_drops_it(visit, console, monkeypatch):
+    monkeypatch.setattr(consumers.RemovalConsumer, "pause", 0.0)
+    monkeypatch.setattr(consumers, "RENEW_SECONDS", 3600.0)
+    cluster, machines, _ = await in_thread(make_cluster)
+    one = await console.connect(machines[0])
+    await in_thread(lambda: services.remove_node("console", machines[1].node, machines[1].name, timezone.now()))
+    page = await visit(f"/live/removal/{machines[1].node.pk}")
+    assert (await page.hear())["type"] == "snapshot"
+    await push(cluster)
+    while not isinstance(await one.receive(), Delta):
+        pass
+    await one.apply()
+    assert (await page.hear())["type"] == "delta"
+    assert not await in_thread(lambda: Node.objects.not_cut_off(Tombstone.objects.get()).exists())
+
+
+async def test_a_node_that_is_still_there_has_no_page_of_its_removal(visit):
+    _, machines, _ = await in_thread(make_cluster)
+    page = await visit(f"/live/removal/{machines[0].node.pk}")
+    assert await page.closed() == consumers.CLOSE_GONE
 
 
 async def test_who_signs_out_loses_the_page(visit, monkeypatch):
