@@ -12,6 +12,8 @@ from channels.routing import URLRouter
 from channels.security.websocket import AllowedHostsOriginValidator
 from django.conf import settings
 from django.core.asgi import get_asgi_application
+from django.core.signals import request_finished
+from django.db import connections
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 pages = get_asgi_application()
@@ -34,6 +36,17 @@ async def route(scope, receive, send):
             await browsers(scope, receive, send)
         case _:
             await pages(scope, receive, send)
+
+
+@request_finished.connect
+def let_rows_go(**_signal):
+    """Close a request's connections: it had a thread of its own, and nobody would use, nor soon close, what it leaves.
+
+    Workers' threads and those of agents' sockets (nodes.agents.rows) last, and so do their connections.
+    """
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:  # as it is in a test
+            connection.close()
 
 
 def settle_memory():

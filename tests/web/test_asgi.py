@@ -1,7 +1,11 @@
 """Who is handed which connection, and whose word on where it comes from is believed."""
 
+import gc
+from pathlib import Path
+
 import pytest
 from asgiref.testing import ApplicationCommunicator
+from django.conf import settings
 
 from kubespan.core.messages import AGENT_PATH
 from kubespan_web import asgi
@@ -27,6 +31,30 @@ async def test_a_browsers_socket_from_another_site_is_refused():
     await communicator.send_input({"type": "websocket.connect"})
     assert (await communicator.receive_output(5))["type"] == "websocket.close"
     await communicator.wait()
+
+
+def count_connections():
+    """How often this process has the database open."""
+    path = settings.DATABASES["default"]["TEST"]["NAME"]
+    return sum(file.resolve() == Path(path) for file in Path("/proc/self/fd").iterdir() if file.exists())
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_requests_leave_no_connections_to_the_database_behind():
+    found = []
+    gc.disable()  # which would close some of them at a time of its own
+    try:
+        for _ in range(4):
+            communicator = ApplicationCommunicator(asgi.application, http("/readyz"))
+            await communicator.send_input({"type": "http.request", "body": b""})
+            answer = [await communicator.receive_output(5) for _ in range(2)]
+            assert b'"database": "ok"' in answer[1]["body"]
+            await communicator.wait()
+            found.append(count_connections())
+    finally:
+        gc.enable()
+    # SQLite may keep one file open for others' locks.
+    assert found[-1] == found[0]
 
 
 def test_agents_have_their_path():
