@@ -8,6 +8,7 @@ import platform
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from kubespan.agent.enrol import EnrolError, Wish, enrol
 from kubespan.agent.kernel import KernelError
 from kubespan.agent.logs import set_up_logs
 from kubespan.agent.publish import Condition
-from kubespan.agent.store import DEFAULT_STATE_DIR, RESOURCES, STATUS, Busy, Enrolment, Store, StoreError
+from kubespan.agent.store import DEFAULT_STATE_DIR, RESOURCES, STATUS, Busy, Damaged, Enrolment, Store, StoreError
 from kubespan.agent.trust import TrustError, parse_pin
 from kubespan.agent.units import EXIT_REMOVED, EXIT_SETUP, UnitError, install
 from kubespan.core.endpoint import LISTEN_PORT, MAX_PORT, parse_network
@@ -175,6 +176,8 @@ def run(store: Store, data_plane: str | None) -> None:
     except Busy as error:
         raise click.ClickException(str(error)) from None
     except (StoreError, TrustError) as error:
+        if isinstance(error, Damaged):
+            _or_fail(partial(store.count_damage, str(error)))
         click.echo(f"Error: {error}", err=True)
         sys.exit(EXIT_SETUP)
     except KernelError as error:
@@ -199,6 +202,8 @@ def down(store: Store) -> None:
 @state_dir_option
 def status(store: Store) -> None:
     """Say how this machine is doing; exit status 1 unless it is enrolled, running and without fault."""
+    if (damage := _or_fail(store.damage)) is not None:
+        click.echo(f"starts    {damage.starts} came to nothing for a damaged file: {damage.last}")
     enrolment = _enrolled(store)
     if enrolment.cluster_id:
         click.echo(f"cluster   {enrolment.cluster_name} ({enrolment.cluster_id})")

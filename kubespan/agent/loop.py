@@ -114,9 +114,16 @@ class Agent:
         self._drifts = 0
         self._failures = 0
 
+    def _tell_damage(self) -> None:
+        if (damage := self._store.damage()) is not None:
+            attempts = f"{damage.starts} attempt{'s' if damage.starts > 1 else ''}"
+            self.talk.notice("fault", f"the agent could not start ({attempts}): {damage.last}")
+            self._store.forget_damage()
+
     async def run(self, way: Way) -> Ending:
         """Mesh until told to stop, or removed. Raises StoreError when the last settings cannot be read."""
         self.held.restore()
+        self._tell_damage()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)

@@ -33,6 +33,7 @@ AGENT = "agent.yaml"
 SETTINGS = "settings.json"
 RESOURCES = "resources.json"
 STATUS = "status.json"
+DAMAGE = "damage.json"
 
 DOCUMENT_END = b"...\n"
 """YAML's own mark of the end of a document."""
@@ -49,6 +50,10 @@ LOCK_PAUSE = 0.05
 
 class StoreError(Exception):
     """A file of the state directory cannot be read or written; the sentence names it and what to do."""
+
+
+class Damaged(StoreError):
+    """A file holds what cannot be, such as half of what was written."""
 
 
 class Busy(StoreError):
@@ -119,6 +124,14 @@ class Settings(_Document, frozen=True, kw_only=True):
     secret: str = ""
     secret_generation: int = 0
     snapshot: Snapshot | None = None
+
+
+class Damage(_Document, frozen=True, kw_only=True):
+    """`damage.json`: how often the agent did not start for a damaged file since it last did."""
+
+    starts: int
+    last: str
+    """Which file, and what is wrong with it."""
 
 
 Document = TypeVar("Document", bound=_Document)
@@ -257,10 +270,28 @@ class Store:
             os.close(descriptor)
         return False
 
-    def damaged(self, name: str, fault: str, remedy: str = "") -> StoreError:
+    def damage(self) -> Damage | None:
+        """How often a damaged file kept the agent from starting; none when it started since."""
+        content = self._read(DAMAGE)
+        try:
+            return None if content is None else msgspec.json.decode(content, type=Damage)
+        except msgspec.DecodeError:
+            return Damage(starts=1, last=f"{self.path(DAMAGE)} itself is damaged")
+
+    def count_damage(self, last: str) -> None:
+        """Count a start that came to nothing."""
+        before = self.damage()
+        self._write(DAMAGE, msgspec.json.encode(Damage(starts=(before.starts if before else 0) + 1, last=last)))
+
+    def forget_damage(self) -> None:
+        """Begin to count anew."""
+        with self._reporting(DAMAGE, "remove"):
+            self.path(DAMAGE).unlink(missing_ok=True)
+
+    def damaged(self, name: str, fault: str, remedy: str = "") -> Damaged:
         """Say that what a file holds cannot be; nothing of it is quoted."""
         remedy = remedy or "restore it from a backup, or remove it and enrol this machine again with a new token"
-        return StoreError(f"{self.path(name)} is damaged ({fault}); {remedy}")
+        return Damaged(f"{self.path(name)} is damaged ({fault}); {remedy}")
 
     def _check_version(self, name: str) -> None:
         """Refuse what a newer release wrote, before its fields are looked at."""

@@ -123,11 +123,15 @@ def test_before_enrolment_there_is_a_sentence(call, command):
     assert result.exit_code == (EXIT_SETUP if command == "run" else 1)
 
 
-def test_a_damaged_file_stops_run_for_good(call, tmp_path):
+def test_a_damaged_file_stops_run_for_good_and_is_counted(call, tmp_path):
     bench = Bench(tmp_path / "state")
     bench.store.path("kubespan-identity.yaml").write_text("privateKey: half")
-    result = call("run")
-    assert (result.exit_code, "kubespan-identity.yaml is damaged" in result.output) == (EXIT_SETUP, True)
+    for starts in (1, 2):
+        result = call("run")
+        assert (result.exit_code, "kubespan-identity.yaml is damaged" in result.output) == (EXIT_SETUP, True)
+        damage = bench.store.damage()
+        assert (damage.starts, damage.last) == (starts, result.output.removeprefix("Error: ").strip())
+    assert f"starts    2 came to nothing for a damaged file: {damage.last}" in call("status").output
 
 
 @pytest.mark.parametrize(
@@ -151,6 +155,7 @@ def test_a_missing_identity_is_not_made_anew_by_run(call, tmp_path):
     bench.store.path("kubespan-identity.yaml").unlink()
     result = call("run")
     assert (result.exit_code, "is missing" in result.output) == (EXIT_SETUP, True)
+    assert bench.store.damage() is None
     assert not bench.store.path("kubespan-identity.yaml").exists()
 
 

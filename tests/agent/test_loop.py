@@ -443,6 +443,20 @@ async def test_damaged_settings_stop_the_start_and_touch_nothing(bench, before, 
     assert bench.kernel.applied == []
 
 
+async def test_starts_that_came_to_nothing_are_told_by_the_one_that_did_not(bench):
+    bench.store.count_damage("agent.yaml is damaged")
+    console = ConsoleDouble()
+    async with console.listening():
+        task = asyncio.create_task(bench.agent().run(console.way))
+        line = await console.line()
+        await line.let_in(sealed_secret(), snapshot())
+        notice = await line.hear(Notice)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    assert notice.text == "the agent could not start (1 attempt): agent.yaml is damaged"
+    assert bench.store.damage() is None
+
+
 async def test_a_console_that_comes_back_hears_everything_again(bench):
     console = ConsoleDouble()
     async with console.listening():
