@@ -75,6 +75,12 @@ class Node(models.Model):
     addresses = models.JSONField(default=list, blank=True, help_text="Node addresses that were believed.")
     refused_claims = models.JSONField(default=list, blank=True, help_text="Claims not believed: kind, claim, reason.")
     claimed_networks = models.JSONField(default=list, blank=True, help_text="Networks it asks to advertise.")
+    ruled_networks = models.JSONField(
+        default=dict,
+        db_default=models.Value({}, models.JSONField()),
+        blank=True,
+        help_text="Networks it asks to advertise that a rule of its cluster lets in, each with the rule's range.",
+    )
 
     # What an operator set for it.
     networks = models.JSONField(default=list, blank=True, help_text="Advertised networks that an operator said yes to.")
@@ -134,6 +140,11 @@ class Node(models.Model):
     def away_since(self) -> datetime | None:
         """When it was last heard of, if it is not connected."""
         return None if self.session else self.last_seen
+
+    @property
+    def advertised_networks(self) -> list[str]:
+        """Networks that every other member routes to it: by an operator's yes, or by a rule of the cluster."""
+        return [*self.networks, *self.ruled_networks]
 
     def behind(self, cluster: Cluster) -> int:
         """By how many revisions what it applied lags behind its cluster."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from ipaddress import IPv6Network, ip_network
 from urllib.parse import urlsplit
@@ -148,9 +148,10 @@ def read_neighbours(cluster: Cluster, but: int | None) -> Neighbours:
         members = members.exclude(pk=but)
     addresses: dict[str, str] = {}
     networks: list[tuple[IPNetwork, str]] = []
-    for name, own, believed, advertised in members.values_list("name", "address", "addresses", "networks"):
+    columns = ("name", "address", "addresses", "networks", "ruled_networks")
+    for name, own, believed, approved, ruled in members.values_list(*columns):
         addresses.update(dict.fromkeys((own, *believed), name))
-        networks += [(parse_network(text), name) for text in advertised]
+        networks += [(parse_network(text), name) for text in (*approved, *ruled)]
     candidates = Candidate.objects.filter(node__in=members.values("pk")).order_by()
     # What every machine is tried at says nothing of any of them.
     candidates = candidates.exclude(endpoint__in=cluster.kubespan.extra_endpoints)
@@ -187,4 +188,65 @@ def node_claims(node: Node) -> tuple[list[str], list[str]]:
     """Addresses and networks that a node claimed when it last spoke, believed or not."""
     refused = [(entry["kind"], entry["claim"]) for entry in node.refused_claims]
     addresses = [*node.addresses, *(claim for kind, claim in refused if kind == "address")]
-    return addresses, [*node.claimed_networks, *(claim for kind, claim in refused if kind == "network")]
+    networks = [*node.claimed_networks, *node.ruled_networks]
+    return addresses, [*networks, *(claim for kind, claim in refused if kind == "network")]
+
+
+def rule(networks: Iterable[str], ranges: Iterable[str]) -> dict[str, str]:
+    """Say which of these networks a cluster's rule lets in: each with the first range that it lies within."""
+    parsed = [parse_network(text) for text in ranges]
+    found = {}
+    for text in networks:
+        network = parse_network(text)
+        by = next((one for one in parsed if one.version == network.version and network.subnet_of(one)), None)  # type: ignore[arg-type] # of one version
+        if by is not None:
+            found[text] = str(by)
+    return found
+
+
+def rule_again(cluster: Cluster, members: Sequence[Node], ranges: Sequence[str]) -> list[Node]:
+    """Judge by new rules what the members ask to advertise, without saving; gives those for whom that made a change.
+
+    What a rule let in before goes first, so that of two members with equal networks the one that has it keeps it.
+    """
+    waiting = []
+    changed: dict[int, Node] = {}
+    for node in members:
+        before = dict(node.ruled_networks)
+        node.ruled_networks = rule(before, ranges)
+        node.claimed_networks = [*node.claimed_networks, *(text for text in before if text not in node.ruled_networks)]
+        if node.ruled_networks != before:
+            changed[node.pk] = node
+        if asked := rule(node.claimed_networks, ranges):
+            waiting.append((node, asked))
+    if waiting:
+        advertised = [(parse_network(text), node.name) for node in members for text in node.advertised_networks]
+        changed |= {node.pk: node for node in _let_in(cluster, waiting, advertised)}
+    return list(changed.values())
+
+
+def _let_in(
+    cluster: Cluster, waiting: Iterable[tuple[Node, dict[str, str]]], advertised: list[tuple[IPNetwork, str]]
+) -> Iterator[Node]:
+    everybody = read_neighbours(cluster, None)
+    for node, asked in waiting:
+        others = _without(replace(everybody, networks=advertised), node.name)
+        for text, by in asked.items():
+            try:
+                check_network(parse_network(text), others)
+            except ValueError:
+                continue  # it stays on the list, and an operator who says yes is told why not
+            node.ruled_networks = {**node.ruled_networks, text: by}
+            node.claimed_networks = [other for other in node.claimed_networks if other != text]
+            advertised.append((parse_network(text), node.name))
+            yield node
+
+
+def _without(neighbours: Neighbours, name: str) -> Neighbours:
+    """What all but one member have."""
+    return replace(
+        neighbours,
+        addresses={text: whose for text, whose in neighbours.addresses.items() if whose != name},
+        endpoints={text: whose for text, whose in neighbours.endpoints.items() if whose != name},
+        networks=[(network, whose) for network, whose in neighbours.networks if whose != name],
+    )

@@ -20,12 +20,16 @@ from kubespan.core.cluster import (
 from kubespan.core.messages import Removed, Revision
 from kubespan.core.options import ClusterOptions
 from nodes import fanout
-from nodes.models import Change, Cluster
+from nodes.models import Change, Cluster, Node
 from nodes.secrets import Unreadable
-from nodes.services import after, audit, endpoints, revisions
+from nodes.services import after, audit, claims, endpoints, revisions
 from nodes.services.refused import Refused
 
 NAME_FORM = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,61}[A-Za-z0-9])?")
+
+
+BATCH = 500
+"""Rows of one UPDATE; databases limit how many values a statement may carry."""
 
 
 def create_cluster(
@@ -131,7 +135,12 @@ def _refresh_members(cluster: Cluster, before: ClusterOptions, options: ClusterO
     nodes = list(cluster.nodes.present().order_by("index"))
     lists = endpoints.refresh(nodes, options, now)
     everybody = options.exclude_advertised_networks != before.exclude_advertised_networks
-    return [node.index for node in nodes if node.status == "approved" and (everybody or node.pk in lists)]  # type: ignore[misc] # a constraint of the table
+    members = [node for node in nodes if node.status == Node.Status.APPROVED]
+    ruled: list[Node] = []
+    if options.approved_networks != before.approved_networks:
+        ruled = claims.rule_again(cluster, members, options.approved_networks)
+        Node.objects.bulk_update(ruled, ["claimed_networks", "ruled_networks"], batch_size=BATCH)
+    return [node.index for node in members if everybody or node.pk in lists or node in ruled]  # type: ignore[misc] # a constraint of the table
 
 
 def _differences(before: ClusterOptions, after_: ClusterOptions) -> dict[str, list[object]]:

@@ -228,7 +228,9 @@ def believe(node: Node, cluster: Cluster, addresses: Iterable[str], networks: It
         neighbours=claims.read_neighbours(cluster, node.pk),
     )
     node.addresses = verdict.addresses
-    node.claimed_networks = [network for network in verdict.networks if network not in node.networks]
+    asked = [network for network in verdict.networks if network not in node.networks]
+    node.ruled_networks = claims.rule(asked, cluster.kubespan.approved_networks)
+    node.claimed_networks = [network for network in asked if network not in node.ruled_networks]
     node.refused_claims = verdict.refused
 
 

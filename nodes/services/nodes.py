@@ -21,7 +21,7 @@ from nodes.services.refused import Refused
 ENTRIES_LIMIT = 64
 """Extra endpoints or networks that an operator may give one node."""
 
-CLAIM_FIELDS = ("addresses", "claimed_networks", "refused_claims")
+CLAIM_FIELDS = ("addresses", "claimed_networks", "ruled_networks", "refused_claims")
 
 
 def _lock(node_pk: int) -> tuple[Cluster, Node]:
@@ -135,7 +135,7 @@ def set_node_options(
         for name, value in wanted.items():
             setattr(node, name, value)
         _take_off(node)
-        node.save(update_fields=[*wanted, "claimed_networks"])
+        node.save(update_fields=[*wanted, "claimed_networks", "ruled_networks"])
         _settle(cluster, node, before, now)
         audit.write(actor, "node.options-set", node, now, changes=changes)
         after.announce(cluster.pk, "node.changed", node=node.pk)
@@ -174,8 +174,9 @@ def _check_networks(cluster: Cluster, node: Node, networks: Iterable[IPNetwork])
 
 
 def _take_off(node: Node) -> None:
-    """Take what is advertised now off the list of what waits for a yes."""
+    """Take what an operator has said yes to off the lists of what waits for one, and of what came by a rule."""
     node.claimed_networks = [network for network in node.claimed_networks if network not in node.networks]
+    node.ruled_networks = {network: by for network, by in node.ruled_networks.items() if network not in node.networks}
 
 
 def approve_networks(actor: audit.Actor, node: Node, networks: Sequence[str], now: datetime) -> Node:
@@ -241,11 +242,12 @@ def _said(claim: Claim, peer: IPAddress | None) -> dict[str, object]:
 
 def _is_known(node: Node, claim: Claim, peer: IPAddress | None) -> bool:
     addresses = [address for address in claim.addresses if address != node.address]
-    networks = [network for network in claim.networks if network not in node.networks]
+    asked = [network for network in claim.networks if network not in node.networks]
     said = _said(claim, peer)
     return (
         addresses == node.addresses
-        and networks == node.claimed_networks
+        and [network for network in asked if network not in node.ruled_networks] == node.claimed_networks
+        and all(network in asked for network in node.ruled_networks)
         and all(getattr(node, name) == value for name, value in said.items())
     )
 

@@ -241,7 +241,7 @@ def member(node: Node, endpoints: Iterable[str], excluded: Iterable[str]) -> Mem
         address=node.address,
         addresses=tuple(node.addresses),
         endpoints=tuple(endpoints),
-        networks=tuple(node.networks),
+        networks=tuple(node.advertised_networks),
         excluded=tuple(dict.fromkeys((*node.excluded_networks, *excluded))),
         hostname=node.hostname,
         operating_system=node.operating_system,
