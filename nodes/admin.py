@@ -90,8 +90,9 @@ class ConsoleAdmin(Shown):
 class ClusterAdmin(Shown):
     """Clusters."""
 
+    hidden = ("cluster_id",)  # a capability: shown on the cluster's page, with an audit row
     list_display = ("name", "uuid", "revision", "pushed", "created", "page")
-    search_fields = ("name", "uuid", "cluster_id")
+    search_fields = ("name", "uuid")
 
 
 @admin.register(Change)

@@ -22,6 +22,7 @@ urlpatterns = [
     path("clusters/<uuid:uuid>/preview/", clusters.ClusterOptionsPreviewView.as_view(), name="cluster-preview"),
     path("clusters/<uuid:uuid>/activity/", clusters.ClusterActivityView.as_view(), name="cluster-activity"),
     path("clusters/<uuid:uuid>/secret/", clusters.ClusterSecretView.as_view(), name="cluster-secret"),
+    path("clusters/<uuid:uuid>/id/", clusters.ClusterIdView.as_view(), name="cluster-id"),
     path("clusters/<uuid:uuid>/delete/", clusters.ClusterDeleteView.as_view(), name="cluster-delete"),
     path("clusters/<uuid:uuid>/enrolment/", enrolment.EnrolmentView.as_view(), name="cluster-enrolment"),
     path("nodes/", nodes.NodeListView.as_view(), name="node-list"),

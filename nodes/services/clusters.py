@@ -233,6 +233,14 @@ def reveal_secret(actor: audit.Actor, cluster: Cluster, now: datetime) -> str:
     return secret
 
 
+def reveal_id(actor: audit.Actor, cluster: Cluster, now: datetime) -> str:
+    """Give the cluster id to somebody who asked: who knows it may write to discovery. Each look is an audit row."""
+    with transaction.atomic():
+        cluster_id = Cluster.objects.get(pk=cluster.pk).cluster_id
+        audit.write(actor, "cluster.id-shown", cluster, now)
+    return cluster_id
+
+
 def delete_cluster(actor: audit.Actor, cluster: Cluster, typed_name: str, now: datetime) -> None:
     """Delete a cluster with all that belongs to it; connected machines are told to take the mesh down."""
     if typed_name != cluster.name:

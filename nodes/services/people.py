@@ -20,13 +20,17 @@ from nodes.services.refused import Refused
 CODE_BYTES = 12
 
 
-def first_code() -> str | None:
+def first_code(now: datetime) -> str | None:
     """Make a new code for the first administrator's page, which replaces any earlier one; none once there is a user."""
-    if get_user_model().objects.exists():
-        return None
     revisions.console_settings()
-    code = secrets.token_hex(CODE_BYTES)
-    Console.objects.filter(pk=1).update(first_code=_digest(code))
+    with transaction.atomic():
+        console = Console.objects.select_for_update().get(pk=1)
+        if get_user_model().objects.exists():
+            return None
+        code = secrets.token_hex(CODE_BYTES)
+        console.first_code = _digest(code)
+        console.save(update_fields=["first_code"])
+        audit.write(None, "console.first-code-made", console, now)
     return code
 
 

@@ -204,6 +204,8 @@ def transition_sentence(row: Transition) -> SafeString:
 IRREGULAR = {
     "cluster.options-set": "set the options of cluster",
     "cluster.secret-shown": "looked at the secret of cluster",
+    "cluster.id-shown": "looked at the id of cluster",
+    "console.first-code-made": "made a code for the first administrator of",
     "node.options-set": "set the options of node",
     "node.networks-approved": "approved networks of node",
     "node.told-to-try-again": "told node to try again:",

@@ -170,6 +170,18 @@ class ClusterOptionsView(ClusterTab):
         return redirect("cluster-options", uuid)
 
 
+@method_decorator(never_cache, name="dispatch")
+class ClusterIdView(ClusterTab):
+    """The Options tab with the cluster id in clear, for whoever asks for it."""
+
+    tab = "options"
+    template = "clusters/options.html"
+
+    def post(self, request, uuid):
+        cluster_id = services.reveal_id(request.user, self.cluster, timezone.now())
+        return self.show(form=OptionsForm(initial=OptionsForm.first(self.cluster.kubespan)), cluster_id=cluster_id)
+
+
 class ClusterOptionsPreviewView(ClusterTab):
     """What saving the form as it stands would change; a fragment."""
 

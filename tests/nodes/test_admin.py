@@ -26,7 +26,7 @@ def name(model):
 @pytest.fixture
 def rows():
     """A row of every model."""
-    people.first_code()
+    people.first_code(NOW)
     cluster = make_cluster("production")
     make_token(cluster)
     sessions.record_notice(enrol(cluster, Machine("edge")).pk, Notice(kind="drift", text="healed"), NOW)

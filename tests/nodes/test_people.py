@@ -21,11 +21,11 @@ PASSWORD = "a long enough password"
 
 
 def test_the_code_makes_the_first_administrator_and_then_is_gone():
-    code = people.first_code()
+    code = people.first_code(NOW)
     user = people.create_first_administrator(f" {code.upper()} ", "alice", PASSWORD, NOW)
 
     assert (user.is_staff, user.is_superuser, user.check_password(PASSWORD)) == (True, True, True)
-    assert people.first_code() is None
+    assert people.first_code(NOW) is None
     assert Console.objects.get().first_code == ""
     assert Audit.objects.get(verb="user.created").actor == user
     with pytest.raises(Refused) as refused:
@@ -43,7 +43,7 @@ def test_a_command_prints_the_code_where_the_console_was_not_started_by_run(caps
 
 
 def test_the_code_is_kept_as_a_hash_and_a_new_one_replaces_it():
-    first, second = people.first_code(), people.first_code()
+    first, second = people.first_code(NOW), people.first_code(NOW)
     assert second not in Console.objects.get().first_code
     with pytest.raises(Refused) as refused:
         people.create_first_administrator(first, "alice", PASSWORD, NOW)
@@ -66,7 +66,7 @@ def test_without_a_code_there_is_no_first_administrator():
     ],
 )
 def test_what_is_wrong_is_named_and_the_code_stays_good(username, password, code):
-    first = people.first_code()
+    first = people.first_code(NOW)
     with pytest.raises(Refused) as refused:
         people.create_first_administrator(first, username, password, NOW)
     assert refused.value.code == code
@@ -75,7 +75,7 @@ def test_what_is_wrong_is_named_and_the_code_stays_good(username, password, code
 
 @pytest.mark.django_db(transaction=True)
 def test_two_at_once_are_one_administrator():
-    code = people.first_code()
+    code = people.first_code(NOW)
     start = Barrier(4)
 
     def work(name):

@@ -1,4 +1,4 @@
-"""Create a cluster from a script; prints one JSON object, without the secret."""
+"""Create a cluster from a script; prints one JSON object, without id and secret."""
 
 from __future__ import annotations
 
@@ -35,6 +35,4 @@ class Command(BaseCommand):
             raise CommandError(refusal.reason) from None
         for warning in warnings:
             self.stderr.write(warning)
-        self.stdout.write(
-            json.dumps({"uuid": str(cluster.uuid), "name": cluster.name, "cluster_id": cluster.cluster_id})
-        )
+        self.stdout.write(json.dumps({"uuid": str(cluster.uuid), "name": cluster.name}))

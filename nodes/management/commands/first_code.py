@@ -6,6 +6,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand
+from django.utils import timezone
 
 from nodes.services import people
 
@@ -17,5 +18,5 @@ class Command(BaseCommand):
 
     def handle(self, *_: Any, **__: Any) -> None:
         """Print them."""
-        if code := people.first_code():
+        if code := people.first_code(timezone.now()):
             self.stdout.write(f"first administrator: {settings.KUBESPAN_URL}/first/  one-time code: {code}")
