@@ -5,70 +5,35 @@ The `kernel` cases need a kernel with WireGuard; `tests/vm` runs them in a virtu
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import subprocess
-import time
 from base64 import b64encode
 from dataclasses import replace
-from ipaddress import IPv6Interface, collapse_addresses, ip_address, ip_network
+from ipaddress import IPv6Interface, ip_address, ip_network
 
 import pytest
 
 from kubespan.agent.kernel import KernelError
 from kubespan.agent.netlink import LinuxKernel
-from kubespan.agent.userspace import UserspaceWireGuard
-from kubespan.agent.wireguard import KernelWireGuard, is_available
 from kubespan.core.endpoint import Endpoint
-from kubespan.core.identity import KeyPair
-from kubespan.core.plan import (
-    NOTHING,
-    Desired,
-    Firewall,
-    Link,
-    Peer,
-    RemovePeers,
-    Route,
-    Rule,
-    SetFirewall,
-    SetLink,
-    SetPeers,
-    plan,
+from kubespan.core.plan import NOTHING, Firewall, Link, RemovePeers, Route, Rule, SetLink, plan
+from tests.agent.data_plane import (
+    ADDRESS,
+    DATA_PLANES,
+    SECRET,
+    bring,
+    data_plane,
+    look,
+    make_desired,
+    make_key,
+    make_peer,
 )
 from tests.namespaces import Lab
 
 pytestmark = pytest.mark.root
 
-SECRET = b64encode(bytes(range(32))).decode()
 OTHER_SECRET = b64encode(bytes(range(1, 33))).decode()
-ADDRESS = IPv6Interface("fd7f:175a:b97c:5602:42:acff:fe11:2/64")
 OTHER_ADDRESS = IPv6Interface("fd7f:175a:b97c:5602:42:acff:fe11:3/64")
-
-
-def make_key(number: int) -> KeyPair:
-    return KeyPair.make((number << 64).to_bytes(32))  # in the middle: clamping changes the first and the last byte
-
-
-def make_peer(number: int, *networks: str, endpoint: str | None = None) -> Peer:
-    return Peer(
-        public_key=make_key(number).public_key,
-        preshared_key=SECRET,
-        endpoint=Endpoint.parse(endpoint) if endpoint else None,
-        allowed_ips=tuple(ip_network(network) for network in networks),
-    )
-
-
-def make_desired(*peers: Peer, mtu: int = 1420, port: int = 51820, address: IPv6Interface = ADDRESS) -> Desired:
-    networks = [network for peer in peers for network in peer.allowed_ips if network.version == 4]
-    return Desired(
-        link=Link(mtu=mtu, listen_port=port, private_key=make_key(1).private_key),
-        address=address,
-        peers={peer.public_key: peer for peer in peers},
-        routes=frozenset({Route(4, mtu), Route(6, mtu)}),
-        rules=frozenset({Rule(4), Rule(6)}),
-        firewall=Firewall(mtu=mtu, routed=frozenset(collapse_addresses(networks))),
-    )
-
 
 THREE = make_desired(
     make_peer(2, "10.0.2.0/24", "fd7f:175a:b97c:5602::2/128", endpoint="192.0.2.2:51820"),
@@ -81,36 +46,16 @@ any_wireguard = pytest.mark.parametrize("wireguard", ["userspace"], indirect=Tru
 """For what has nothing to do with WireGuard: once is enough, and a virtual machine is slow."""
 
 
-@pytest.fixture(params=["userspace", pytest.param("kernel", marks=pytest.mark.kernel)])
+@pytest.fixture(params=DATA_PLANES)
 def wireguard(request):
     """A data plane to make kernels of."""
-    if request.param == "userspace":
-        return UserspaceWireGuard
-    if not asyncio.run(is_available()):
-        pytest.skip("this kernel has no WireGuard; tests/vm runs this in a virtual machine")
-    return KernelWireGuard
+    return data_plane(request.param)
 
 
 @pytest.fixture
 def machine(wireguard):
     with Lab() as lab:
         yield lab.machine("one")
-
-
-def bring(machine, wireguard, desired):
-    """One pass, by an agent that knows nothing from before; returns the changes that it made."""
-
-    async def reconcile():
-        kernel = LinuxKernel(wireguard())
-        changes = plan(desired, await kernel.observe())
-        await kernel.apply(changes)
-        return changes
-
-    return machine.call(reconcile)
-
-
-def look(machine, wireguard):
-    return machine.call(LinuxKernel(wireguard()).observe)
 
 
 @any_wireguard
@@ -297,41 +242,6 @@ def test_no_error_and_no_value_shows_a_key(machine, wireguard):
     for text in (repr(THREE), repr(plan(THREE, look(machine, wireguard)))):
         assert private not in text
         assert SECRET not in text
-
-
-def test_a_thousand_peers_take_well_under_a_second(machine, wireguard):
-    peers = [
-        make_peer(
-            number, f"fd7f::{number:x}/128", f"10.{number // 250}.{number % 250}.0/25", endpoint="192.0.2.2:51820"
-        )
-        for number in range(10, 1010)
-    ]
-    many = make_desired(*peers)
-    bring(machine, wireguard, make_desired())
-
-    async def add():
-        kernel = LinuxKernel(wireguard())
-        changes = plan(many, await kernel.observe())
-        started = time.monotonic()
-        await kernel.apply([change for change in changes if isinstance(change, SetPeers)])
-        observed = await kernel.observe()
-        return len(observed.peers), time.monotonic() - started
-
-    found, seconds = machine.call(add)
-    assert found == 1000
-    print(f"1,000 peers set and read in {seconds:.3f} s")
-    bring(machine, wireguard, many)
-    assert bring(machine, wireguard, many) == []
-    one_more = make_desired(*peers, make_peer(9, "10.200.0.0/16"))
-    changed = bring(machine, wireguard, one_more)
-    assert [len(change.peers) for change in changed if isinstance(change, SetPeers)] == [1]
-    assert {type(change) for change in changed} == {SetPeers, SetFirewall}
-
-
-def test_a_peer_with_very_many_networks(machine, wireguard):
-    wide = make_desired(make_peer(2, *(f"10.{number >> 7}.{2 * (number & 127)}.0/24" for number in range(1500))))
-    bring(machine, wireguard, wide)
-    assert bring(machine, wireguard, wide) == []
 
 
 @pytest.fixture
