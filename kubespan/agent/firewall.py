@@ -372,7 +372,7 @@ def _require(as_written: bool) -> None:  # noqa: FBT001 - reads as an assertion
 
 async def observe() -> Firewall | None:
     """Read the table from the kernel; none where there is none. Raises KernelError."""
-    code, output, error = await _run("-j", "list", "table", "inet", TABLE)
+    code, output, error = await run_nft("-j", "list", "table", "inet", TABLE)
     if code == 0:
         return read(output)
     if "No such file or directory" in error:
@@ -382,12 +382,13 @@ async def observe() -> Firewall | None:
 
 async def apply(firewall: Firewall | None) -> None:
     """Replace the table, or remove it, in one transaction. Raises KernelError; then nothing has changed."""
-    code, _, error = await _run("-f", "-", script=render(firewall))
+    code, _, error = await run_nft("-f", "-", script=render(firewall))
     if code != 0:
         raise KernelError(f"nft refuses the table {TABLE}: {_first_line(error)}", _remedy(error))
 
 
-async def _run(*arguments: str, script: str = "") -> tuple[int, str, str]:
+async def run_nft(*arguments: str, script: str = "") -> tuple[int, str, str]:
+    """Run nft to its end; gives its exit status, output and errors. Raises KernelError where there is no nft."""
     try:
         process = await asyncio.create_subprocess_exec(
             "nft",
