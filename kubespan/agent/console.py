@@ -11,7 +11,6 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
@@ -19,7 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from kubespan.agent.sockets import dial, explain, may_mark
-from kubespan.agent.trust import ConsoleUrl
+from kubespan.agent.trust import Way
 from kubespan.core.messages import (
     AGENT_PATH,
     Challenge,
@@ -44,8 +43,10 @@ MAX_FRAME = 8 * 1024 * 1024
 
 BACKOFF_FIRST = 1.0
 BACKOFF_GROWTH = 1.5
-BACKOFF_MOST = 30.0
-"""Seconds: a console that restarts has its agents back in about the time that it was away, and no more than this."""
+BACKOFF_MOST = 5.0
+"""Seconds: a console that was away has its agents back in about the time that it was away, and no more than this."""
+BACKOFF_LATER = 30.0
+"""Seconds, instead, where it is there and says that it has no room yet: then it must not be what keeps it from us."""
 SLOW_RETRY = 300.0
 """Seconds after a refusal: only an operator can change it, and there may be thousands of us."""
 SETTLED = 10.0
@@ -55,6 +56,7 @@ POLICY_VIOLATION = 1008
 UNUSABLE = frozenset({1002, 1007, 1009})
 """What the library itself closes with: not the protocol, not UTF-8, more than MAX_FRAME."""
 GOING_AWAY = 1001
+TRY_LATER = 1013
 CLOSE_REASON_BYTES = 120
 """A close frame carries at most 123 bytes of reason (RFC 6455 §5.5)."""
 
@@ -90,17 +92,13 @@ class RefusedError(Exception):
         """Refused before any welcome: who we are is not wanted, not what we said."""
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
-    """Where the console is and how it is known."""
+def backoff(attempt: int, chance: float, *, later: bool = False) -> float:
+    """Seconds to wait after so many failures in a row: exponential with full jitter, `chance` from 0 to 1.
 
-    url: ConsoleUrl
-    tls: ssl.SSLContext | None
-
-
-def backoff(attempt: int, chance: float) -> float:
-    """Seconds to wait after so many failures in a row: exponential with full jitter, `chance` from 0 to 1."""
-    return chance * min(BACKOFF_MOST, BACKOFF_FIRST * BACKOFF_GROWTH ** min(attempt, 16))
+    `later` where the console itself asks for patience.
+    """
+    most = BACKOFF_LATER if later else BACKOFF_MOST
+    return chance * min(most, BACKOFF_FIRST * BACKOFF_GROWTH ** min(attempt, 16))
 
 
 def slow_retry(chance: float) -> float:
@@ -118,6 +116,7 @@ async def converse(way: Way, party: Party, chance: Callable[[], float]) -> None:
     attempt = 0
     while True:
         started = time.monotonic()
+        later = False
         try:
             await _connection(way, party, marked=marked)
             reason = "the console closed the connection"
@@ -130,6 +129,7 @@ async def converse(way: Way, party: Party, chance: Callable[[], float]) -> None:
         except (OSError, WebSocketException, ValueError) as error:
             # ValueError: a message that does not fit, a host name that cannot be one, a redirect.
             reason = _sentence(error)
+            later = asks_for_patience(error)
             if _is_unusable(error):
                 party.misheard()
         except Exception as error:
@@ -137,7 +137,7 @@ async def converse(way: Way, party: Party, chance: Callable[[], float]) -> None:
             reason = f"a fault of this agent: {type(error).__name__}"
         party.left(reason)
         attempt = 0 if time.monotonic() - started > SETTLED else attempt + 1
-        await asyncio.sleep(backoff(attempt, chance()))
+        await asyncio.sleep(backoff(attempt, chance(), later=later))
 
 
 async def _connection(way: Way, party: Party, *, marked: bool) -> None:
@@ -226,6 +226,11 @@ def _is_unusable(error: BaseException) -> bool:
     if isinstance(error, ConnectionClosed):
         return error.sent is not None and not error.rcvd_then_sent and error.sent.code in UNUSABLE
     return isinstance(error, MessageError)
+
+
+def asks_for_patience(error: BaseException) -> bool:
+    """Whether the console itself said that it has no room yet."""
+    return isinstance(error, ConnectionClosed) and error.rcvd is not None and error.rcvd.code == TRY_LATER
 
 
 def _close_reason(text: str) -> str:

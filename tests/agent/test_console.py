@@ -12,8 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from websockets.asyncio.server import serve
+from websockets.exceptions import ConnectionClosedError
+from websockets.frames import Close
 
-from kubespan.agent.console import BACKOFF_MOST, SLOW_RETRY, Way, backoff, converse, slow_retry
+from kubespan.agent.console import (
+    BACKOFF_MOST,
+    SLOW_RETRY,
+    Way,
+    asks_for_patience,
+    backoff,
+    converse,
+    slow_retry,
+)
 from kubespan.agent.sockets import MARK, dial, may_mark
 from kubespan.agent.trust import ConsoleUrl, tls_context
 from kubespan.core.messages import Applied, Challenge, Hello, Notice, Refused, Revision, Welcome, dump
@@ -27,8 +37,26 @@ def test_backoff_is_bounded_and_jittered_down_to_nothing(attempt, chance):
     assert backoff(attempt, 0.0) == 0.0
 
 
-def test_backoff_grows_to_half_a_minute():
-    assert [round(backoff(attempt, 1.0)) for attempt in range(10)] == [1, 2, 2, 3, 5, 8, 11, 17, 26, 30]
+def test_backoff_grows_to_what_has_everybody_back_within_seconds():
+    assert [round(backoff(attempt, 1.0)) for attempt in range(7)] == [1, 2, 2, 3, 5, 5, 5]
+
+
+def test_a_console_that_asks_for_patience_has_it():
+    assert [round(backoff(attempt, 1.0, later=True)) for attempt in range(10)] == [1, 2, 2, 3, 5, 8, 11, 17, 26, 30]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        pytest.param(ConnectionClosedError(Close(1013, ""), None), True, id="it says so"),
+        pytest.param(ConnectionClosedError(Close(1012, ""), None), False, id="it restarts"),
+        pytest.param(ConnectionClosedError(None, Close(1013, "")), False, id="we said so"),
+        pytest.param(ConnectionClosedError(None, None), False, id="nobody said anything"),
+        pytest.param(ConnectionRefusedError(), False, id="it is not there"),
+    ],
+)
+def test_patience_is_for_a_console_that_asks_for_it(error, expected):
+    assert asks_for_patience(error) == expected
 
 
 @given(st.floats(0, 1))
