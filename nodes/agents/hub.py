@@ -1,7 +1,9 @@
 """All agents' sockets of a process: frames reach them through one Redis subscription a cluster (`nodes.fanout`).
 
 Nothing depends on a message arriving (level-triggered): a socket subscribes first and reads the change log after; a
-lost connection to Redis ends in reading the log again; and every socket is compared with the rows now and then.
+lost connection to Redis ends in reading the log again; every two seconds a glance at the clusters' newest revisions
+finds sockets that missed one, so that neither workers nor Redis are needed for a change to arrive; and every socket
+is compared with the rows, whole, now and then.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import asyncio
 import contextlib
 import random
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -42,10 +44,13 @@ SILENCE_SECONDS = 15.0
 CHECK_SECONDS = 60.0
 """How often every socket is compared with the rows, whatever was or wasn't heard."""
 
+GLANCE_SECONDS = 2.0
+"""How often the newest revisions are read. A push takes less: who lacks what was there at the last look missed it."""
+
 JOIN_SECONDS = 2.0
 """How long a new socket waits for its subscription; without one it is served all the same, and checked later."""
 
-BACKOFF_SECONDS = (0.1, 5.0)
+BACKOFF_SECONDS = (0.1, 1.0)
 """Least and most that is waited before Redis is tried again."""
 
 KEPT_FRAMES = 16
@@ -72,6 +77,9 @@ class Rows(Protocol):
 
     async def read_current(self, cluster_pk: int) -> Revision:
         """The newest revision."""
+
+    async def read_newest(self, cluster_pks: Iterable[int]) -> dict[int, Revision]:
+        """The newest revision of each of these clusters."""
 
     async def read_standings(self, cluster_pk: int) -> dict[int, Standing]:
         """Each node of the cluster by its primary key."""
@@ -119,6 +127,7 @@ class Hub:
         """Begin to listen and to check."""
         self._spawn(self._listen())
         self._spawn(self._check_always())
+        self._spawn(self._glance_always())
 
     def dismiss(self) -> None:
         """Close all sockets, so that their agents come back to another process."""
@@ -231,6 +240,40 @@ class Hub:
             await asyncio.sleep(CHECK_SECONDS * random.uniform(0.5, 1))  # noqa: S311 - spreads load
             for cluster_pk in list(self._clusters):
                 await self.check(cluster_pk)
+
+    async def glance(self, before: Mapping[int, Revision]) -> Mapping[int, Revision]:
+        """Have sockets that lack what was the newest revision `before` read the log; gives the present newest ones.
+
+        What is newer is still on its way to them. While the database is away, there is nothing to compare with.
+        """
+        if not self._clusters:
+            return {}
+        try:
+            newest = await self._rows.read_newest(list(self._clusters))
+        except Exception as error:  # noqa: BLE001 - any driver's error; the next look is sure to come
+            log.warning("newest revisions not read", error=str(error))
+            return before
+        for cluster_pk, revision in before.items():
+            if (cluster := self._clusters.get(cluster_pk)) is not None:
+                self._find_late(cluster, revision)
+        return newest
+
+    def _find_late(self, cluster: _Cluster, revision: Revision) -> None:
+        late = [
+            socket
+            for socket in cluster.sockets.values()
+            if socket.settled and socket.approved and socket.held is not None and socket.held < revision
+        ]
+        if late:
+            cluster.frames.clear()  # they were read before, and lead no further
+        for socket in late:
+            socket.lost_touch()
+
+    async def _glance_always(self) -> None:
+        newest: Mapping[int, Revision] = {}
+        while True:
+            await asyncio.sleep(GLANCE_SECONDS)
+            newest = await self.glance(newest)
 
     # Redis.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
@@ -68,6 +68,12 @@ def read_roster(cluster_pk: int) -> Roster:
     return Roster(cluster.current, members, harvest)
 
 
+def read_newest(cluster_pks: Iterable[int]) -> dict[int, Revision]:
+    """The newest revision of each of these clusters."""
+    rows = Cluster.objects.filter(pk__in=cluster_pks).order_by().values_list("pk", "epoch", "revision")
+    return {pk: Revision(epoch, number) for pk, epoch, number in rows}
+
+
 def read_standings(cluster_pk: int) -> dict[int, Standing]:
     """Status and present session of each node of a cluster."""
     rows = Node.objects.filter(cluster=cluster_pk).order_by().values_list("pk", "status", "session")
@@ -89,6 +95,10 @@ class DatabaseRows:
     async def read_current(self, cluster_pk: int) -> Revision:
         """The newest revision."""
         return await in_thread(revisions.current, cluster_pk)
+
+    async def read_newest(self, cluster_pks: Iterable[int]) -> dict[int, Revision]:
+        """The newest revision of each of these clusters."""
+        return await in_thread(read_newest, cluster_pks)
 
     async def read_standings(self, cluster_pk: int) -> dict[int, Standing]:
         """Each node of the cluster by its primary key."""

@@ -63,6 +63,11 @@ class Log:
     async def read_current(self, cluster_pk):
         return self.current
 
+    async def read_newest(self, cluster_pks):
+        if self.fails:
+            raise RuntimeError("the database is away")
+        return dict.fromkeys(cluster_pks, self.current)
+
     async def read_standings(self, cluster_pk):
         return self.standings
 
@@ -107,7 +112,8 @@ def log():
 
 
 @pytest.fixture
-async def hub(valkey, log):
+async def hub(valkey, log, monkeypatch):
+    monkeypatch.setattr(hubs, "GLANCE_SECONDS", 3600)  # it is what these tests are about that must find things
     hub = Hub(log, log)
     hub.start()
     async with asyncio.timeout(10):
@@ -285,6 +291,23 @@ async def test_the_check_finds_what_was_not_heard(hub, join, log):
     assert await behind.take() == "1.1→1.2"
     assert await replaced.take() == fanout.CLOSE_REPLACED
     assert log.settled == [3]
+
+
+async def test_a_glance_finds_what_nobody_published(hub, join, log):
+    _, wire, _ = await join()
+    assert await wire.take() == "snapshot→1.1"
+    await hub.read(CLUSTER, Revision(1, 1))  # is kept until something is published
+    before = await hub.glance({})
+    log.commit()
+    reads = log.reads
+    news = await hub.glance(before)
+    await asyncio.sleep(0)
+    assert log.reads == reads  # it may be on its way
+    log.fails = True
+    assert await hub.glance(news) == news
+    log.fails = False
+    await hub.glance(news)
+    assert await wire.take() == "1.1→1.2"
 
 
 async def test_after_redis_was_away_everybody_catches_up(hub, join, log, valkey, monkeypatch):
