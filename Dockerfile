@@ -8,6 +8,14 @@ RUN npm install --no-save --no-audit --no-fund
 COPY frontend/ ./
 RUN npm run build
 
+FROM python:3.11-slim-bookworm AS agent
+WORKDIR /src
+RUN pip install --no-cache-dir uv
+COPY requirements/agent.lock requirements/agent.lock
+COPY scripts/agent/ scripts/agent/
+COPY kubespan/ kubespan/
+RUN python scripts/agent/build.py --cache /tmp/agent --to build/agent
+
 FROM python:3.11-slim-bookworm AS packages
 COPY requirements/console.lock /requirements.lock
 RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir --no-compile --require-hashes -r /requirements.lock
@@ -23,6 +31,7 @@ COPY kubespan_web/ kubespan_web/
 COPY templates/ templates/
 COPY nodes/ nodes/
 COPY --from=frontend /src/nodes/static/ nodes/static/
+COPY --from=agent /src/build/agent/ build/agent/
 # Collecting static files reads the settings, which want secrets; these are thrown away with the command.
 RUN KUBESPAN_SECRET_KEY=$(head -c 60 /dev/urandom | base64 -w0) \
     KUBESPAN_KEYS=build:$(head -c 32 /dev/urandom | base64 | tr '+/' '-_') \

@@ -13,16 +13,16 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: environment frontend ## a console and a real mesh of four machines on this one (root); Ctrl-C takes all away
+demo: environment frontend handout ## a console and a real mesh of four machines on this one (root); Ctrl-C takes all away
 	@scripts/distribution.sh demo
 	@$(BIN)/python manage.py demo $(ARGS)
 
 .PHONY: run
-run: environment frontend ## a console on http://127.0.0.1:8000 with everything that it needs, kept in .data
+run: environment frontend handout ## a console on http://127.0.0.1:8000 with everything that it needs, kept in .data
 	@KUBESPAN_DATA=$${KUBESPAN_DATA:-.data} $(BIN)/python manage.py run $(ARGS)
 
 .PHONY: test
-test: environment frontend ## all tests; with ARGS, pytest's own: make test ARGS='tests/core -q'
+test: environment frontend handout ## all tests; with ARGS, pytest's own: make test ARGS='tests/core -q'
 	@scripts/distribution.sh test
 	@$(BIN)/pytest -n auto --dist loadgroup $(ARGS)
 ifeq ($(strip $(ARGS)),)
@@ -75,6 +75,15 @@ lock: .uv/bin/uv ## pin every dependency with hashes from pyproject.toml; ARGS=-
 .PHONY: frontend
 frontend: environment ## what pages load: npm packages by lock file, built into nodes/static
 	@scripts/frontend.sh build
+
+.PHONY: agent
+agent: environment ## the self-contained agent that the console hands out, into build/agent
+	@scripts/agent.sh
+
+# A console without an agent to hand out still runs, and says so.
+.PHONY: handout
+handout: environment
+	@scripts/agent.sh || true
 
 .PHONY: environment
 environment:

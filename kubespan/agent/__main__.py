@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import signal
+import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,14 +20,18 @@ import msgspec
 
 from kubespan import __version__
 from kubespan.agent.enrol import EnrolError, Wish, enrol
+from kubespan.agent.fetch import UpgradeError, ask_release, fetch, way_to
+from kubespan.agent.home import Home, HomeError, default_directory, find_home, start_again
 from kubespan.agent.kernel import KernelError
 from kubespan.agent.logs import set_up_logs
 from kubespan.agent.publish import Condition
 from kubespan.agent.store import DEFAULT_STATE_DIR, RESOURCES, STATUS, Busy, Damaged, Enrolment, Store, StoreError
 from kubespan.agent.trust import TrustError, parse_pin
-from kubespan.agent.units import EXIT_REMOVED, EXIT_SETUP, UnitError, install
+from kubespan.agent.uninstall import LOG, StillRunning, stop, uninstall
+from kubespan.agent.units import EXIT_REMOVED, EXIT_SETUP, FINAL_STATUSES, RUNNING, UnitError, install
 from kubespan.core.endpoint import LISTEN_PORT, MAX_PORT, parse_network
-from kubespan.core.messages import EnrolReply
+from kubespan.core.messages import EnrolReply, Upgrade
+from kubespan.core.release import may_follow
 from kubespan.core.resources import PEER_STATUSES, Resource, parse, resolve
 from kubespan.ctl.output import FORMS, Form, render
 
@@ -182,6 +189,8 @@ def run(store: Store, data_plane: str | None) -> None:
         sys.exit(EXIT_SETUP)
     except KernelError as error:
         raise click.ClickException(str(error)) from None
+    if ending is start.Ending.REPLACED and (home := find_home()) is not None:
+        start_again(home, sys.argv[1:])
     sys.exit(EXIT_REMOVED if ending is start.Ending.REMOVED else 0)
 
 
@@ -277,15 +286,135 @@ def _published(store: Store) -> list[Resource]:
 
 
 @main.command("install", short_help="Make the agent a service of systemd.")
+@click.option("--background", is_flag=True, help="Where systemd does not run, start the agent until the next boot.")
 @state_dir_option
-def install_command(store: Store) -> None:
+def install_command(store: Store, *, background: bool) -> None:
     """Make the agent a service of systemd: written, enabled and started."""
     _enrolled(store)
-    command = [str(Path(sys.argv[0]).resolve()), "run"]
+    home = find_home()
+    command = [str(Path(sys.argv[0]).resolve() if home is None else home.launcher), "run"]
     if str(store.directory) != DEFAULT_STATE_DIR:
         command += ["--state-dir", str(store.directory.resolve())]
+    if background and not RUNNING.is_dir():
+        _or_fail(lambda: _start_in_background(store, command))
+        return
     path = _or_fail(lambda: install(command))
     click.echo(f"wrote {path}; the service is enabled and started")
+
+
+def _start_in_background(store: Store, command: Sequence[str]) -> None:
+    stop(store)  # it goes by what it read at its start
+    with LOG.open("ab") as log:
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/", close_fds=True
+        )
+    click.echo(f"systemd does not run here: the agent was started in the background, and writes to {LOG}")
+    click.echo(
+        f"next: let your own service manager run `{' '.join(command)}` at each boot, "
+        f"and not start it again after exit status {' or '.join(map(str, FINAL_STATUSES))}"
+    )
+
+
+@main.command(short_help="Become the agent that the console hands out.")
+@state_dir_option
+def upgrade(store: Store) -> None:
+    """Become the agent that the console hands out; the mesh goes on meanwhile.
+
+    If it does not reach the console within ninety seconds, the present one comes back by itself.
+    """
+    home = _own_home()
+    enrolment = _enrolled(store)
+
+    def replace() -> str:
+        way = way_to(enrolment)
+        release = ask_release(way)
+        if not may_follow(release.version, __version__):
+            raise UpgradeError(f"the console hands out {release.version}, and this is {__version__}: nothing to do")
+        fetch(home, way, Upgrade(version=release.version, sha256=release.sha256, size=release.size))
+        home.stage(release.sha256, release.version)
+        return release.version
+
+    version = _or_fail(replace)
+    process = _or_fail(store.holder)
+    if process is None:
+        click.echo(f"{version} is in place; the agent does not run: systemctl start kubespan-agent")
+        return
+    os.kill(process, signal.SIGHUP)
+    click.echo(f"{version} is in place, and takes over; waiting until it is connected to the console")
+    while home.on_trial():
+        time.sleep(0.2)
+    if (failure := home.failure()) is not None:
+        raise click.ClickException(f"{failure.version} was put away again: {failure.reason}")
+    click.echo("it is connected")
+
+
+@main.command("fetch", hidden=True)
+@click.argument("version")
+@click.argument("sha256")
+@click.argument("size", type=click.IntRange(0))
+@state_dir_option
+def fetch_command(version: str, sha256: str, size: int, store: Store) -> None:
+    """Get an agent from the console and see that it starts; the running agent puts it in place."""
+    home = _own_home()
+    enrolment = _enrolled(store)
+    _or_fail(lambda: fetch(home, way_to(enrolment), Upgrade(version=version, sha256=sha256, size=size)))
+
+
+@main.command(hidden=True)
+def settle() -> None:
+    """Put this archive in place on a machine; the install script enrols it next."""
+    archive = os.environ.get("KUBESPAN_AGENT_ARCHIVE")
+    if archive is None:
+        raise click.ClickException("only the archive that a console hands out can be put in place")
+    home = Home(default_directory())
+    _or_fail(lambda: home.settle(Path(archive)))
+    click.echo(f"kubespan-agent {__version__} is in {home.directory}")
+
+
+@main.command("uninstall", short_help="Take the agent and its mesh away, and leave nothing behind.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@state_dir_option
+def uninstall_command(store: Store, *, yes: bool) -> None:
+    """Take service, process, mesh, identity and the agent's own files away.
+
+    The machine's keys go too: if it is to come back, it is another node. May be repeated where it was broken off.
+    """
+    if os.geteuid() != 0:
+        raise click.ClickException("this needs root")
+    home = Home(default_directory())
+    click.echo(f"takes away: the mesh, {store.directory} with this machine's keys, {home.directory}, and the service")
+    if not yes:
+        click.confirm("go on?", abort=True)
+    enrolment = _enrolment_to_mention(store)
+    # Loaded before the files go that it is loaded from.
+    take_down = _start().take_mesh_down
+
+    def take_away() -> None:
+        for what in uninstall(store, home, take_down):
+            click.echo(f"gone: {what}")
+
+    _or_fail(take_away)
+    if find_home() is None:
+        click.echo("this agent was not installed by the console's line: its program is where it was put")
+    if enrolment is not None:
+        click.echo(f"remove this node on its console too, {enrolment.url}: until then others keep it as a peer")
+
+
+def _enrolment_to_mention(store: Store) -> Enrolment | None:
+    try:
+        state = store.agent()
+    except StoreError:
+        return None  # damaged, and about to go
+    return None if state is None else state.enrolment
+
+
+def _own_home() -> Home:
+    home = find_home()
+    if home is None:
+        raise click.ClickException(
+            "this agent was not installed by the console's line: upgrade it the way that it was installed"
+        )
+    return home
 
 
 @main.command()
@@ -304,7 +433,7 @@ def _start() -> Any:
 def _or_fail(act: Callable[[], Result]) -> Result:
     try:
         return act()
-    except (EnrolError, KernelError, StoreError, TrustError, UnitError) as error:
+    except (EnrolError, HomeError, KernelError, StillRunning, StoreError, TrustError, UnitError, UpgradeError) as error:
         raise click.ClickException(str(error)) from None
 
 

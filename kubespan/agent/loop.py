@@ -19,14 +19,17 @@ import structlog
 
 from kubespan import __version__
 from kubespan.agent.clock import Clock
-from kubespan.agent.console import Way, converse
+from kubespan.agent.console import converse
 from kubespan.agent.drift import describe, find_drift, pause
 from kubespan.agent.held import Held
+from kubespan.agent.home import Home
 from kubespan.agent.kernel import Backend, Kernel, KernelError
 from kubespan.agent.mesh import Decision, Mesh, Misfit, Own
 from kubespan.agent.publish import Condition, Publisher
 from kubespan.agent.store import Enrolment, Store, StoreError
 from kubespan.agent.talk import MOST_NOTICES, Talk
+from kubespan.agent.trust import Way
+from kubespan.agent.upgrade import FetchApart, Succession
 from kubespan.core.messages import MAX_TEXT, Applied, Claim
 from kubespan.core.peer_status import NEVER, TICK
 from kubespan.core.plan import NOTHING, Desired, Observed, plan
@@ -48,6 +51,8 @@ class Ending(Enum):
     """By a signal; the mesh stays."""
     REMOVED = "removed"
     """By the console; the mesh is gone."""
+    REPLACED = "replaced"
+    """Another agent is in place and takes over; the mesh stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +98,14 @@ class Agent:
         *,
         clock: Clock | None = None,
         chance: Callable[[], float] = random.random,
+        home: Home | None = None,
     ) -> None:
         clock = clock or Clock()
         self._chance = chance
         self.mesh = Mesh(own)
         self.held = Held(store, enrolment, self.mesh)
         self.talk = Talk(enrolment, signing_key, self.held, clock)
+        self.succession = Succession(home, self.talk, FetchApart(store))
         self.fault = ""
         """Why the data plane does not follow the settings; empty when it does."""
         self._store = store
@@ -108,6 +115,7 @@ class Agent:
         # One thread, so that what is written last is what was decided last; `run` waits for it at its end.
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._stopped = asyncio.Event()
+        self._replaced = asyncio.Event()
         self._settled: Desired | None = None
         self._warned: tuple[str, ...] = ()
         self._facts_due = NEVER
@@ -125,11 +133,16 @@ class Agent:
         self.held.restore()
         self._tell_damage()
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
+        handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop}
+        if self.succession.possible:
+            handlers[signal.SIGHUP] = self._replaced.set
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        self.succession.begin()
+        succeeded = asyncio.create_task(self._await_successor())
         looking = asyncio.create_task(self._look_on())
         work = (self._stopped.wait(), self.talk.removed.wait(), self._watch(), converse(way, self.talk, self._chance))
-        tasks = [looking, *(asyncio.ensure_future(part) for part in work)]
+        tasks = [looking, succeeded, *(asyncio.ensure_future(part) for part in work)]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             # A look that is under way comes to its end, so that no change is left half made.
@@ -141,18 +154,30 @@ class Agent:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._writer.shutdown()
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in handlers:
                 loop.remove_signal_handler(number)
         for task in done:
             task.result()
         if self.talk.removal is None:
-            return Ending.STOPPED
+            return Ending.REPLACED if succeeded in done else Ending.STOPPED
         await self._leave(self.talk.removal)
         return Ending.REMOVED
 
     def stop(self) -> None:
         """End `run`; the mesh stays."""
         self._stopped.set()
+
+    async def _await_successor(self) -> None:
+        """End when another agent is in place: the console sent it, or somebody at the machine put it there (SIGHUP)."""
+        waits = [asyncio.create_task(wait) for wait in (self.succession.await_successor(), self._replaced.wait())]
+        try:
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
+        for wait in done:
+            wait.result()
 
     async def _look_on(self) -> None:
         news = self.talk.news
@@ -221,6 +246,7 @@ class Agent:
         if decision.revision is not None and decision.complete:
             self.talk.applied = Applied(revision=decision.revision, fault=unstored)
         self._warn(decision.warnings)
+        self.succession.look()
 
     def _failed(self, reason: str) -> None:
         self._failures += 1

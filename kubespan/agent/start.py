@@ -5,8 +5,9 @@ from __future__ import annotations
 from ipaddress import IPv6Address
 from ssl import SSLError
 
-from kubespan.agent.console import Way
 from kubespan.agent.enrol import Identity, Machine, parse_mac_interface
+from kubespan.agent.fetch import way_to
+from kubespan.agent.home import find_home
 from kubespan.agent.host import (
     Watch,
     choose_data_plane,
@@ -20,7 +21,6 @@ from kubespan.agent.loop import Agent, Ending, Facts, Place, take_down
 from kubespan.agent.mesh import Own
 from kubespan.agent.netlink import LinuxKernel
 from kubespan.agent.store import AGENT, KUBESPAN_IDENTITY, NODE_IDENTITY, Enrolment, Store, StoreError
-from kubespan.agent.trust import ConsoleUrl, parse_certificate, tls_context
 from kubespan.agent.userspace import UserspaceWireGuard
 from kubespan.agent.wireguard import KernelWireGuard, is_available
 from kubespan.core.cluster import ula_prefix
@@ -75,14 +75,13 @@ async def run_agent(store: Store, data_plane: str | None) -> Ending:
     identity, enrolment = load(store)
     state = identity.state
     try:
-        url = ConsoleUrl.parse(enrolment.url, insecure_http=enrolment.insecure_http)
-        way = Way(url, tls_context(url, parse_certificate(enrolment.certificate)))
+        way = way_to(enrolment)
         own = Own(identity.keys, identity.node_id, own_address(identity, enrolment), state.listen_port)
     except (ValueError, SSLError) as error:
         raise store.damaged(AGENT, str(error)) from None
     device = await choose_data_plane(data_plane or state.data_plane)
     place = Place(LinuxKernel(device), LinuxHost(), device.backend, state.networks)
-    return await Agent(store, enrolment, state.signing_key, own, place).run(way)
+    return await Agent(store, enrolment, state.signing_key, own, place, home=find_home()).run(way)
 
 
 async def take_mesh_down() -> None:

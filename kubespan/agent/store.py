@@ -270,6 +270,13 @@ class Store:
             os.close(descriptor)
         return False
 
+    def holder(self) -> int | None:
+        """The process of the agent that runs on this state directory; none where none does."""
+        if not self.is_locked():
+            return None
+        text = (self._read("lock") or b"").strip()
+        return int(text) if text.isdigit() else None
+
     def damage(self) -> Damage | None:
         """How often a damaged file kept the agent from starting; none when it started since."""
         content = self._read(DAMAGE)

@@ -40,6 +40,8 @@ from kubespan.core.messages import (
     Resync,
     Snapshot,
     TryAgain,
+    Upgrade,
+    UpgradeFailed,
     Welcome,
     challenge_text,
     negotiate,
@@ -51,6 +53,9 @@ MOST_NOTICES = 32
 """Notices kept while nobody takes them; the oldest go first."""
 SHORTEST_REPORT = 0.5
 """Seconds between reports that a console cannot ask to undercut."""
+
+UPGRADES_SINCE = 2
+"""The first version of the protocol that knows of them."""
 
 NOTICE_LENGTH = 1024
 """Characters; a warning that names all members must not outgrow a frame."""
@@ -69,6 +74,7 @@ class _Told:
     version: int = VERSIONS[0]
     welcomed: bool = False
     approved: bool = False
+    informed: bool = False
     claim: Claim | None = None
     applied: Applied | None = None
 
@@ -87,6 +93,11 @@ class Talk:
         """Frames of the console that could not be used, since the agent's start."""
         self.removal: str | None = None
         """Why the console removed this machine; none while it has not."""
+        self.upgrade: Upgrade | None = None
+        """The agent that the console wants here; `upgrade_wanted` is set with it."""
+        self.upgrade_wanted = asyncio.Event()
+        self.failed_upgrade: UpgradeFailed | None = None
+        """What the console has not heard yet of one that did not work."""
         self.news = asyncio.Event()
         self.sayable = asyncio.Event()
         self.removed = asyncio.Event()
@@ -107,6 +118,11 @@ class Talk:
             self._noticed[text] = now
             self._notices.append(Notice(kind=kind, text=text))
             self.sayable.set()
+
+    @property
+    def informed(self) -> bool:
+        """Whether this connection has told all that there is to know: settings too, where this machine is a member."""
+        return self.connected and (self._told.informed or not self._told.approved)
 
     def patience(self, now: float) -> float:
         """Seconds until the console should hear of fresh figures."""
@@ -145,6 +161,9 @@ class Talk:
                 self._told.reporter.resync()
                 self._told.claim = None
                 self.sayable.set()
+            case Upgrade() if self._told.approved:
+                self.upgrade = message
+                self.upgrade_wanted.set()
             case TryAgain() | ClusterSecret() | Snapshot() | Delta() if self._told.approved:
                 self._hear_settings(message)
             case _:
@@ -173,6 +192,9 @@ class Talk:
             # Taken away only after it has gone: a connection that breaks here loses nothing.
             yield self._notices[0]
             self._notices.popleft()
+        if self.failed_upgrade is not None and told.version >= UPGRADES_SINCE:
+            yield self.failed_upgrade
+            self.failed_upgrade = None
 
     async def need(self) -> None:
         """Wait until there may be something to say."""
@@ -218,3 +240,4 @@ class Talk:
                     self.notice("fault", str(error))
             case _:
                 self._held.take_membership(message)
+                self._told.informed = True

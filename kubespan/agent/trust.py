@@ -60,6 +60,14 @@ class ConsoleUrl:
         return f"{scheme}://{host}:{self.port}{self.path}{path}"
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where the console is and how it is known."""
+
+    url: ConsoleUrl
+    tls: ssl.SSLContext | None
+
+
 def parse_pin(text: str) -> str:
     """Read `sha256:` and 64 hex digits, in any case; raises TrustError."""
     pin = text.strip().lower().replace("sha256:", "", 1).replace(":", "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 UNIT = "kubespan-agent.service"
@@ -66,6 +66,25 @@ def install(command: Sequence[str], *, directory: Path = UNIT_DIRECTORY, running
     for arguments in (("daemon-reload",), ("enable", UNIT), ("restart", UNIT)):
         _systemctl(*arguments)
     return path
+
+
+def remove(*, directory: Path = UNIT_DIRECTORY, running: Path = RUNNING) -> Iterator[str]:
+    """Stop the service and take its unit away, saying so; none is no error. Raises UnitError."""
+    path = directory / UNIT
+    if not path.exists():
+        return
+    alive = running.is_dir()
+    if alive:
+        _systemctl("disable", "--now", UNIT)
+    try:
+        path.unlink()
+    except OSError as error:
+        raise UnitError(f"cannot remove {path}: {error.strerror}; run this as root") from None
+    if alive:
+        _systemctl("daemon-reload")
+        # A service that ended by itself stays listed as failed; one that did not is unknown by now.
+        subprocess.run(["systemctl", "reset-failed", UNIT], check=False, capture_output=True)
+    yield str(path)
 
 
 def _systemctl(*arguments: str) -> None:
