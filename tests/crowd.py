@@ -237,15 +237,18 @@ class Wire(asyncio.Protocol):
                 self._transport.close()
 
     def eof_received(self) -> None:
-        self._protocol.receive_eof()
+        self._think()
+        if not self._over:
+            self._protocol.receive_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._think()
+        if self._over:
+            return
+        self._over = True
+        self._waiting.clear()  # what came after a cut was not heard
         if self._timer:
             self._timer.cancel()
-        if not self._over:
-            self._over = True
-            self._owner.closed(self._protocol.close_code)
+        self._owner.closed(self._protocol.close_code)
 
 
 @dataclass(frozen=True)
