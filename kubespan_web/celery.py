@@ -7,14 +7,33 @@ import warnings
 from logging.config import dictConfig
 
 from celery import Celery
+from celery.app.amqp import AMQP
 from celery.signals import setup_logging, worker_ready
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "kubespan_web.settings")
 
 from django.conf import settings  # settings are found by the line above
 from django_structlog.celery.steps import DjangoStructLogInitStep
+from kombu import Connection
 
-app = Celery("kubespan_web")
+RECONNECT_SECONDS = {"interval_start": 0.2, "interval_step": 0.3, "interval_max": 1.5}
+
+
+class Broker(Connection):
+    """A connection to Redis that is made again about once a second; Celery's patience would grow to half a minute."""
+
+    def ensure_connection(self, errback=None, max_retries=None, **options):
+        """Connect, however often that has to be tried."""
+        return super().ensure_connection(errback, max_retries, **(RECONNECT_SECONDS | options))
+
+
+class Queues(AMQP):
+    """Celery's end of the broker, with our connection."""
+
+    Connection = Broker
+
+
+app = Celery("kubespan_web", amqp=Queues)
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 # A demonstration runs as root, for its network namespaces; the image and the units run the worker as somebody else.

@@ -129,6 +129,7 @@ CHANNEL_LAYERS = {
 # Celery's name for a Unix socket differs from everybody else's.
 CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1)
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # for ever, however long Redis is away; celery.py says how often
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "global_keyprefix": "kubespan:celery:",
     # A worker killed in a task gives it up after so many seconds; all tasks are short and may run twice.

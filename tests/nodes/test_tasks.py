@@ -11,7 +11,7 @@ from celery.contrib.testing.worker import start_worker
 from django.utils import timezone
 
 from kubespan.core.options import ClusterOptions
-from kubespan_web.celery import app
+from kubespan_web.celery import RECONNECT_SECONDS, app
 from nodes import live, tasks
 from nodes.fanout import News, channel_name, parse_parcel
 from nodes.health import WORKER_KEY
@@ -26,6 +26,22 @@ def test_every_row_of_the_timetable_names_a_task():
     names = {row["task"] for row in app.conf.beat_schedule.values()}
     assert names == {f"nodes.tasks.{task}" for task in ("heartbeat", "check_lag", "mark_silent_nodes", "expire")}
     assert all(name in app.tasks or hasattr(tasks, name.rpartition(".")[2]) for name in names)
+
+
+def test_workers_look_for_redis_every_second_or_so_and_for_ever():
+    waits = []
+
+    def note(_error, wait):
+        waits.append(wait)
+        if len(waits) == 3:
+            raise LookupError
+
+    connection = app.connection_for_read("redis://127.0.0.1:1/0")
+    with pytest.raises(LookupError):
+        connection.ensure_connection(note, app.conf.broker_connection_max_retries)
+    assert waits == [0.2, 0.5, 0.8]
+    assert RECONNECT_SECONDS["interval_max"] < 2
+    assert app.conf.broker_connection_max_retries is None
 
 
 def test_a_heartbeat_lasts_for_some_beats(valkey):
