@@ -68,7 +68,10 @@ class Party(Protocol):
         """Answer the challenge; raises MessageError when there is no common version."""
 
     def hear(self, message: FromConsole) -> None:
-        """Take a message; raises MessageError when it does not fit what is held, which ends the connection."""
+        """Take a message; raises MessageError when it does not fit what is held, which ends the connection.
+
+        AskAgain ends it too, and nobody has made a mistake.
+        """
 
     def speak(self) -> Iterator[FromAgent]:
         """Give what is to be said now, one after another; one that was taken has reached the socket before the next."""
@@ -81,6 +84,10 @@ class Party(Protocol):
 
     def left(self, reason: str) -> None:
         """Hear that there is no connection, and why."""
+
+
+class AskAgain(Exception):
+    """What came cannot be followed without what a new hello brings; the text says what that is."""
 
 
 class RefusedError(Exception):
@@ -126,6 +133,8 @@ async def converse(way: Way, party: Party, chance: Callable[[], float]) -> None:
                 party.left(reason)
                 await asyncio.sleep(slow_retry(chance()))
                 continue
+        except AskAgain as error:
+            reason = str(error)
         except (OSError, WebSocketException, ValueError) as error:
             # ValueError: a message that does not fit, a host name that cannot be one, a redirect.
             reason = _sentence(error)

@@ -11,6 +11,7 @@ from kubespan.agent.store import SETTINGS, Enrolment, Settings, Store, StoreErro
 from kubespan.core.cluster import parse_cluster_secret
 from kubespan.core.membership import Gap, Membership
 from kubespan.core.messages import ClusterSecret, Delta, MessageError, Revision, Snapshot, Welcome
+from kubespan.core.rotation import Secrets
 from kubespan.core.sealing import open_sealed
 
 
@@ -30,8 +31,25 @@ class Held:
 
     @property
     def secret_generation(self) -> int:
-        """Of the cluster secret held; 0 for none."""
-        return self.settings.secret_generation
+        """Of the newest cluster secret that is stored; 0 for none, and for too few: then all are wanted."""
+        return 0 if self.missing else self._stored.secrets.newest
+
+    @property
+    def missing(self) -> int:
+        """The generation that the settings name and that is not held, though another one is; 0 for none."""
+        named = self.mesh.membership.secret_generation
+        in_use = self.settings.secret_generation
+        return named if in_use and named and named != in_use else 0
+
+    @property
+    def shortage(self) -> str:
+        """What the settings need and this machine has not got, in a sentence; empty when it has all."""
+        if not self.missing:
+            return ""
+        return (
+            f"the cluster secret of generation {self.missing} has not reached this machine, which goes on with "
+            f"generation {self.settings.secret_generation}: others that have switched will not answer its handshakes"
+        )
 
     def restore(self) -> None:
         """Take up the settings of the last run; raises StoreError."""
@@ -43,8 +61,9 @@ class Held:
             membership = membership.apply(stored.snapshot)
         try:
             membership.options.check()
-            if stored.secret:
-                parse_cluster_secret(stored.secret)
+            for secret in (stored.secret, *(one.secret for one in stored.secrets.others)):
+                if secret:
+                    parse_cluster_secret(secret)
         except ValueError as error:
             raise self._store.damaged(SETTINGS, str(error), "remove it: the console sends it again") from None
         self.settings = self._stored = stored
@@ -58,10 +77,13 @@ class Held:
         except (Gap, ValueError) as error:
             raise MessageError(str(error)) from None
         if membership is not self.mesh.membership:
-            self._take(membership, self.settings.secret, self.settings.secret_generation)
+            self._take(membership, self.settings.secrets)
 
     def take_secret(self, message: ClusterSecret) -> None:
-        """Take the cluster secret; raises ValueError when it was not sealed for this machine, or is none."""
+        """Take a cluster secret, to be used once the settings name its generation.
+
+        Raises ValueError when it was not sealed for this machine, or is none.
+        """
         secret = open_sealed(
             message.sealed,
             self.mesh.own.keys.private_key,
@@ -70,7 +92,7 @@ class Held:
             generation=message.generation,
         )
         parse_cluster_secret(secret)
-        self._take(self.mesh.membership, secret, message.generation)
+        self._take(self.mesh.membership, self.settings.secrets.take(message.generation, secret))
 
     def join(self, welcome: Welcome) -> None:
         """Take what a machine learns of its cluster when it is let in; raises MessageError where that cannot be.
@@ -119,11 +141,8 @@ class Held:
             raise ValueError(str(error)) from None
         return "" if state is None else state.mac
 
-    def _take(self, membership: Membership, secret: str, generation: int) -> None:
-        self.settings = Settings(
-            cluster=self.enrolment.cluster,
-            secret=secret,
-            secret_generation=generation,
-            snapshot=None if membership.revision is None else membership.snapshot(),
-        )
-        self.mesh.take(membership, secret)
+    def _take(self, membership: Membership, secrets: Secrets) -> None:
+        secrets = secrets.follow(membership.secret_generation)
+        snapshot = None if membership.revision is None else membership.snapshot()
+        self.settings = Settings.of(self.enrolment.cluster, secrets, snapshot)
+        self.mesh.take(membership, secrets.secret)

@@ -239,12 +239,13 @@ class Agent:
         if drift:
             self.talk.notice("drift", describe(drift))
         self._failures = 0
-        self._set_fault(unstored)
+        fault = unstored or self.held.shortage
+        self._set_fault(fault)
         self.mesh.settle(decision)
         self._settled = decision.desired
         self.talk.rows = self.mesh.rows(self._clock.now())
         if decision.revision is not None and decision.complete:
-            self.talk.applied = Applied(revision=decision.revision, fault=unstored)
+            self.talk.applied = Applied(revision=decision.revision, fault=fault)
         self._warn(decision.warnings)
         self.succession.look()
 

@@ -25,6 +25,7 @@ from kubespan.core.peer_status import (
     PeerState,
     PeerStatus,
     adopt,
+    expect_retries,
     observe,
     pick_endpoint,
     step,
@@ -83,6 +84,8 @@ class Mesh:
         self.statuses: dict[str, PeerStatus] = {}
         self._warnings: tuple[str, ...] = ()
         self._stale = False
+        self._rekeyed = False
+        """Whether the secret is another one since the kernel was last brought up to date."""
         self._indexes: dict[str, int] = {}
         self._handshakes = Handshakes()
         self._to_try: frozenset[int] = frozenset()
@@ -90,6 +93,7 @@ class Mesh:
 
     def take(self, membership: Membership, secret: str) -> None:
         """Go by these settings from the next decision on; many changes in between cost one reckoning."""
+        self._rekeyed |= bool(self.secret) and secret != self.secret
         self.membership, self.secret = membership, secret
         self._stale = True
 
@@ -130,6 +134,7 @@ class Mesh:
         tried = self._to_try
         for key, spec in self.specs.items():
             status = self._retry(spec, now) if self._indexes[key] in tried else self.statuses[key]
+            status = expect_retries(status, now) if self._rekeyed else status
             statuses[key], endpoints[key] = step(spec, status, now)
         wanted = desired(
             keys=self.own.keys,
@@ -148,6 +153,7 @@ class Mesh:
         """Note that the kernel has what was decided."""
         self.statuses = dict(decision.statuses)
         self._to_try -= decision.tried
+        self._rekeyed = False
 
     def rows(self, now: float) -> dict[int, Row]:
         """What a report says of each peer, by member index."""

@@ -23,9 +23,12 @@ import msgspec
 from kubespan.core.endpoint import LISTEN_PORT
 from kubespan.core.identity import KeyPair, decode_node_id
 from kubespan.core.messages import Snapshot
+from kubespan.core.rotation import KeptSecret, Secrets
 
 DEFAULT_STATE_DIR = "/var/lib/kubespan-agent"
 STATE_VERSION = 1
+SEVERAL_SECRETS_VERSION = 2
+"""Of `settings.json` while it holds more than one cluster secret, which an older release could not read."""
 
 KUBESPAN_IDENTITY = "kubespan-identity.yaml"
 NODE_IDENTITY = "node-identity.yaml"
@@ -122,8 +125,28 @@ class Settings(_Document, frozen=True, kw_only=True):
     cluster: str
     """The console's name of the cluster that the rest belongs to."""
     secret: str = ""
+    """The one in use."""
     secret_generation: int = 0
+    others: tuple[KeptSecret, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Those of a rotation that is under way, or was missed; left out of the file while there are none."""
     snapshot: Snapshot | None = None
+
+    @classmethod
+    def of(cls, cluster: str, secrets: Secrets, snapshot: Snapshot | None) -> Settings:
+        """Put together what is to be kept."""
+        return cls(
+            version=SEVERAL_SECRETS_VERSION if secrets.others else STATE_VERSION,
+            cluster=cluster,
+            secret=secrets.secret,
+            secret_generation=secrets.generation,
+            others=secrets.others or msgspec.UNSET,
+            snapshot=snapshot,
+        )
+
+    @property
+    def secrets(self) -> Secrets:
+        """The cluster secrets that are kept."""
+        return Secrets(generation=self.secret_generation, secret=self.secret, others=self.others or ())
 
 
 class Damage(_Document, frozen=True, kw_only=True):
@@ -303,9 +326,10 @@ class Store:
     def _check_version(self, name: str) -> None:
         """Refuse what a newer release wrote, before its fields are looked at."""
         head = _read_head(self._read(name), msgspec.yaml.decode if name == AGENT else msgspec.json.decode)
-        if head is not None and head.version > STATE_VERSION:
+        known = SEVERAL_SECRETS_VERSION if name == SETTINGS else STATE_VERSION
+        if head is not None and head.version > known:
             raise StoreError(
-                f"{self.path(name)} is of version {head.version}, this release knows up to {STATE_VERSION}: "
+                f"{self.path(name)} is of version {head.version}, this release knows up to {known}: "
                 "install the newer release again"
             )
 

@@ -17,6 +17,7 @@ import structlog
 
 from kubespan import __version__
 from kubespan.agent.clock import Clock
+from kubespan.agent.console import AskAgain
 from kubespan.agent.held import Held
 from kubespan.agent.reports import Reporter, Row
 from kubespan.agent.store import Enrolment
@@ -38,6 +39,7 @@ from kubespan.core.messages import (
     Pace,
     Removed,
     Resync,
+    SecretKept,
     Snapshot,
     TryAgain,
     Upgrade,
@@ -46,6 +48,7 @@ from kubespan.core.messages import (
     challenge_text,
     negotiate,
 )
+from kubespan.core.rotation import ROTATION_VERSION
 
 log = structlog.get_logger()
 
@@ -77,6 +80,8 @@ class _Told:
     informed: bool = False
     claim: Claim | None = None
     applied: Applied | None = None
+    kept: int = 0
+    """The generation of the newest cluster secret that the console knows to be stored here."""
 
 
 class Talk:
@@ -108,6 +113,8 @@ class Talk:
         self._notices: deque[Notice] = deque(maxlen=MOST_NOTICES)
         self._noticed: dict[str, float] = {}
         self._told = _Told()
+        self._asked = 0
+        """The generation of the cluster secret that was missing, and asked for."""
 
     def notice(self, kind: Literal["drift", "fault"], text: str) -> None:
         """Let an operator know; kept until there is a console."""
@@ -132,7 +139,7 @@ class Talk:
         """Answer the challenge with what is held; a new connection has heard nothing yet."""
         enrolment = self._enrolment
         version = negotiate(challenge.versions)
-        self._told = _Told(version=version)
+        self._told = _Told(version=version, kept=self._held.secret_generation)
         text = challenge_text(enrolment.console_key, enrolment.cluster, enrolment.node_id, challenge.nonce)
         return Hello(
             version=version,
@@ -184,6 +191,10 @@ class Talk:
         if self.applied is not None and self.applied != told.applied:
             told.applied = self.applied
             yield self.applied
+        kept = self._held.secret_generation
+        if told.version >= ROTATION_VERSION and kept not in {0, told.kept}:
+            told.kept = kept
+            yield SecretKept(generation=kept)
         if self.applied is not None:
             report = told.reporter.collect(self.rows, self.applied.revision, self._clock.now())
             if report is not None:
@@ -241,3 +252,11 @@ class Talk:
             case _:
                 self._held.take_membership(message)
                 self._told.informed = True
+                self._ask_for_secret()
+
+    def _ask_for_secret(self) -> None:
+        """Say hello again where a secret is missing: the answer brings it. Once; a console may not have it itself."""
+        missing = self._held.missing
+        if missing not in {0, self._asked}:
+            self._asked = missing
+            raise AskAgain(f"asking for generation {missing} of the cluster secret")

@@ -123,6 +123,14 @@ def use_endpoint(status: PeerStatus, endpoint: Endpoint, now: float) -> PeerStat
     return replace(status, endpoint=endpoint, last_used_endpoint=endpoint, endpoint_changed=now)
 
 
+def expect_retries(status: PeerStatus, now: float) -> PeerStatus:
+    """Give an endpoint that is being tried its time anew, because handshakes may fail for a moment that are no fault
+    of it: the preshared key changes, and the two ends never do that at the same instant.
+    """
+    connecting = status.last_used_endpoint is not None and status.state(now) is PeerState.UNKNOWN
+    return replace(status, endpoint_changed=now) if connecting else status
+
+
 def step(spec: PeerSpec, status: PeerStatus, now: float) -> tuple[PeerStatus, Endpoint | None]:
     """Take one look at a peer: its status afterwards, and the endpoint to tell WireGuard (§6.1, steps 3 and 4).
 

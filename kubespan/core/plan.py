@@ -269,7 +269,8 @@ def _plan_peers(desired: Mapping[str, Peer], observed: Mapping[str, Peer]) -> li
     if gone := sorted(observed.keys() - desired.keys()):
         changes.append(RemovePeers(tuple(gone)))
     differing = [peer for _, peer in sorted(desired.items()) if not _agrees(peer, observed.get(peer.public_key))]
-    rekeyed, others = [], []
+    rekeyed: list[Peer] = []
+    others: list[Peer] = []
     for peer in differing:
         (rekeyed if _agrees_but_for_key(peer, observed.get(peer.public_key)) else others).append(peer)
     if others:

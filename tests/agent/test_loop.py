@@ -378,17 +378,6 @@ async def test_a_secret_sealed_for_another_is_a_notice_and_nothing_else(bench, c
     assert bench.kernel.applied == []
 
 
-async def test_a_new_secret_is_stored_and_used(bench, console):
-    other = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
-    async with running(bench.agent(), console.way):
-        line = await console.line()
-        await line.let_in(sealed_secret(), snapshot())
-        await line.hear(Applied)
-        await line.say(sealed_secret(other, 2))
-        await bench.kernel.until(lambda: {p.preshared_key for p in bench.kernel.peers.values()} == {other})
-    assert bench.store.settings(CLUSTER).secret_generation == 2
-
-
 async def test_options_that_cannot_be_are_refused(bench, console):
     async with running(bench.agent(), console.way):
         line = await console.line()

@@ -19,6 +19,7 @@ from kubespan.agent.store import (
     KUBESPAN_IDENTITY,
     NODE_IDENTITY,
     SETTINGS,
+    SEVERAL_SECRETS_VERSION,
     STATE_VERSION,
     AgentState,
     Busy,
@@ -111,7 +112,7 @@ def test_a_node_id_of_other_than_32_bytes_is_damage(store):
     ],
 )
 def test_what_a_newer_release_wrote_is_refused_and_kept(store, name, content):
-    text = content.format(v=STATE_VERSION + 1)
+    text = content.format(v=(STATE_VERSION if name == AGENT else SEVERAL_SECRETS_VERSION) + 1)
     store.path(name).write_text(text)
     with pytest.raises(StoreError, match="install the newer release"):
         store.agent() if name == AGENT else store.settings(CLUSTER)
