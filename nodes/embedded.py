@@ -29,8 +29,13 @@ KEY_FILE = "keys.env"
 SOCKET_PATH_LIMIT = 100
 """A Unix socket's path may have 107 bytes on Linux; programs add some for a temporary name."""
 
+TLS_FILES = ("tls/certificate.pem", "tls/key.pem")
+
 SELF_CONTAINED = frozenset({"run", "demo"})
 """Commands that make their own data directory, keys and Redis."""
+
+NO_KEY = "none-yet"
+"""Name of a key that encrypts nothing."""
 
 
 class NotPossible(Exception):
@@ -60,7 +65,9 @@ def prepare(arguments: Sequence[str], environ: MutableMapping[str, str]) -> None
         if options.tls_listen:
             environ.setdefault("KUBESPAN_AGENT_URL", f"https://{_agents_address(options)}")
         environ.setdefault("ALLOWED_HOSTS", ",".join(dict.fromkeys(_hosts(options, environ))))
-    for name, value in read_keys(data).items():
+    # A restore brings the keys; until it has, the settings load with some that encrypt nothing.
+    passing = _new_keys(NO_KEY) if command == "restore" else {}
+    for name, value in (passing | read_keys(data)).items():
         if f"{name}_FILE" not in environ:
             environ.setdefault(name, value)
     if "REDIS_URL" not in environ and "REDIS_URL_FILE" not in environ:
@@ -132,12 +139,20 @@ def make_keys(data: Path) -> None:
     path = data / KEY_FILE
     if path.exists():
         return
-    lines = {
+    lines = _new_keys("first")
+    write_private(path, "".join(f"{name}={shlex.quote(value)}\n" for name, value in lines.items()))
+
+
+def _new_keys(name: str) -> dict[str, str]:
+    return {
         "KUBESPAN_SECRET_KEY": secrets.token_urlsafe(64),
-        "KUBESPAN_KEYS": "first:" + base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+        "KUBESPAN_KEYS": f"{name}:" + base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
     }
-    text = "".join(f"{name}={shlex.quote(value)}\n" for name, value in lines.items())
-    descriptor, temporary = tempfile.mkstemp(dir=data)  # made with mode 0600
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file whole or not at all, and only for its owner's eyes."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent)  # made with mode 0600
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -152,8 +167,33 @@ def read_keys(data: Path) -> dict[str, str]:
         return {}
     if path.stat().st_mode & 0o077:
         raise NotPossible(f"{path}: others may read it; do: chmod 600 {shlex.quote(str(path))}")
-    words = shlex.split(path.read_text(encoding="utf-8"), comments=True)
+    return parse_keys(path.read_text(encoding="utf-8"))
+
+
+def parse_keys(text: str) -> dict[str, str]:
+    """Read what the key file holds."""
+    words = shlex.split(text, comments=True)
     return {name: value for name, equals, value in (word.partition("=") for word in words) if equals}
+
+
+def keeps_keys(data: Path, environ: Mapping[str, str]) -> bool:
+    """Whether KUBESPAN_KEYS are those of the key file, not the environment's."""
+    own = read_keys(data).get("KUBESPAN_KEYS")
+    return own is not None and environ.get("KUBESPAN_KEYS") == own and "KUBESPAN_KEYS_FILE" not in environ
+
+
+def read_files(data: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    """What a console keeps besides its database, by path in its directory: its certificate, and its keys if its own."""
+    names = [*TLS_FILES, *([KEY_FILE] if keeps_keys(data, environ) else [])]
+    return {name: (data / name).read_text(encoding="utf-8") for name in names if (data / name).exists()}
+
+
+def place_files(data: Path, files: Mapping[str, str]) -> None:
+    """Put back what `read_files` gave, over what is there; a name that it does not give is left alone."""
+    for name in (*TLS_FILES, KEY_FILE):
+        if name in files:
+            make_private((data / name).parent)
+            write_private(data / name, files[name])
 
 
 # -------------------------------------------------------------------------------------------------------------- Valkey

@@ -260,7 +260,7 @@ def prune(now: datetime) -> int:
 
 
 @transaction.atomic
-def start_epoch(actor: audit.Actor, now: datetime) -> int:
+def start_epoch(actor: audit.Actor, now: datetime, *, push: bool = True) -> int:
     """Begin a new epoch after a backup was restored: whatever agents hold of the old one, they get a snapshot.
 
     The epoch is the present time, so that two restorations of one backup differ.
@@ -271,6 +271,6 @@ def start_epoch(actor: audit.Actor, now: datetime) -> int:
     console.save(update_fields=["epoch"])
     Cluster.objects.update(epoch=console.epoch, pushed=0)
     audit.write(actor, "console.restored", console, now, epoch=console.epoch)
-    for cluster_pk in Cluster.objects.values_list("pk", flat=True):
+    for cluster_pk in Cluster.objects.values_list("pk", flat=True) if push else ():
         transaction.on_commit(lambda cluster_pk=cluster_pk: ask_push(cluster_pk), robust=True)  # type: ignore[misc]
     return console.epoch
