@@ -30,8 +30,9 @@ from nodes.models import Candidate, Change, Cluster, Console, Node
 from nodes.services import audit
 from nodes.services.refused import Refused
 
-PUSH_GATHER = 0.05
-"""Seconds that a push waits for further changes: long enough for a burst, too short to notice."""
+PUSH_GATHER = (50, 1000)
+"""Least and most milliseconds between two pushes of a cluster. A change at rest is pushed at once; within a burst the
+time doubles from push to push, for each costs a frame to every node, and a thousand machines may join at once."""
 PUSH_MARKER_SECONDS = 5
 """A push that was asked for and not begun within this time is asked for again by the next change."""
 LAG_AFTER = timedelta(seconds=15)
@@ -94,15 +95,32 @@ def current(cluster_pk: int) -> Revision:
 
 
 def ask_push(cluster_pk: int) -> None:
-    """Have a worker push the cluster soon; many askings within a moment are one push.
+    """Have a worker push the cluster: now, or once a while has passed since the last push; many askings are one push.
 
     Without Redis nothing happens: the periodic check finds the cluster again.
     """
     try:
-        if sync_redis().set(_marker(cluster_pk), 1, nx=True, ex=PUSH_MARKER_SECONDS):
-            current_app.send_task("nodes.tasks.push_cluster", [cluster_pk], countdown=PUSH_GATHER, retry=False)
+        with sync_redis().pipeline(transaction=False) as pipeline:
+            pipeline.set(_marker(cluster_pk), 1, nx=True, ex=PUSH_MARKER_SECONDS)
+            pipeline.get(_gather(cluster_pk)).pttl(_gather(cluster_pk))
+            mine, gather, left = pipeline.execute()
+        if mine:
+            wait = push_wait(int(gather or 0), left)
+            current_app.send_task("nodes.tasks.push_cluster", [cluster_pk], countdown=wait, retry=False)
     except (redis.RedisError, OperationalError) as error:
         log.warning("push not asked for", cluster=cluster_pk, error=str(error))
+
+
+def push_wait(gather: int, left: int) -> float | None:
+    """Seconds until the next push may be, none for now; `left` is what remains of twice `gather` since the last one."""
+    wait = min(left, 2 * gather) - gather
+    return wait / 1000 if wait > 0 else None
+
+
+def next_gather(gather: int) -> int:
+    """Milliseconds to gather after a push that came `gather` after another; 0 where there was none lately."""
+    least, most = PUSH_GATHER
+    return min(most, 2 * gather) if gather else least
 
 
 def push(cluster_pk: int) -> Revision | None:
@@ -110,10 +128,15 @@ def push(cluster_pk: int) -> Revision | None:
 
     The marker goes first: a change committed from here on asks for a push of its own.
     """
-    sync_redis().delete(_marker(cluster_pk))
+    with sync_redis().pipeline(transaction=False) as pipeline:
+        pipeline.delete(_marker(cluster_pk))
+        pipeline.get(_gather(cluster_pk))
+        _, before = pipeline.execute()
     cluster = Cluster.objects.filter(pk=cluster_pk).unpushed().first()
     if cluster is None:
         return None
+    gather = next_gather(int(before or 0))
+    sync_redis().set(_gather(cluster_pk), gather, px=2 * gather)
     news = frame(cluster_pk, Revision(cluster.epoch, cluster.pushed))
     fanout.publish_frame(cluster_pk, news)
     same_epoch = Cluster.objects.filter(pk=cluster_pk, epoch=news.revision.epoch)
@@ -144,6 +167,10 @@ def push_again(now: datetime) -> int:
 
 def _marker(cluster_pk: int) -> str:
     return f"kubespan:push:{cluster_pk}"
+
+
+def _gather(cluster_pk: int) -> str:
+    return f"kubespan:pushed:{cluster_pk}"
 
 
 def frame(cluster_pk: int, since: Revision | None) -> Frame:

@@ -240,6 +240,44 @@ def test_a_change_after_a_push_began_asks_for_another(valkey, django_capture_on_
     assert queued(valkey) == 2
 
 
+@pytest.mark.parametrize(
+    ("gather", "left", "expected"),
+    [
+        pytest.param(0, -2, None, id="none lately: at once"),
+        pytest.param(50, 100, 0.05, id="this moment: the whole time"),
+        pytest.param(50, 80, 0.03, id="a moment ago: what is left of it"),
+        pytest.param(50, 40, None, id="longer ago: at once"),
+        pytest.param(1000, 2000, 1.0, id="a long burst"),
+        pytest.param(50, 5000, 0.05, id="never longer, whatever a clock does"),
+    ],
+)
+def test_a_push_waits_for_what_is_left_since_the_last(gather, left, expected):
+    assert revisions.push_wait(gather, left) == expected
+
+
+def test_pushes_of_a_burst_are_further_and_further_apart():
+    times = [0]
+    for _ in range(7):
+        times.append(revisions.next_gather(times[-1]))
+    assert times[1:] == [50, 100, 200, 400, 800, 1000, 1000]
+
+
+def test_a_change_at_rest_is_pushed_at_once_and_one_just_after_a_push_waits(
+    valkey, django_capture_on_commit_callbacks, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(revisions.current_app, "send_task", lambda *_, countdown, **__: asked.append(countdown))
+    cluster = make_cluster()
+    for mtu in (1300, 1301):
+        with django_capture_on_commit_callbacks(execute=True):
+            clusters.set_options("tests", cluster, ClusterOptions(mtu=mtu), NOW)
+        revisions.push(cluster.pk)
+    assert asked[0] is None
+    assert 0 < asked[1] <= 0.05
+    with valkey.client() as client:
+        assert client.get(f"kubespan:pushed:{cluster.pk}") == "100"
+
+
 def test_with_nothing_new_nothing_is_pushed(listen):
     cluster = make_cluster()
     news = listen(cluster)
