@@ -19,6 +19,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from kubespan.agent.sockets import dial, explain, may_mark
 from kubespan.agent.trust import Way
+from kubespan.agent.whereabouts import Whereabouts
 from kubespan.core.messages import (
     AGENT_PATH,
     Challenge,
@@ -113,19 +114,20 @@ def slow_retry(chance: float) -> float:
     return SLOW_RETRY * (0.5 + chance)
 
 
-async def converse(way: Way, party: Party, chance: Callable[[], float]) -> None:
+async def converse(way: Way, party: Party, chance: Callable[[], float], whereabouts: Whereabouts | None = None) -> None:
     """Be connected whenever possible, for ever; ends only by cancellation."""
     marked = may_mark()
     if not marked:
         log.warning(
             "connections to the console are not marked, forced routing may catch them: CAP_NET_ADMIN is missing"
         )
+    whereabouts = whereabouts or Whereabouts(way.url)
     attempt = 0
     while True:
         started = time.monotonic()
         later = False
         try:
-            await _connection(way, party, marked=marked)
+            await _connection(way, party, whereabouts, marked=marked)
             reason = "the console closed the connection"
         except RefusedError as error:
             reason = str(error)
@@ -149,10 +151,16 @@ async def converse(way: Way, party: Party, chance: Callable[[], float]) -> None:
         await asyncio.sleep(backoff(attempt, chance(), later=later))
 
 
-async def _connection(way: Way, party: Party, *, marked: bool) -> None:
+async def visit(way: Way, party: Party, whereabouts: Whereabouts) -> None:
+    """One connection, to its end; raises what ended it: OSError, WebSocketException, ValueError, RefusedError."""
+    await _connection(way, party, whereabouts, marked=may_mark())
+
+
+async def _connection(way: Way, party: Party, whereabouts: Whereabouts, *, marked: bool) -> None:
     """One connection from dialling to its end."""
     async with asyncio.timeout(OPEN_SECONDS):
-        socket = await dial(way.url.host, way.url.port, marked=marked)
+        addresses = await whereabouts.find()
+        socket = await dial(way.url.host, way.url.port, marked=marked, addresses=addresses)
     tls: dict[str, Any] = {} if way.tls is None else {"ssl": way.tls, "server_hostname": way.url.host}
     try:
         connection = await connect(
@@ -171,7 +179,7 @@ async def _connection(way: Way, party: Party, *, marked: bool) -> None:
         socket.close()
         raise
     try:
-        await _talk(connection, party)
+        await _talk(connection, party, whereabouts)
     except MessageError as error:
         await connection.close(POLICY_VIOLATION, _close_reason(str(error)))
         raise
@@ -182,7 +190,7 @@ async def _connection(way: Way, party: Party, *, marked: bool) -> None:
         await connection.close()
 
 
-async def _talk(connection: ClientConnection, party: Party) -> None:
+async def _talk(connection: ClientConnection, party: Party, whereabouts: Whereabouts) -> None:
     async with asyncio.timeout(OPEN_SECONDS):
         first = parse_from_console(await connection.recv())
     if isinstance(first, Refused):
@@ -192,7 +200,7 @@ async def _talk(connection: ClientConnection, party: Party) -> None:
     hello = party.greet(first)
     await _send(connection, hello)
     tasks = [
-        asyncio.create_task(_listen(connection, party, hello.version)),
+        asyncio.create_task(_listen(connection, party, hello.version, whereabouts)),
         asyncio.create_task(_speak(connection, party)),
     ]
     try:
@@ -207,12 +215,14 @@ async def _talk(connection: ClientConnection, party: Party) -> None:
             task.result()
 
 
-async def _listen(connection: ClientConnection, party: Party, version: int) -> None:
+async def _listen(connection: ClientConnection, party: Party, version: int, whereabouts: Whereabouts) -> None:
     at_the_door = True
     async for frame in connection:
         message = parse_from_console(frame, version)
         if isinstance(message, Refused):
             raise RefusedError(message, at_the_door=at_the_door)
+        if at_the_door:
+            whereabouts.note(connection.remote_address[0])
         party.hear(message)
         if isinstance(message, Removed):
             return

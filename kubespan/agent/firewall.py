@@ -78,6 +78,23 @@ class PassNeighbours:
 
 
 @dataclass(frozen=True, slots=True)
+class PassServed:
+    """Accept what a port of this machine answers: the console's, which must be reached while a link is down.
+
+    Not in KubeSpan, and only on the machine that carries the console.
+    """
+
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class PassPublished:
+    """Accept, both ways, the connections to such a port that are handed on, as a container's published port is."""
+
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
 class Clamp:
     """Lower the MSS of connections to these networks to what fits into the tunnel."""
 
@@ -94,7 +111,7 @@ class Force:
     networks: frozenset[IPNetwork]
 
 
-Step = PassOwn | PassLoopback | PassNeighbours | Clamp | Force
+Step = PassOwn | PassLoopback | PassNeighbours | PassServed | PassPublished | Clamp | Force
 
 
 def chains(firewall: Firewall) -> dict[str, list[Step]]:
@@ -104,9 +121,12 @@ def chains(firewall: Firewall) -> dict[str, list[Step]]:
     mtu = firewall.mtu & 0xFFFF
     force: list[Step] = [Force(family, networks) for family, networks in present]
     clamp: list[Step] = [Clamp(family, networks, mtu - HEADERS[family]) for family, networks in present]
+    ports = sorted(firewall.exempt)
+    published: list[Step] = [PassPublished(port) for port in ports]
+    served: list[Step] = [PassServed(port) for port in ports]
     return {
-        PREROUTING: [PassOwn(firewall.mtu), *force],
-        OUTGOING: [PassOwn(firewall.mtu), PassLoopback(), PassNeighbours(), *clamp, *force],
+        PREROUTING: [PassOwn(firewall.mtu), *published, *force],
+        OUTGOING: [PassOwn(firewall.mtu), PassLoopback(), PassNeighbours(), *served, *clamp, *force],
     }
 
 
@@ -140,6 +160,10 @@ def _write(step: Step) -> str:
             return 'oifname "lo" accept'
         case PassNeighbours():
             return f"icmpv6 type {{ {', '.join(NEIGHBOUR_DISCOVERY)} }} accept"
+        case PassServed(port):
+            return f"tcp sport {port} accept"
+        case PassPublished(port):
+            return f"meta l4proto tcp ct status dnat ct original proto-dst {port} accept"
         case Clamp(family, networks, mss):
             tcp = f"tcp flags & (syn | rst) == syn tcp option maxseg size > {mss} tcp option maxseg size set {mss}"
             return f"{_write_destination(family, networks)} {tcp}"
@@ -169,7 +193,8 @@ def read(listing: str) -> Firewall:
         found = _read_chains(json.loads(listing)["nftables"])
         mtu = next(step.mtu for step in found[OUTGOING] if isinstance(step, PassOwn))
         routed = frozenset(n for step in found[PREROUTING] if isinstance(step, Force) for n in step.networks)
-        firewall = Firewall(mtu=mtu, routed=routed)
+        exempt = frozenset(step.port for step in found[OUTGOING] if isinstance(step, PassServed))
+        firewall = Firewall(mtu=mtu, routed=routed, exempt=exempt)
     except (_Altered, LookupError, TypeError, ValueError, AttributeError, StopIteration):
         return ALTERED
     return firewall if chains(firewall) == found else ALTERED
@@ -214,6 +239,10 @@ def _read_rule(statements: Sequence[Mapping[str, Any]], comment: str) -> Step:
             return PassLoopback()
         case [("accept", _)] if matches.only("neighbours"):
             return PassNeighbours()
+        case [("accept", _)] if matches.only("served"):
+            return PassServed(matches.port)
+        case [("accept", _)] if matches.only("published", "handed on"):
+            return PassPublished(matches.port)
         case [("mangle", mangle), ("accept", _)] if matches.only("destination") and _forces(mangle):
             return Force(*matches.destination())
         case [("mangle", mangle)] if matches.only("destination", "syn", "mss"):
@@ -226,7 +255,12 @@ _MARK: Mapping[str, Any] = {"meta": {"key": "mark"}}
 _FLAGS: Mapping[str, Any] = {"payload": {"protocol": "tcp", "field": "flags"}}
 _MSS: Mapping[str, Any] = {"tcp option": {"name": "maxseg", "field": "size"}}
 _FLAG_BITS: Mapping[str, int] = {"fin": 1, "syn": 2, "rst": 4, "psh": 8, "ack": 16, "urg": 32, "ecn": 64, "cwr": 128}
-_TRANSPORTS: Mapping[str, tuple[str, ...]] = {"syn": ("tcp",), "neighbours": ("ipv6-icmp", "icmpv6")}
+_TRANSPORTS: Mapping[str, tuple[str, ...]] = {
+    "syn": ("tcp",),
+    "served": ("tcp",),
+    "published": ("tcp",),
+    "neighbours": ("ipv6-icmp", "icmpv6"),
+}
 """The transport that a condition implies."""
 _MARKS = (0, 0xFFFFFFFF, *(FROM_WIREGUARD | 1 << bit for bit in range(32)))
 """Marks enough to tell any two ways of masking, comparing and setting bits apart."""
@@ -240,6 +274,7 @@ class _Matches:
         self.family = 0
         self.networks: frozenset[IPNetwork] = frozenset()
         self.mss = 0
+        self.port = 0
         self.transport = ""
 
     def take(self, content: Mapping[str, Any]) -> None:
@@ -265,6 +300,16 @@ class _Matches:
             case {"payload": {"protocol": "icmpv6", "field": "type"}}:
                 _require(sorted(right["set"]) == sorted(NEIGHBOUR_DISCOVERY))
                 self._add("neighbours")
+            case {"payload": {"protocol": "tcp", "field": "sport"}}:
+                self.port = right
+                self._add("served")
+            case {"ct": {"key": "proto-dst", "dir": "original"}}:
+                self.port = right
+                self._add("published")
+            case {"ct": {"key": "status"}} if operator in {"in", "=="}:
+                _require(right == "dnat")
+                self._add("handed on")
+                return
             case {"meta": {"key": "l4proto"}}:
                 self.transport = right  # follows from the flags or the type; some versions say it
             case _:

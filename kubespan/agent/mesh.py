@@ -79,6 +79,8 @@ class Mesh:
         self.followed = Membership()
         """The settings that affiliates, specs and statuses belong to."""
         self.secret = ""
+        self.exempt: frozenset[int] = frozenset()
+        """TCP ports of a console on this machine; its connections stay outside the tunnel."""
         self.affiliates: list[Affiliate] = []
         self.specs: dict[str, PeerSpec] = {}
         self.statuses: dict[str, PeerStatus] = {}
@@ -146,6 +148,7 @@ class Mesh:
             endpoints=endpoints,
             now=now,
             listen_port=self.own.listen_port,
+            exempt=self.exempt,
         )
         return Decision(wanted, revision, complete=True, statuses=statuses, tried=tried, warnings=warnings)
 

@@ -27,6 +27,7 @@ def desired(
     endpoints: Mapping[str, Endpoint | None],
     now: float,
     listen_port: int = LISTEN_PORT,
+    exempt: frozenset[int] = frozenset(),
 ) -> Desired:
     """Say what the machine should have; nothing at all where KubeSpan is off.
 
@@ -50,5 +51,5 @@ def desired(
         peers=peers,
         routes=frozenset(Route(family=family, mtu=options.mtu) for family in FAMILIES),
         rules=frozenset(Rule(family=family) for family in FAMILIES),
-        firewall=Firewall(mtu=options.mtu, routed=routed(specs, statuses, options, now)),
+        firewall=Firewall(mtu=options.mtu, routed=routed(specs, statuses, options, now), exempt=exempt),
     )

@@ -83,6 +83,8 @@ class Firewall:
     mtu: int
     routed: frozenset[IPNetwork]
     """Destinations forced into the tunnel; without members no marking rule exists at all."""
+    exempt: frozenset[int] = frozenset()
+    """TCP ports served here whose connections stay outside: a console's must be reached while a link is down."""
 
 
 @dataclass(frozen=True, slots=True)
