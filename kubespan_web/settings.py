@@ -22,6 +22,7 @@ KUBESPAN_URL = base_url("KUBESPAN_URL", "http://127.0.0.1:8000")
 KUBESPAN_AGENT_URL = base_url("KUBESPAN_AGENT_URL", KUBESPAN_URL)  # where agents find the console, if elsewhere
 EMBEDDED = bool(env("KUBESPAN_DATA", ""))
 KUBESPAN_DATA = Path(env("KUBESPAN_DATA", tempfile.gettempdir()))  # of worth only where EMBEDDED
+AGENT_FILES = Path(env("KUBESPAN_AGENT_FILES", str(BASE_DIR / "build" / "agent")))  # made by `make agent`
 REDIS_URL = env("REDIS_URL")
 TRUSTED_PROXIES = networks("TRUSTED_PROXIES")  # whose X-Forwarded-* are believed; asgi.py
 DEBUG = flag("KUBESPAN_DEBUG")

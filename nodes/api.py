@@ -1,14 +1,16 @@
-"""Requests of machines: enrolment."""
+"""Requests of machines: enrolment, and the agent that is handed out."""
 
 from __future__ import annotations
 
+import msgspec
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.views.decorators.csrf import csrf_exempt
-from django.views.decorators.http import require_POST
+from django.views.decorators.http import require_POST, require_safe
 
 from kubespan.core.endpoint import IPAddress, parse_address
 from kubespan.core.messages import EnrolRequest, MessageError, Refusal, VersionError, dump, parse_body
+from nodes import delivery
 from nodes.counters import count
 from nodes.services import enrolment
 from nodes.services.refused import Refused
@@ -27,6 +29,38 @@ def enrol(request: HttpRequest) -> HttpResponse:
         count(f"enrol.{refused.code}")
         return _answer(dump(Refusal(code=refused.code, reason=refused.reason)), refused.status)
     return _answer(dump(reply), 200)
+
+
+# Whoever reaches the console may have these: nothing in them is secret.
+
+
+@require_safe
+def release(_request: HttpRequest) -> HttpResponse:
+    """GET /agent/release.json: which agent is handed out."""
+    found = delivery.read_release()
+    return _hand_out(None if found is None else msgspec.json.encode(found), "application/json")
+
+
+@require_safe
+def archive(_request: HttpRequest) -> HttpResponse:
+    """GET /agent/kubespan-agent.pyz: the agent itself."""
+    found = delivery.read_release()
+    return _hand_out(None if found is None else delivery.read_archive(found), "application/octet-stream")
+
+
+@require_safe
+def script(_request: HttpRequest) -> HttpResponse:
+    """GET /agent/install.sh: the script that installs it, to be run, or to be read first."""
+    found = delivery.read_release()
+    return _hand_out(None if found is None else delivery.read_script(found), "text/plain; charset=utf-8")
+
+
+def _hand_out(content: bytes | None, kind: str) -> HttpResponse:
+    if content is None:
+        sentence = "This console has no agent to hand out: whoever runs it builds one by `make agent`.\n"
+        return HttpResponse(sentence, status=404, content_type="text/plain; charset=utf-8")
+    # The next build is to be had the moment it is there.
+    return HttpResponse(content, content_type=kind, headers={"Cache-Control": "no-cache"})
 
 
 def _read(request: HttpRequest) -> EnrolRequest:

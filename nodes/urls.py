@@ -4,11 +4,15 @@ from django.contrib.auth.views import LogoutView
 from django.urls import path
 
 from kubespan.core.messages import ENROL_PATH
+from kubespan.core.release import ARCHIVE_PATH, RELEASE_PATH, SCRIPT_PATH
 from nodes import api
 from nodes.views import activity, clusters, enrolment, nodes, overview, people
 
 urlpatterns = [
     path(ENROL_PATH.lstrip("/"), api.enrol, name="enrol"),
+    path(RELEASE_PATH.lstrip("/"), api.release, name="agent-release"),
+    path(ARCHIVE_PATH.lstrip("/"), api.archive, name="agent-archive"),
+    path(SCRIPT_PATH.lstrip("/"), api.script, name="agent-script"),
     path("", overview.OverviewView.as_view(), name="overview"),
     path("first/", people.FirstAdministratorView.as_view(), name="first-run"),
     path("login/", people.SignInView.as_view(), name="login"),

@@ -34,6 +34,7 @@ def pytest_load_initial_conftests(early_config, parser, args):
         "KUBESPAN_URL": "http://127.0.0.1:8000",
         "KUBESPAN_DATA": str(data),
         "KUBESPAN_DEBUG": "yes",
+        "KUBESPAN_AGENT_FILES": str(data / "no agent"),
         "ALLOWED_HOSTS": "127.0.0.1,localhost,testserver",
         "REDIS_URL": f"unix://{data}/valkey.sock",
         "LOG_LEVEL": "WARNING",

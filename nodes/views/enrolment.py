@@ -11,7 +11,8 @@ from django.views import View
 from django.views.decorators.cache import never_cache
 from django_tables2 import RequestConfig
 
-from nodes import certificates
+from kubespan.core.release import Release
+from nodes import certificates, delivery
 from nodes.forms import TokenForm
 from nodes.models import Cluster, Token
 from nodes.services import tokens as services
@@ -56,7 +57,8 @@ class EnrolmentView(OperatorMixin, View):
         except Refused as refusal:
             form.refuse(refusal)
             return self.show(form, refusal.status)
-        return self.show(form, token=token, line=enrolment_line(plain))
+        release = delivery.read_release()
+        return self.show(form, token=token, line=enrolment_line(plain, release), release=release)
 
     def show(self, form, status: int = 200, **context):
         cluster = get_object_or_404(Cluster, uuid=self.kwargs["uuid"])
@@ -66,12 +68,10 @@ class EnrolmentView(OperatorMixin, View):
         return render(self.request, page, context, status=200 if self.request.htmx else status)
 
 
-def enrolment_line(token: str) -> str:
-    """What to run on the machine; the token goes in by standard input, where no list of processes shows it."""
+def enrolment_line(token: str, release: Release | None) -> str:
+    """What to run on the machine, which is then in the mesh."""
     url = agent_url()
-    fingerprint = own_fingerprint() if url.startswith("https:") else ""
-    pin = f" --pin {fingerprint}" if fingerprint else ""
-    return f"echo {token} | sudo kubespan-agent enrol {url}{pin} --token-file -"
+    return delivery.enrolment_line(token, url, own_fingerprint() if url.startswith("https:") else "", release)
 
 
 def agent_url() -> str:

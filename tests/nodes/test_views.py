@@ -56,8 +56,9 @@ def alerts(response):
 
 # -------------------------------------------------------------------------------------------------------- who gets in
 
-OPEN = {"login", "first-run", "enrol", "logout"}
-"""Pages for people who aren't signed in; enrolment is for machines with a token."""
+HANDED_OUT = {"agent-release", "agent-archive", "agent-script"}
+OPEN = {"login", "first-run", "enrol", "logout", *HANDED_OUT}
+"""Pages for people who aren't signed in; enrolment is for machines with a token, and the agent for machines to be."""
 
 
 def addresses(cluster, node, token):
@@ -92,7 +93,7 @@ def test_every_page_opens(page, cluster):
         response = page.get(address)
         assert response.status_code in {200, 302, 404, 405}, name
         if response.status_code == 404:
-            assert name == "first-run"
+            assert name in {"first-run", *HANDED_OUT}
 
 
 def test_pages_forbid_inline_code_and_have_none(page, staff, cluster):
@@ -307,11 +308,11 @@ def test_the_line_pins_the_consoles_own_certificate(settings, tmp_path):
     own = certificates.ensure(tmp_path, ["192.0.2.1"], timezone.now())
     settings.KUBESPAN_AGENT_URL = "https://192.0.2.1:8443"
     pinned = f"enrol https://192.0.2.1:8443 --pin {own.fingerprint} --token-file -"
-    assert pinned in enrolment.enrolment_line("t")
+    assert pinned in enrolment.enrolment_line("t", None)
     settings.EMBEDDED = False  # TLS is somebody else's then, with a certificate that machines trust already
-    assert "--pin" not in enrolment.enrolment_line("t")
+    assert "--pin" not in enrolment.enrolment_line("t", None)
     settings.EMBEDDED, settings.KUBESPAN_AGENT_URL = True, "http://127.0.0.1:8000"
-    assert "--pin" not in enrolment.enrolment_line("t")
+    assert "--pin" not in enrolment.enrolment_line("t", None)
 
 
 @pytest.mark.parametrize("changes", [{"uses": 0}, {"lifetime": "1"}, {"cluster": "nonsense"}])

@@ -1,0 +1,88 @@
+"""The agent that this console hands out, and the line that brings it to a machine.
+
+`make agent` builds three files (scripts/agent/build.py), which are served as they are: an archive, the script that
+installs it, and what both are. The script names the archive's checksum, and the line names the script's, so that
+whoever sits in between can change neither; the certificate's fingerprint is in the line, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from pathlib import Path
+
+import msgspec
+import structlog
+from django.conf import settings
+
+from kubespan.core.release import ARCHIVE_PATH, RELEASE_PATH, SCRIPT_PATH, Release
+
+log = structlog.get_logger(__name__)
+
+_kept: dict[tuple[str, str], bytes] = {}
+"""Files by name and checksum, as they were when they were found to be right."""
+
+_SAY = "import ssl,sys,urllib.request as u;sys.excepthook=lambda *e:print(e[1],file=sys.stderr);"
+# Without its traceback; and whoever answers, for it is the checksum that decides.
+_FETCH = _SAY + "sys.stdout.buffer.write(u.urlopen(sys.argv[1]{}).read())"
+_ANYBODY = ",context=ssl._create_unverified_context()"
+
+
+def read_release() -> Release | None:
+    """What is handed out; none where no agent was built."""
+    try:
+        return msgspec.json.decode(_path(RELEASE_PATH).read_bytes(), type=Release)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        log.warning("the agent that is handed out cannot be read", error=str(error))
+        return None
+
+
+def read_archive(release: Release) -> bytes | None:
+    """The archive; none where it is not the one that was built."""
+    return _read(ARCHIVE_PATH, release.sha256)
+
+
+def read_script(release: Release) -> bytes | None:
+    """The script that installs it."""
+    return _read(SCRIPT_PATH, release.script_sha256)
+
+
+def _read(path: str, sha256: str) -> bytes | None:
+    if (kept := _kept.get((path, sha256))) is not None:
+        return kept
+    try:
+        content = _path(path).read_bytes()
+    except OSError as error:
+        log.warning("the agent that is handed out cannot be read", error=str(error))
+        return None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        log.warning("a file that is handed out is not the one that was built", file=str(_path(path)))
+        return None
+    # The one of a former build goes.
+    for other in [one for one in _kept if one[0] == path]:
+        _kept.pop(other, None)
+    _kept[path, sha256] = content
+    return content
+
+
+def _path(path: str) -> Path:
+    return Path(settings.AGENT_FILES) / Path(path).name
+
+
+def enrolment_line(token: str, url: str, pin: str, release: Release | None) -> str:
+    """What to run on a machine, by sh; the token goes in by standard input, where no list of processes shows it.
+
+    It gets the script, compares its checksum, and only then lets it run. Without an agent to hand out, it is the line
+    for a machine that has one.
+    """
+    if release is None:
+        return f"echo {token} | sudo kubespan-agent enrol {url}{f' --pin {pin}' if pin else ''} --token-file -"
+    script = shlex.quote(f"{url}{SCRIPT_PATH}")
+    python = f"python3 -c '{_FETCH.format(_ANYBODY if pin else '')}' {script}"
+    curl = f"curl -fsS{'k' if pin else ''} {script}"
+    run = f'echo {token} | $(command -v sudo) sh -c "$s" install.sh {shlex.quote(url)}{f" {pin}" if pin else ""}'
+    refuse = "echo 'This is not the script that the console made: nothing was run.' >&2; false"
+    compared = f'case "$(printf "%s\\n" "$s" | sha256sum)" in {release.script_sha256}*)'
+    return f's="$({python} || {curl})" && {compared} {run};; *) {refuse};; esac'
