@@ -161,12 +161,14 @@ def _use_token(token: Token, now: datetime) -> None:
 
 
 _TAKEN = {
-    "name": "{} has this name already; give this machine another one with --name.",
+    "name": "{} has this name already; give this machine another one with --name, "
+    "or if this is that machine anew, remove it on the console first.",
     "node_id": "{} has this node id; if this is that machine anew, remove it on the console first.",
     "public_key": "{} has this WireGuard key; each machine needs its own: delete this one's state and enrol again.",
     "verify_key": "{} has this signing key; each machine needs its own: delete this one's state and enrol again.",
     "address": "{} has the KubeSpan address that follows from this interface id; "
-    "two machines with one hardware address cannot be in one cluster.",
+    "two machines with one hardware address cannot be in one cluster. "
+    "If this is that machine anew, remove it on the console first.",
 }
 
 
