@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,10 @@ from typing import Any
 
 from django.db import models
 
-from nodes.secrets import SecretField
+from nodes.backups.content import stored_models
+from nodes.models import Cluster
+from nodes.secrets import Secret, SecretField
+from nodes.services import clusters, revisions
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -60,3 +64,23 @@ def _value(field: models.Field, *, full: bool) -> Any:
             value = make(number)
             return value[: field.max_length] if isinstance(value, str) else value
     raise NotImplementedError(f"no value for {field!r}: add a line")
+
+
+def fill_tables() -> None:
+    """Put rows into every table of a console, with a value in every column of theirs."""
+    revisions.console_settings()
+    for model in stored_models():
+        if model._meta.label not in {"nodes.Console", "auth.Permission", "contenttypes.ContentType"}:
+            make_row(model, full=True)
+    clusters.create_cluster(None, name="office", now=START)
+    Cluster.objects.update(revision=7, pushed=7)
+
+
+def read_tables() -> dict[str, list[dict[str, Any]]]:
+    """All rows as the database gives them, secrets in their stored form."""
+    rows = {model._meta.label: model._default_manager.order_by("pk").values() for model in stored_models()}
+    return json.loads(json.dumps({label: list(found) for label, found in rows.items()}, default=_dump))
+
+
+def _dump(value: Any) -> str:
+    return value.dump() if isinstance(value, Secret) else str(value)

@@ -1,8 +1,8 @@
 """What is inside a backup: one JSON object a line: a head, a row each, and an end that counts them.
 
 Rows are in the form of Django's own `jsonl` serializer, with three differences: times keep their microseconds, a secret
-goes as the database keeps it, encrypted with KUBESPAN_KEYS, and tables between two models are tables like any other. Not
-in it are LEFT_OUT, and Redis, which is refilled.
+goes as the database keeps it, encrypted with KUBESPAN_KEYS, and tables between two models are tables like any other.
+Not in it are LEFT_OUT, and Redis, which is refilled.
 """
 
 from __future__ import annotations

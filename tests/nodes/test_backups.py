@@ -22,7 +22,7 @@ from nodes.models import Audit, Cluster, Console, Node, Transition
 from nodes.services import backups, clusters, revisions
 from nodes.services.refused import Refused
 from tests.factories import NOW
-from tests.rows import make_row
+from tests.rows import fill_tables, make_row, read_tables
 
 PASSPHRASE = "a passphrase of tests"
 LATER = NOW + timedelta(days=1)
@@ -34,27 +34,6 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 def _cheap(monkeypatch):
     """The same key derivation, in a moment."""
     monkeypatch.setattr(crypt, "COST", 4)
-
-
-def fill() -> None:
-    """Rows in every table, and every column of theirs."""
-    revisions.console_settings()
-    for model in content.stored_models():
-        if model._meta.label not in {"nodes.Console", "auth.Permission", "contenttypes.ContentType"}:
-            make_row(model, full=True)
-    clusters.create_cluster(None, name="office", now=NOW)
-    Cluster.objects.update(revision=7, pushed=7)
-
-
-def everything() -> dict[str, list[dict]]:
-    """All rows as the database gives them, secrets in their stored form."""
-    found = {}
-    for model in content.stored_models():
-        rows = list(model._default_manager.order_by("pk").values())
-        found[model._meta.label] = json.loads(
-            json.dumps(rows, default=lambda value: getattr(value, "dump", lambda: str(value))())
-        )
-    return found
 
 
 def make_backup(files=None, progress=lambda rows: None) -> io.BytesIO:
@@ -78,14 +57,14 @@ def restore(file: io.BytesIO, *, keys=None, place_files=lambda: None):
 
 
 def test_everything_comes_back_at_a_new_epoch():
-    fill()
-    assert all(everything().values())
+    fill_tables()
+    assert all(read_tables().values())
     Session.objects.create(session_key="signed-in", session_data="", expire_date=LATER)
     file = make_backup()
-    before = everything()
+    before = read_tables()
     empty()
     epoch, restored = restore(file)
-    after = everything()
+    after = read_tables()
 
     assert epoch == int(LATER.timestamp())
     assert {cluster.epoch for cluster in restored} == {epoch} == {Console.objects.get().epoch}
@@ -107,12 +86,12 @@ def test_everything_comes_back_at_a_new_epoch():
 
 
 def test_what_is_made_afterwards_gets_numbers_of_its_own():
-    fill()
+    fill_tables()
     file = make_backup()
     empty()
     restore(file)
     fresh = make_row(Transition)
-    assert fresh.pk > max(row["id"] for row in everything()["nodes.Transition"] if row["id"] != fresh.pk)
+    assert fresh.pk > max(row["id"] for row in read_tables()["nodes.Transition"] if row["id"] != fresh.pk)
 
 
 def test_backup_and_restore_are_in_the_audit():
@@ -126,7 +105,7 @@ def test_backup_and_restore_are_in_the_audit():
 
 
 def test_a_running_console_writes_on_and_the_picture_is_of_one_moment():
-    fill()
+    fill_tables()
     wrote = []
 
     def write_meanwhile(rows):
@@ -165,12 +144,12 @@ def test_many_rows_go_a_few_at_a_time(monkeypatch):
 
 
 def test_a_console_in_use_is_not_overwritten():
-    fill()
+    fill_tables()
     file = make_backup()
-    before = everything()
+    before = read_tables()
     with pytest.raises(Refused, match=r"has clusters already.*empty data directory, or an empty database"):
         restore(file)
-    assert everything() == before
+    assert read_tables() == before
     empty()
     get_user_model().objects.create_user("somebody")
     with pytest.raises(Refused, match="has users already"):
@@ -178,30 +157,30 @@ def test_a_console_in_use_is_not_overwritten():
 
 
 def test_a_missing_key_is_named_and_nothing_changes():
-    fill()
+    fill_tables()
     file = make_backup()
     empty()
-    before = everything()
+    before = read_tables()
     other = {"other": "BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB="}
     with pytest.raises(Refused, match="the secret of cluster office needs key 'tests'"):
         restore(file, keys=other)
     with pytest.raises(Refused, match="another one bore that name"):
         restore(file, keys={"tests": other["other"]})
-    assert everything() == before
+    assert read_tables() == before
 
 
 def test_what_fails_at_the_end_leaves_the_empty_console_as_it_was():
-    fill()
+    fill_tables()
     file = make_backup()
     empty()
-    before = everything()
+    before = read_tables()
 
     def no_room():
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
         restore(file, place_files=no_room)
-    assert everything() == before
+    assert read_tables() == before
     restore(file)
     assert Cluster.objects.filter(name="office").exists()
 
@@ -250,10 +229,10 @@ def test_rows_that_point_nowhere_are_refused():
 
     file = rewritten(file, without_clusters)
     empty()
-    before = everything()
+    before = read_tables()
     with pytest.raises(Refused, match="backup's rows"):
         restore(file)
-    assert everything() == before
+    assert read_tables() == before
 
 
 def test_a_short_passphrase_is_refused():
@@ -262,7 +241,7 @@ def test_a_short_passphrase_is_refused():
 
 
 def test_nothing_of_it_can_be_read_without_the_passphrase():
-    fill()
+    fill_tables()
     secret = Cluster.objects.get(name="office").secret
     raw = make_backup().getvalue()
     for known in (secret.reveal(), secret.dump(), "office", "nodes.cluster"):
