@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from socket import AF_INET, AF_INET6
 from struct import Struct
 
-from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, genlmsg
+from pyroute2.netlink import NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, genlmsg
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.generic import AsyncGenericNetlinkSocket
 
@@ -42,6 +42,8 @@ MESSAGE_LIMIT = 60_000
 """Bytes of peers in one message: the attribute that holds them all has a length of 16 bits."""
 ALLOWED_IPS_LIMIT = 1_000
 """Allowed IPs in one piece of a peer; 40 bytes each, so that a piece always fits into a message."""
+DUMP_ATTEMPTS = 10
+"""Readings of a device whose peers somebody else changes all the while."""
 
 _MESSAGE = Struct("=IHHIIBBH")
 _ATTRIBUTE = Struct("=HH")
@@ -264,8 +266,15 @@ class _Message(genlmsg):  # type: ignore[misc]  # the library has no types
         return bytes(self.data[start + _MESSAGE.size : start + self["header"]["length"]])
 
 
+class _Changed(Exception):
+    """Peers were changed while they were read: the kernel ends a dump whose next peer was removed, and flags that."""
+
+
 class _Socket(AsyncGenericNetlinkSocket):  # type: ignore[misc]  # the library has no types
     module_err_level = "debug"  # a kernel without WireGuard is no error of ours
+
+
+_ALONE = "find out which other program sets the interface's peers"
 
 
 class KernelWireGuard:
@@ -303,13 +312,16 @@ class KernelWireGuard:
 
     async def dump(self) -> Device | None:
         """Read the device; none where it is missing or another kind of interface."""
-        try:
-            replies = await self._request(GET_DEVICE, NLM_F_REQUEST | NLM_F_DUMP, [b""])
-        except NetlinkError as error:
-            if error.code in {errno.ENODEV, errno.EOPNOTSUPP, errno.ENOENT}:
-                return None
-            raise refusal("reading WireGuard's state", error.code) from None
-        return decode_device(replies)
+        for _ in range(DUMP_ATTEMPTS):
+            try:
+                return decode_device(await self._request(GET_DEVICE, NLM_F_REQUEST | NLM_F_DUMP, [b""]))
+            except _Changed:
+                continue
+            except NetlinkError as error:
+                if error.code in {errno.ENODEV, errno.EOPNOTSUPP, errno.ENOENT}:
+                    return None
+                raise refusal("reading WireGuard's state", error.code) from None
+        raise KernelError(f"reading WireGuard's state: it changed {DUMP_ATTEMPTS} times meanwhile", _ALONE)
 
     async def _set(self, doing: str, payloads: Sequence[bytes]) -> None:
         try:
@@ -319,6 +331,7 @@ class KernelWireGuard:
 
     async def _request(self, command: int, flags: int, payloads: Sequence[bytes]) -> list[bytes]:
         replies: list[bytes] = []
+        whole = True
         name = _attribute(DEVICE_NAME, self._name.encode() + b"\0")
         async with _Socket() as socket:
             await socket.bind(FAMILY, _Message)
@@ -327,7 +340,12 @@ class KernelWireGuard:
                 message["cmd"] = command
                 message.payload = name + payload
                 response = await socket.nlm_request(message, msg_type=socket.prid, msg_flags=flags)
-                replies += [reply.attributes() async for reply in response if isinstance(reply, _Message)]
+                async for reply in response:
+                    whole = whole and not reply["header"]["flags"] & NLM_F_DUMP_INTR
+                    if isinstance(reply, _Message):
+                        replies.append(reply.attributes())
+        if not whole:
+            raise _Changed
         return replies
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from base64 import b64decode, b64encode
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -94,6 +96,28 @@ def test_a_dump_split_over_two_messages_is_one_peer():
     ]
     assert device.counters[key(2)] == PeerCounters(last_handshake=1_700_000_000.5, received=7, sent=8)
     assert device.counters[key(3)] == PeerCounters()
+
+
+def test_a_split_peer_as_linux_gave_it():
+    """Recorded of Linux 6.12: three peers, the second with 1,300 networks, for which one message has no room."""
+    data = zlib.decompress((Path(__file__).parent / "recorded" / "dump-of-a-split-peer.zlib").read_bytes())
+    messages = []
+    while data:
+        (length,) = struct.unpack_from("=I", data)
+        messages.append(data[4 : 4 + length])
+        data = data[4 + length :]
+    assert [len(message) for message in messages] == [32408, 4792]
+    device = decode_device(messages)
+    assert (device.listen_port, device.fwmark) == (51820, 0x20)
+    before, wide, behind = device.peers.values()
+    assert list(decode_device(messages[:1]).peers) == [before.public_key, wide.public_key]
+    rest = decode_device(messages[1:])
+    assert list(rest.peers) == [wide.public_key, behind.public_key]
+    assert rest.peers[wide.public_key].endpoint is None
+    assert (str(wide.endpoint), wide.preshared_key, wide.keepalive) == ("192.0.2.2:51820", SECRET, 25)
+    assert wide.allowed_ips == tuple(ip_network(f"10.{n >> 7}.{2 * (n & 127)}.0/24") for n in range(1300))
+    assert [str(network) for network in behind.allowed_ips] == ["10.20.1.0/25", "fd7f::1389/128"]
+    assert len(device.counters) == 3
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The kernel's own WireGuard, in a virtual machine where this machine's kernel has none."""
+"""The kernel's own WireGuard, in virtual machines where this machine's kernel has none."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 LACKING = 77
 SECONDS = 900
+CASES = [f"tests/agent/test_{name}.py" for name in ("netlink", "changes_meanwhile", "size")]
 
 
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 300)
-def test_the_kernel_data_plane():
+@pytest.mark.parametrize("machine", ["run", "user-mode"])
+def test_the_kernel_data_plane(machine):
+    """Debian's own kernel, emulated, on every run; where a kernel of the user mode is built, that as well."""
     if asyncio.run(is_available()):
         pytest.skip("this machine's own kernel has WireGuard: the kernel cases run on it")
     pytest_there = [sys.executable, "-m", "pytest", "-c", str(HERE / "guest.ini"), f"--rootdir={ROOT}", "--noconftest"]
     done = subprocess.run(
         [
-            *(str(HERE / "run"), "-t", str(SECONDS)),
+            *(str(HERE / machine), "-t", str(SECONDS)),
             *("env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1"),
-            *(*pytest_there, "-m", "kernel", "tests/agent/test_netlink.py"),
+            *(*pytest_there, "-m", "kernel", *CASES),
         ],
         cwd=ROOT,
         capture_output=True,
