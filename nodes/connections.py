@@ -15,6 +15,9 @@ from redis.backoff import NoBackoff
 TIMEOUT = 5.0
 """Seconds after which Redis counts as away."""
 
+CONNECTIONS = 8
+"""Of one client for coroutines."""
+
 RETRIES = 1
 """A connection of the pool that a restart has cut is made again at once; redis-py's own patience would take seconds."""
 
@@ -31,13 +34,19 @@ def sync_redis() -> Any:  # redis-py types each answer as if it might have to be
 
 
 def async_redis() -> redis.asyncio.Redis:
-    """A client for commands within one event loop; whoever asks for it closes it."""
-    return redis.asyncio.Redis.from_url(
+    """A client for commands within one event loop; whoever asks for it closes it.
+
+    It has few connections, for which commands queue: a thousand agents that leave at once are not worth one each.
+    """
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
         settings.REDIS_URL,
+        max_connections=CONNECTIONS,
+        timeout=TIMEOUT,
         socket_timeout=TIMEOUT,
         socket_connect_timeout=TIMEOUT,
         retry=redis.asyncio.retry.Retry(NoBackoff(), RETRIES),
     )
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 def subscriber_redis() -> redis.asyncio.Redis:
