@@ -1,0 +1,310 @@
+"""Kill any one of two of everything, at any time: nothing that was acknowledged is lost, and nobody is late.
+
+Two web processes, two workers and a beat on PostgreSQL and Valkey; 300 agents without machines and a mesh of four real
+ones, over both webs. The seed of the schedule is printed, and may be chosen by KUBESPAN_FAULTS_SEED.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import random
+import ssl
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import psycopg
+import pytest
+from django.utils import timezone
+
+from kubespan.agent.store import SETTINGS, STATUS, Settings
+from kubespan.core.membership import Membership
+from kubespan.core.messages import Revision, dump
+from nodes import certificates
+from nodes.playground import TLS_PORT, Agent, Mesh, await_true, open_site
+from tests.crowd import Crowd
+from tests.end_to_end.pinger import Pinger
+from tests.faults.balancer import Balancer
+from tests.faults.changes import Always, Book, Browser, NotAcknowledged, Services, Wish, endpoints
+from tests.faults.schedule import Kill, schedule
+from tests.faults.site import Part, Rows, Site, await_back, free_port
+
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.xdist_group("faults"), pytest.mark.timeout(600)]
+
+NAMES = ["alpha", "bravo", "charlie", "delta"]
+CROWD = int(os.environ.get("KUBESPAN_FAULTS_CROWD", "300"))
+KILLS = int(os.environ.get("KUBESPAN_FAULTS_KILLS", "20"))
+SEED = int(os.environ.get("KUBESPAN_FAULTS_SEED", "20260"))
+LIMIT = 10.0
+"""Seconds after which everyone must hold what was acknowledged after the killed one was back."""
+PATIENCE = 60.0
+"""Seconds until a test gives up waiting: it is to tell by how much the limit was missed."""
+UP_SECONDS = 120.0
+LOOK_SECONDS = 0.05
+
+
+@dataclass
+class World:
+    """The console's processes, everybody who is connected, and who changes things."""
+
+    site: Site
+    mesh: Mesh
+    crowd: Crowd
+    browser: Browser
+    services: Services
+    book: Book
+    balancer: Balancer
+    cluster: str
+    guests: str
+    """Token by which machines ask to join that an operator must approve."""
+
+    def followed(self, name: str) -> Revision:
+        """The revision that a real agent says it follows."""
+        path = self.mesh.agents[name].state / STATUS
+        epoch, _, number = json.loads(path.read_text())["revision"].partition(".")
+        return Revision(int(epoch or 0), int(number or 0))
+
+    def await_followed(self, revision: Revision, seconds: float) -> float:
+        """Wait until all real agents follow a revision; gives the moment."""
+        deadline = time.monotonic() + seconds
+        while late := [name for name in NAMES if self.followed(name) < revision]:
+            assert time.monotonic() < deadline, f"{late} do not follow {revision}"
+            time.sleep(LOOK_SECONDS)
+        return time.monotonic()
+
+    def await_all(self, revision: Revision, seconds: float) -> float:
+        """Wait until everyone has a revision; gives the moment at which the last one had it."""
+        asked = self.crowd.begin("await", what="revision", revision=[revision.epoch, revision.number], seconds=seconds)
+        real = self.await_followed(revision, seconds)
+        told = self.crowd.finish(asked)
+        assert told["ready"] == CROWD, f"{CROWD - told['ready']} of {CROWD} do not hold {revision}"
+        return max(told["last"], real)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Everything at work, and everyone at the last revision."""
+    directory = tmp_path_factory.mktemp("faults")
+    ports = [free_port(), free_port()]
+    with ExitStack() as stack:
+        lab = stack.enter_context(open_site(NAMES))
+        mesh = stack.enter_context(Mesh(lab, directory))
+        balancer = stack.enter_context(Balancer(ports))
+        own = certificates.ensure(directory, [str(lab.host)], timezone.now())
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(own.certificate, own.key)
+        agent_url = f"https://{lab.host}:{balancer.listen(str(lab.host), TLS_PORT, tls)}"
+        url = f"http://127.0.0.1:{balancer.listen('127.0.0.1')}"
+        site = stack.enter_context(Site(directory, url, agent_url, ports))
+        cluster = site.call("create_cluster", "office")["uuid"]
+        token = site.call("create_token", "office", "--uses", str(CROWD + len(NAMES)))["token"]
+        guests = site.call("create_token", "office", "--uses", "9999", "--approval-required")["token"]
+        browser = Browser(url)
+        browser.begin(site.call("first_code")["said"].split()[-1])
+        for agent in mesh.agents.values():
+            agent.enrol(agent_url, own.fingerprint, token)
+            agent.start()
+        crowd = stack.enter_context(Crowd([f"http://127.0.0.1:{port}" for port in ports]))
+        assert crowd.ask("enrol", token=token, count=CROWD)["enrolled"] == CROWD
+        crowd.ask("set", reports={"every": 30, "share": 0.05})
+        crowd.ask("connect")
+        services = stack.enter_context(Services(site.env))
+        world = World(site, mesh, crowd, browser, services, Book(), balancer, cluster, guests)
+        world.await_all(newest(world), UP_SECONDS)
+        await_true(lambda: not mesh.missing(), UP_SECONDS, "the mesh is not up")
+        yield world
+
+
+def newest(world: World) -> Revision:
+    """The cluster's revision, by its row."""
+    return Revision(
+        *world.site.rows.read("SELECT epoch, revision FROM nodes_cluster WHERE uuid = %s", world.cluster)[0]
+    )
+
+
+# ---------------------------------------------------------------------------------------------- who changes things
+
+
+def change_by_services(world: World, nodes: Iterator[int], fresh: Iterator[str]) -> Iterator[None]:
+    """Give node after node another endpoint."""
+    for node in nodes:
+        wish = Wish(node, next(fresh))
+        world.book.attempt(wish, lambda wish=wish: world.services.give_endpoint(wish.node, wish.endpoint))
+        yield
+
+
+def change_by_pages(world: World, nodes: Iterator[int], fresh: Iterator[str]) -> Iterator[None]:
+    """Enrol a machine, approve it, give another one an endpoint, remove the first one again; over and over."""
+    browser, book = world.browser, world.book
+    for number in itertools.count(1):
+        name = f"guest-{number}"
+        guest = enrol_guest(world, name)
+        yield
+        if guest is not None:
+            book.attempt(Wish(guest), lambda guest=guest: browser.post(f"/nodes/{guest}/approve/"))
+            yield
+        wish = Wish(next(nodes), next(fresh))
+        form = {"extra_endpoints": wish.endpoint}
+        book.attempt(wish, lambda wish=wish, form=form: browser.post(f"/nodes/{wish.node}/options/", **form))
+        yield
+        if guest is not None and guest not in book.uncertain and number % 2:
+            form = {"typed_name": name}
+            gone = Wish(guest, present=False)
+            book.attempt(gone, lambda guest=guest, form=form: browser.post(f"/nodes/{guest}/remove/", **form))
+            yield
+
+
+def enrol_guest(world: World, name: str) -> int | None:
+    """Have a machine ask to join; gives its node, none where that is not known."""
+    try:
+        node_id = world.browser.enrol(world.guests, name)
+    except NotAcknowledged as reason:
+        world.book.failures.append(str(reason))
+        return None
+    world.book.enrolled.append(node_id)
+    try:
+        return int(world.site.rows.read("SELECT id FROM nodes_node WHERE node_id = %s", node_id)[0][0])
+    except psycopg.OperationalError:  # it was killed right after
+        return None
+
+
+def turns(world: World, nodes: list[int]) -> Iterator[int]:
+    """One node after another, but for those that are left alone."""
+    return (node for node in itertools.cycle(nodes) if node not in world.book.uncertain)
+
+
+# ------------------------------------------------------------------------------------------------------- who is killed
+
+
+def victims(world: World) -> dict[str, Callable[[float], float]]:
+    """By name, what kills it and starts it again after so many seconds, and gives the moment at which it was back."""
+    agents = {f"agent {name}": partial(kill_agent, agent) for name, agent in world.mesh.agents.items()}
+    parts = {part.name: partial(kill_part, part) for part in world.site.parts}
+    return {**parts, "agent": random.Random(SEED).choice([*agents.values()]), "connections": partial(cut, world)}
+
+
+def kill_part(part: Part | Rows, away: float) -> float:
+    """A process of the console."""
+    part.kill()
+    time.sleep(away)
+    part.start()
+    return await_back(part)
+
+
+def kill_agent(agent: Agent, away: float) -> float:
+    """A real agent."""
+    agent.kill()
+    time.sleep(away)
+    agent.start()
+    return time.monotonic()
+
+
+def cut(world: World, away: float) -> float:
+    """All connections of the crowd and of the real agents, without a word."""
+    world.balancer.cut()
+    return float(world.crowd.ask("drop")["at"])
+
+
+def recover(world: World, kill: Kill, strike: Callable[[float], float]) -> float:
+    """One fault; gives how long after its end everyone had what was changed after it."""
+    time.sleep(kill.calm)
+    back = strike(kill.away)
+    revision = world.book.await_revision(back, PATIENCE)
+    return max(0.0, world.await_all(revision, PATIENCE) - back)
+
+
+# ---------------------------------------------------------------------------------------------------------- the proof
+
+
+def test_any_one_is_killed_and_nothing_acknowledged_is_lost(world: World, tmp_path: Path) -> None:
+    """Twenty times."""
+    print(f"\nKUBESPAN_FAULTS_SEED={SEED}")
+    rows = world.site.rows.read("SELECT id FROM nodes_node WHERE name LIKE 'crowd-%%' ORDER BY id")
+    crowd, fresh = [pk for (pk,) in rows], endpoints()
+    works = [
+        change_by_services(world, turns(world, crowd[::2]), fresh),
+        change_by_pages(world, turns(world, crowd[1::2]), fresh),
+    ]
+    seconds: dict[str, list[float]] = defaultdict(list)
+    with ping_all(world, tmp_path) as pingers:
+        with Always(*works):
+            strikes = victims(world)
+            for number, kill in enumerate(schedule(SEED, [*strikes], KILLS), 1):
+                seconds[kill.victim].append(recover(world, kill, strikes[kill.victim]))
+                print(
+                    f"{number:3} {kill.victim:12} away {kill.away:.1f} s, back to one: {seconds[kill.victim][-1]:.2f} s"
+                )
+        last = newest(world)
+        world.await_all(last, PATIENCE)
+        await_true(lambda: all_applied(world), PATIENCE, "the console does not know that all follow the last revision")
+        lost = {pinger.log.name: pinger.lost for pinger in pingers}
+    say(world.book, seconds)
+    check_book(world)
+    assert not any(lost.values()), f"lost pings: {lost}"
+    worst = max(itertools.chain(*seconds.values()))
+    assert worst < LIMIT, f"everyone had the last revision only after {worst:.1f} s"
+
+
+def say(book: Book, seconds: dict[str, list[float]]) -> None:
+    """Print what was measured."""
+    print(f"{book.count} changes acknowledged, {len(book.failures)} not")
+    for victim, found in sorted(seconds.items()):
+        print(f"{victim:12} median {statistics.median(found):.2f} s, most {max(found):.2f} s, of {len(found)}")
+
+
+@contextmanager
+def ping_all(world: World, directory: Path) -> Iterator[list[Pinger]]:
+    """Each of the four pings the others it comes before, through the mesh."""
+    addresses = {name: agent.address() for name, agent in world.mesh.agents.items()}
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(Pinger(world.mesh.agents[here].machine, addresses[there], directory))
+            for here, there in itertools.combinations(NAMES, 2)
+        ]
+
+
+def all_applied(world: World) -> bool:
+    """Whether the console's rows say that every connected member follows the newest revision."""
+    late = world.site.rows.read(
+        "SELECT count(*) FROM nodes_node n JOIN nodes_cluster c ON c.id = n.cluster_id WHERE n.status = 'approved' "
+        "AND n.name NOT LIKE 'guest-%%' AND (n.applied_epoch, n.applied_number) <> (c.epoch, c.revision)"
+    )
+    return late == [(0,)]
+
+
+def check_book(world: World) -> None:
+    """Everything that was acknowledged is in the database, in the change log, and at everybody."""
+    book = world.book
+    held = {name: stored(agent) for name, agent in world.mesh.agents.items()}
+    one = held.pop(NAMES[0])
+    assert all(other == one for other in held.values())
+    digest = hashlib.sha256(dump(one.snapshot())).hexdigest()[:16]
+    assert world.crowd.ask("state")["memberships"] == {digest: CROWD}
+    rows = {pk: row for pk, *row in world.site.rows.read("SELECT id, index, status, extra_endpoints FROM nodes_node")}
+    for node, wish in book.acknowledged.items():
+        index, status, extra = rows[node]
+        member = one.members.get(index)
+        there = Wish(node, next(iter(extra), ""), status == "approved")
+        assert there in (wish, book.uncertain.get(node)), "lost by the database"
+        assert (member is not None) == there.present, "not what everybody has"
+        assert member is None or there.endpoint in ("", *member.endpoints), "not what everybody has"
+    log = dict(world.site.rows.read("SELECT number, index FROM nodes_change"))
+    assert {number: rows[node][0] for number, node in book.revisions.items()}.items() <= log.items()
+    known = {node_id for (node_id,) in world.site.rows.read("SELECT node_id FROM nodes_node")}
+    assert set(book.enrolled) <= known
+
+
+def stored(agent: Agent) -> Membership:
+    """What a real agent keeps of the cluster."""
+    settings = msgspec.json.decode((agent.state / SETTINGS).read_bytes(), type=Settings)
+    assert settings.snapshot is not None
+    return Membership().apply(settings.snapshot)
