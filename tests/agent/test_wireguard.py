@@ -116,7 +116,7 @@ def test_a_split_peer_as_linux_gave_it():
     assert rest.peers[wide.public_key].endpoint is None
     assert (str(wide.endpoint), wide.preshared_key, wide.keepalive) == ("192.0.2.2:51820", SECRET, 25)
     assert wide.allowed_ips == tuple(ip_network(f"10.{n >> 7}.{2 * (n & 127)}.0/24") for n in range(1300))
-    assert [str(network) for network in behind.allowed_ips] == ["10.20.1.0/25", "fd7f::1389/128"]
+    assert [str(network) for network in behind.allowed_ips] == ["fd7f::1389/128", "10.20.1.0/25"]
     assert len(device.counters) == 3
 
 
