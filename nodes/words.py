@@ -9,6 +9,8 @@ MINUTE = 60
 HOUR = 3600
 DAY = 86400
 JUST_NOW = 2
+SKEW_SECONDS = 60.0
+"""A clock off by more than this is worth a word; WireGuard takes no handshake that is older than the last one."""
 
 
 def count(number: int, noun: str) -> str:
@@ -36,6 +38,15 @@ def relative(seconds: float) -> str:
     if abs(seconds) < JUST_NOW:
         return "just now"
     return f"{age(seconds)} ago" if seconds > 0 else f"in {age(round(-seconds))}"
+
+
+def clock(skew: float | None) -> str:
+    """How a machine's clock differs from the console's, as a part of a sentence; empty where that is of no matter."""
+    if skew is None or abs(skew) <= SKEW_SECONDS:
+        return ""
+    if skew > 0:
+        return f"{age(skew)} ahead"
+    return f"{age(-skew)} behind: if it was set back, WireGuard refuses the handshakes that it begins"
 
 
 class LinkCounts(NamedTuple):

@@ -11,6 +11,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from nodes import words
 from nodes.models import Audit, Cluster, Node, Token, Transition
 from nodes.words import LinkCounts, age, count, relative
 
@@ -133,6 +134,12 @@ def plural(value: int, noun: str) -> str:
 def seconds(value: float) -> str:
     """A number of seconds in its largest units."""
     return age(value)
+
+
+@register.filter
+def clock(skew: float | None) -> str:
+    """How a machine's clock differs from ours; empty where that is of no matter."""
+    return words.clock(skew)
 
 
 @register.simple_tag

@@ -8,12 +8,10 @@ from typing import NamedTuple
 
 from nodes.live import Seen, Summary
 from nodes.models import Cluster, Node
-from nodes.words import age, count
+from nodes.words import SKEW_SECONDS, age, clock, count
 
 SHOWN = 12
 """More sentences than these are counted, not shown."""
-SKEW_SECONDS = 60.0
-"""A clock off by more than this is worth a sentence; WireGuard refuses handshakes that seem to lie in the past."""
 
 
 class Attention(NamedTuple):
@@ -35,8 +33,8 @@ def collect(
 ) -> list[Attention]:
     """All that needs somebody, worst first; `worst` are nodes' worst links, as far as they were looked up."""
     nodes = list(nodes)
-    names = {(node.cluster_id, node.index): node.name for node in nodes if node.index is not None}
-    found = [entry for node in nodes for entry in _of_node(node, clusters[node.cluster_id], summaries, names, worst)]
+    members = {(node.cluster_id, node.index): node for node in nodes if node.index is not None}
+    found = [entry for node in nodes for entry in _of_node(node, clusters[node.cluster_id], summaries, members, worst)]
     return sorted(found, key=lambda entry: (entry.rank, entry.subject.name))
 
 
@@ -44,7 +42,7 @@ def _of_node(
     node: Node,
     cluster: Cluster,
     summaries: Mapping[int, Summary],
-    names: Mapping[tuple[int, int], str],
+    members: Mapping[tuple[int, int], Node],
     worst: Mapping[int, Seen],
 ) -> Iterable[Attention]:
     if node.status == Node.Status.PENDING:
@@ -52,7 +50,7 @@ def _of_node(
         return
     summary = summaries.get(node.pk)
     if summary and summary.down:
-        yield Attention(1, "link-off", "bad", node, _cannot_reach(node, summary, names, worst.get(node.pk)))
+        yield Attention(1, "link-off", "bad", node, _cannot_reach(node, summary, members, worst.get(node.pk)))
     if node.fault:
         yield Attention(0, "alert-triangle", "bad", node, f"could not apply its settings: {node.fault}")
     elif node.session and (behind := node.behind(cluster)):
@@ -63,17 +61,22 @@ def _of_node(
     if waiting := set(node.claimed_networks) - set(node.networks):
         text = f"asks to advertise {', '.join(sorted(waiting))}; nobody has said yes"
         yield Attention(5, "route", "warn", node, text)
-    if node.clock_skew is not None and abs(node.clock_skew) > SKEW_SECONDS:
-        way = "ahead" if node.clock_skew > 0 else "behind"
-        yield Attention(6, "clock", "warn", node, f"has a clock that is {abs(node.clock_skew):.0f} s {way}")
+    if odd := clock(node.clock_skew):
+        yield Attention(6, "clock", "warn", node, f"has a clock that is {odd}")
 
 
-def _cannot_reach(node: Node, summary: Summary, names: Mapping[tuple[int, int], str], link: Seen | None) -> str:
-    name = names.get((node.cluster_id, summary.worst)) if summary.worst is not None else None
-    if name is None:
+def _cannot_reach(node: Node, summary: Summary, members: Mapping[tuple[int, int], Node], link: Seen | None) -> str:
+    peer = members.get((node.cluster_id, summary.worst)) if summary.worst is not None else None
+    if peer is None:
         return f"cannot reach {count(summary.down, 'peer')}"
     others = f" and {count(summary.down - 1, 'other')}" if summary.down > 1 else ""
-    return f"cannot reach {name}{others}{_silence(link)}"
+    return f"cannot reach {peer.name}{others}{_silence(link)}{_set_back(node, peer)}"
+
+
+def _set_back(*ends: Node) -> str:
+    """The reason that a wrong clock would be: one end that is behind is not answered by the other."""
+    late = next((end for end in ends if end.clock_skew is not None and end.clock_skew < -SKEW_SECONDS), None)
+    return f"; the clock of {late.name} is {clock(late.clock_skew)}" if late else ""
 
 
 def _silence(link: Seen | None) -> str:
