@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import UTC, datetime
 
 import structlog
@@ -36,6 +36,8 @@ HARVEST_SECONDS = 2.0
 KEPT = 20_000
 """Transitions a cluster, and notices in all, that wait for a database that is away; the rest is counted as lost."""
 
+Waiting = tuple[Socket, Claim, IPAddress | None]
+
 log = structlog.get_logger(__name__)
 
 
@@ -46,7 +48,7 @@ class Ledger:
         self._tally = tally
         self._clock = clock
         self._applied: dict[int, tuple[int, Revision, str]] = {}
-        self._claims: dict[int, tuple[Socket, Claim, IPAddress | None]] = {}
+        self._claims: dict[int, Waiting] = {}
         self._notices: list[tuple[int, Notice, datetime]] = []
         self._links: dict[int, list[Transition]] = {}
         self._harvest: dict[int, set[tuple[int, int, str]]] = {}
@@ -126,15 +128,31 @@ class Ledger:
             await announce_soon(cluster, "node.applied")
 
     async def _write_claims(self) -> None:
-        for node, (socket, claim, peer) in list(self._claims.items()):
-            try:
-                await _try(in_thread(nodes.record_claim, node, claim, peer, self._now()), "a claim")
-            except Refusal as refusal:
-                self._tally[f"claim.{refusal.code}"] += 1
-                socket.close(CLOSE_POLICY, dump(Refused(code=refusal.code, reason=refusal.reason)).decode())
+        waiting = dict(self._claims)
+        if not waiting:
+            return
+        left = await self._settle_claims(waiting)
+        for node, (socket, claim, peer) in waiting.items():
+            if node in left:
+                try:
+                    await _try(in_thread(nodes.record_claim, node, claim, peer, self._now()), "a claim")
+                except Refusal as refusal:
+                    self._tally[f"claim.{refusal.code}"] += 1
+                    socket.close(CLOSE_POLICY, dump(Refused(code=refusal.code, reason=refusal.reason)).decode())
             # While it was written a newer one may have come.
             if self._claims.get(node) == (socket, claim, peer):
                 del self._claims[node]
+
+    async def _settle_claims(self, waiting: Mapping[int, Waiting]) -> Collection[int]:
+        """Write together those that bring nothing to judge; the nodes of the others."""
+        said = [(node, claim, peer) for node, (_, claim, peer) in waiting.items()]
+        try:
+            return set(await in_thread(nodes.settle_claims, said))
+        except AWAY:
+            raise
+        except Exception:
+            log.exception("claims are written one by one")
+            return waiting
 
     async def _write_notices(self) -> None:
         while self._notices:

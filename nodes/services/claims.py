@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from ipaddress import IPv6Network, ip_network
 from urllib.parse import urlsplit
 
 from django.conf import settings
+from django.db.models import Q, QuerySet, TextField
+from django.db.models.functions import Cast
 
 from kubespan.core.cluster import is_kubespan_ula, ula_prefix
 from kubespan.core.endpoint import IPAddress, IPNetwork, parse_address, parse_network
 from nodes.models import Candidate, Cluster, Node
+from nodes.models.members import NodeQuerySet
 
 CLAIMS_LIMIT = 128
 """Addresses or networks that one machine may claim; more are refused together."""
@@ -141,18 +144,24 @@ def _taken(neighbours: Neighbours) -> Iterator[tuple[IPNetwork, str]]:
     yield from ((network, f"advertised by {name}") for network, name in neighbours.networks)
 
 
-def read_neighbours(cluster: Cluster, but: int | None) -> Neighbours:
-    """Read what all members of the cluster have, but the one of this primary key; two queries."""
+def read_neighbours(cluster: Cluster, but: int | None, touching: Collection[str] | None = None) -> Neighbours:
+    """Read what all members of the cluster have, but the one of this primary key; two queries.
+
+    With `touching`, addresses in canonical form, only what has or covers one of these is sure to be there: enough to
+    judge them, and of a thousand members that is next to nothing.
+    """
     members = cluster.nodes.approved()
     if but is not None:
         members = members.exclude(pk=but)
+    candidates = Candidate.objects.filter(node__in=members.values("pk")).order_by()
+    if touching is not None:
+        members, candidates = _narrow(members, candidates, touching)
     addresses: dict[str, str] = {}
     networks: list[tuple[IPNetwork, str]] = []
     columns = ("name", "address", "addresses", "networks", "ruled_networks")
     for name, own, believed, approved, ruled in members.values_list(*columns):
         addresses.update(dict.fromkeys((own, *believed), name))
         networks += [(parse_network(text), name) for text in (*approved, *ruled)]
-    candidates = Candidate.objects.filter(node__in=members.values("pk")).order_by()
     # What every machine is tried at says nothing of any of them.
     candidates = candidates.exclude(endpoint__in=cluster.kubespan.extra_endpoints)
     endpoints = {
@@ -160,6 +169,31 @@ def read_neighbours(cluster: Cluster, but: int | None) -> Neighbours:
         for endpoint, name in candidates.values_list("endpoint", "node__name")
     }
     return Neighbours(addresses, endpoints, networks, _console_addresses(), ula_prefix(cluster.cluster_id))
+
+
+def _narrow(
+    members: NodeQuerySet, candidates: QuerySet[Candidate], addresses: Collection[str]
+) -> tuple[NodeQuerySet, QuerySet[Candidate]]:
+    """Leave out members without a network that have none of these addresses, and other addresses' endpoints."""
+    written = {name: Cast(name, TextField()) for name in ("addresses", "networks", "ruled_networks")}
+    holds = Q(address__in=addresses) | ~Q(networks_text="[]") | ~Q(ruled_networks_text="{}")
+    reached = Q(pk__in=())
+    for address in addresses:
+        holds |= Q(addresses_text__contains=f'"{address}"')
+        reached |= Q(endpoint__startswith=f"[{address}]:" if ":" in address else f"{address}:")
+    texts = {f"{name}_text": text for name, text in written.items()}
+    return members.annotate(**texts).filter(holds), candidates.filter(reached)
+
+
+def canonical(claims: Iterable[str]) -> list[str]:
+    """The addresses among these texts, as `str` of an address would write them."""
+    found = []
+    for claim in claims:
+        try:
+            found.append(str(parse_address(claim)))
+        except ValueError:
+            continue  # what is none is refused by itself
+    return found
 
 
 def _console_addresses() -> frozenset[IPAddress]:

@@ -196,6 +196,33 @@ def approve_networks(actor: audit.Actor, node: Node, networks: Sequence[str], no
     return node
 
 
+def settle_claims(said: Sequence[tuple[int, Claim, IPAddress | None]]) -> list[int]:
+    """Take in the claims of nodes that say what is known of them; gives the others, each one `record_claim`'s.
+
+    What no other machine need hear of is kept here, so that a thousand that have just enrolled, or all come back, cost
+    a few queries and no lock.
+    """
+    known = Node.objects.present().in_bulk([node_pk for node_pk, _, _ in said])
+    groups: dict[tuple[str, str], list[int]] = {}
+    left: list[int] = []
+    for node_pk, claim, peer in said:
+        node = known.get(node_pk)
+        if node is None:
+            continue
+        before = (node.backend, node.agent_version)
+        fields = _said(claim, peer)
+        own = node.backend, node.agent_version = str(fields["backend"]), str(fields["agent_version"])
+        if node.refused_claims or not _is_known(node, claim, peer):
+            left.append(node_pk)
+        elif own != before:
+            groups.setdefault(own, []).append(node_pk)
+    for (backend, agent_version), pks in groups.items():
+        Node.objects.filter(pk__in=pks).update(backend=backend, agent_version=agent_version)
+    for cluster_pk in {known[node_pk].cluster_id for pks in groups.values() for node_pk in pks}:
+        after.announce(cluster_pk, "node.changed")
+    return left
+
+
 def record_claim(node_pk: int, claim: Claim, peer: IPAddress | None, now: datetime) -> bool:
     """Take in what a machine says of itself, after checking; whether anything of it was new.
 

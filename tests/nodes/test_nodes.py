@@ -14,7 +14,7 @@ from kubespan.core.options import ClusterOptions
 from nodes.counters import read_counters
 from nodes.fanout import Personal, Settle, channel_name, parse_parcel
 from nodes.models import Audit, Change, Node, Tombstone
-from nodes.services import claims, clusters, endpoints, nodes, sessions
+from nodes.services import claims, clusters, endpoints, nodes, revisions, sessions
 from nodes.services.refused import Refused
 from tests.factories import NOW, PEER, Machine, enrol, fill, make_cluster
 
@@ -364,6 +364,33 @@ def test_a_claim_as_the_last_one_costs_one_query(django_assert_num_queries):
     assert nodes.record_claim(node.pk, same, PEER, NOW)
     with django_assert_num_queries(1):
         assert not nodes.record_claim(node.pk, same, PEER, LATER)
+
+
+def test_many_claims_that_bring_nothing_to_judge_cost_a_few_queries_and_no_revision(django_assert_num_queries):
+    cluster = make_cluster()
+    members = [enrol(cluster, Machine(addresses=(f"10.0.0.{number}",))) for number in range(1, 21)]
+    as_known = [
+        claim(hostname=node.hostname, operating_system=node.operating_system, addresses=tuple(node.addresses))
+        for node in members
+    ]
+    said = [(node.pk, said, PEER) for node, said in zip(members, as_known, strict=True)]
+    gone, moved, liar = (
+        enrol(cluster, Machine("gone")),
+        enrol(cluster),
+        enrol(cluster, Machine(addresses=("10.0.0.1",))),
+    )
+    nodes.remove_node("tests", gone, "gone", NOW)
+    said.append((gone.pk, claim(), PEER))
+    said.append((moved.pk, claim(hostname=moved.hostname, addresses=("10.0.1.1",)), PEER))
+    said.append((liar.pk, claim(hostname=liar.hostname, addresses=("10.0.0.1",)), PEER))
+    before = revisions.current(cluster.pk)
+
+    with django_assert_num_queries(2):
+        assert nodes.settle_claims(said) == [moved.pk, liar.pk]
+    assert {node.backend for node in cluster.nodes.filter(pk__in=[node.pk for node in members])} == {"kernel"}
+    with django_assert_num_queries(1):
+        assert nodes.settle_claims(said) == [moved.pk, liar.pk]
+    assert revisions.current(cluster.pk) == before
 
 
 def test_a_claim_costs_the_same_in_a_large_cluster(django_assert_num_queries, django_assert_max_num_queries):
