@@ -24,6 +24,8 @@ from kubespan.agent.fetch import UpgradeError, ask_release, fetch, way_to
 from kubespan.agent.home import Home, HomeError, default_directory, find_home, start_again
 from kubespan.agent.kernel import KernelError
 from kubespan.agent.logs import set_up_logs
+from kubespan.agent.preflight.facts import Mine
+from kubespan.agent.preflight.said import refuse, refusing, write_json, write_table
 from kubespan.agent.publish import Condition
 from kubespan.agent.store import DEFAULT_STATE_DIR, RESOURCES, STATUS, Busy, Damaged, Enrolment, Store, StoreError
 from kubespan.agent.trust import TrustError, parse_pin
@@ -92,6 +94,17 @@ def _pin(_context: click.Context, _parameter: click.Parameter, value: str) -> st
 @click.option(
     "--advertise", "networks", multiple=True, callback=_networks, metavar="CIDR", help="A network behind this machine."
 )
+@click.option(
+    "--exempt-port",
+    "exempt_ports",
+    multiple=True,
+    type=click.IntRange(1, MAX_PORT),
+    metavar="PORT",
+    help="A TCP port of this machine whose connections stay outside the tunnel; a console's own on it does by itself.",
+)
+@click.option(
+    "--ignore", multiple=True, metavar="CODE", help="Enrol in spite of what preflight finds, or of `all` that it finds."
+)
 @state_dir_option
 def enrol_command(
     url: str,
@@ -105,6 +118,8 @@ def enrol_command(
     listen_port: int,
     data_plane: str,
     networks: tuple[str, ...],
+    exempt_ports: tuple[int, ...],
+    ignore: tuple[str, ...],
     store: Store,
 ) -> None:
     """Join the cluster whose console is at URL; may be repeated.
@@ -122,9 +137,42 @@ def enrol_command(
         listen_port=listen_port,
         data_plane=data_plane,
         networks=networks,
+        exempt_ports=exempt_ports,
     )
+    _check_first(store, Mine(listen_port=listen_port, data_plane=data_plane), ignore)
     reply = _or_fail(lambda: enrol(store, wish, asyncio.run(_start().read_machine())))
-    _tell(reply, networks=networks, running=store.is_locked())
+    running = store.is_locked()
+    _tell(reply, networks=networks, running=running)
+    _tell_rerouting(store, reply, running=running)
+
+
+def _check_first(store: Store, mine: Mine, ignore: tuple[str, ...]) -> None:
+    """Say what is found on this machine, and end where that would stop the mesh: nothing has been changed so far."""
+    found = _or_fail(lambda: asyncio.run(_start().check_machine(store, mine)))
+    if found:
+        click.echo(write_table(found), nl=False, err=True)
+    if blocking := refusing(found, ignore):
+        raise click.ClickException(refuse(blocking))
+
+
+def _tell_rerouting(store: Store, reply: EnrolReply, *, running: bool) -> None:
+    """Say what joining reroutes, and whose connections it moves, before anything of it happens."""
+    if reply.status == "pending":
+        click.echo(
+            "what its approval reroutes is not known yet: the agent says it in its log when it is let in, and "
+            "kubespan-agent preflight from then on"
+        )
+        return
+    if running:
+        return  # a second connection would take the place of the agent's; it has said this when it was let in
+    try:
+        glimpse = _or_fail(lambda: asyncio.run(_start().look_ahead(store)))
+    except click.ClickException as error:
+        click.echo(f"what joining reroutes is not known: {error.message}; kubespan-agent preflight says it later")
+        return
+    if glimpse.membership is not None:
+        for line in _or_fail(lambda: _start().foresee(store, glimpse.membership)):
+            click.echo(line)
 
 
 def _read_token(file: str | None, token: str | None, *, on_command_line: bool) -> str:
@@ -205,6 +253,46 @@ def down(store: Store) -> None:
 
     _or_fail(take_down)
     click.echo("this machine is out of the mesh")
+
+
+@main.command(short_help="Leave the cluster; the keys stay.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@state_dir_option
+def leave(store: Store, *, yes: bool) -> None:
+    """Take the mesh away, and forget cluster and console; this machine's keys stay, and it may enrol anywhere."""
+    enrolment = _enrolled(store)
+    if not yes:
+        click.confirm(
+            f"leave the cluster {enrolment.cluster_name or enrolment.cluster} of {enrolment.url}?", abort=True
+        )
+
+    def take_leave() -> None:
+        with store.lock():
+            asyncio.run(_start().leave(store))
+
+    _or_fail(take_leave)
+    click.echo(f"this machine is of no cluster; remove its node at {enrolment.url} too")
+
+
+@main.command(short_help="Look for what would keep the mesh from working here.")
+@click.option("-o", "--output", "form", type=click.Choice(("table", "json")), default="table", show_default=True)
+@click.option("--listen-port", type=click.IntRange(1, MAX_PORT), help="UDP port; by default the one of the enrolment.")
+@click.option("--data-plane", type=click.Choice(DATA_PLANES), help="By default the one of the enrolment.")
+@state_dir_option
+def preflight(store: Store, form: str, listen_port: int | None, data_plane: str | None) -> None:
+    """Look for what would keep the mesh from working here, and say the command that mends it.
+
+    Exit status 1 where something stops the mesh, or a part of it. Changes nothing, and may be run at any time.
+    """
+    examination = _or_fail(lambda: asyncio.run(_start().examine(store, listen_port, data_plane)))
+    if form == "json":
+        rerouted = [f"{network} ({name})" for network, name in examination.mine.destinations.items()]
+        click.echo(write_json(examination.findings, rerouted, map(str, examination.sessions)), nl=False)
+    else:
+        click.echo(write_table(examination.findings), nl=False)
+        for line in examination.rerouting:
+            click.echo(line)
+    sys.exit(1 if refusing(examination.findings) else 0)
 
 
 @main.command(short_help="Say how this machine is doing.")
@@ -433,7 +521,16 @@ def _start() -> Any:
 def _or_fail(act: Callable[[], Result]) -> Result:
     try:
         return act()
-    except (EnrolError, HomeError, KernelError, StillRunning, StoreError, TrustError, UnitError, UpgradeError) as error:
+    except (
+        EnrolError,
+        HomeError,
+        KernelError,
+        StillRunning,
+        StoreError,
+        TrustError,
+        UnitError,
+        UpgradeError,
+    ) as error:
         raise click.ClickException(str(error)) from None
 
 

@@ -17,7 +17,7 @@ import msgspec
 
 from kubespan import __version__
 from kubespan.agent.sockets import MARK, explain, may_mark
-from kubespan.agent.store import AgentState, Enrolment, Store
+from kubespan.agent.store import DEFAULT_STATE_DIR, AgentState, Enrolment, Store
 from kubespan.agent.trust import ConsoleUrl, dump_certificate, fetch_pinned, tls_context
 from kubespan.core.cluster import ula_prefix
 from kubespan.core.endpoint import LISTEN_PORT
@@ -78,6 +78,8 @@ class Wish:
     listen_port: int = LISTEN_PORT
     data_plane: str = "auto"
     networks: tuple[str, ...] = ()
+    exempt_ports: tuple[int, ...] = ()
+    """TCP ports of this machine whose connections stay outside the tunnel, besides those of a console on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ def enrol(store: Store, wish: Wish, machine: Machine) -> EnrolReply:
     """Join; raises EnrolError, TrustError or StoreError."""
     url = ConsoleUrl.parse(wish.url, insecure_http=wish.insecure_http)
     with store.lock("enrol.lock"):
+        _refuse_second_cluster(store, url, wish)
         identity = make_identity(store, machine.mac)
         certificate = _look_at(url, wish.pin)
         reply = _ask(url, certificate, build_request(wish, machine, identity))
@@ -102,6 +105,27 @@ def enrol(store: Store, wish: Wish, machine: Machine) -> EnrolReply:
             store.forget_settings()  # the secret of a cluster that this machine leaves, or was removed from
         store.save_agent(accept(wish, identity.state, reply, certificate))
     return reply
+
+
+def _refuse_second_cluster(store: Store, url: ConsoleUrl, wish: Wish) -> None:
+    """One cluster a machine: where it is enrolled at another console, that one is left first, on purpose."""
+    state = store.agent()
+    if state is None or state.enrolment is None:
+        return
+    present = state.enrolment
+    there = ConsoleUrl.parse(present.url, insecure_http=True)
+    same_place = (url.host, url.port) == (there.host, there.port)
+    if same_place or (wish.pin and wish.pin == present.pin):  # a console that moved keeps its certificate
+        return
+    cluster = f"the cluster {present.cluster_name}" if present.cluster_name else "a cluster"
+    raise EnrolError(
+        f"this machine is enrolled in {cluster} of the console {present.url}, and a machine is of one cluster only. "
+        f"To leave that one: kubespan-agent leave{_state_option(store)}; then enrol again"
+    )
+
+
+def _state_option(store: Store) -> str:
+    return "" if str(store.directory) == DEFAULT_STATE_DIR else f" --state-dir {store.directory}"
 
 
 def make_identity(store: Store, mac: bytes | None, random: Callable[[int], bytes] = os.urandom) -> Identity:
@@ -195,6 +219,7 @@ def accept(wish: Wish, state: AgentState, reply: EnrolReply, certificate: bytes 
         listen_port=wish.listen_port,
         data_plane=wish.data_plane,
         networks=wish.networks,
+        exempt_ports=wish.exempt_ports or msgspec.UNSET,
         enrolment=enrolment,
     )
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
+from ipaddress import IPv6Network
 from typing import Protocol
 
 import structlog
@@ -25,17 +26,24 @@ from kubespan.agent.held import Held
 from kubespan.agent.home import Home
 from kubespan.agent.kernel import Backend, Kernel, KernelError
 from kubespan.agent.mesh import Decision, Mesh, Misfit, Own
+from kubespan.agent.preflight.facts import Mine
 from kubespan.agent.publish import Condition, Publisher
+from kubespan.agent.rerouting import destinations, read_sessions, tell
 from kubespan.agent.store import Enrolment, Store, StoreError
 from kubespan.agent.talk import MOST_NOTICES, Talk
 from kubespan.agent.trust import Way
 from kubespan.agent.upgrade import FetchApart, Succession
-from kubespan.core.messages import MAX_TEXT, Applied, Claim
+from kubespan.agent.whereabouts import Whereabouts
+from kubespan.core.identity import SUBNET_LENGTH
+from kubespan.core.messages import MAX_TEXT, Applied, Claim, Finding
 from kubespan.core.peer_status import NEVER, TICK
 from kubespan.core.plan import NOTHING, Desired, Observed, plan
 
 log = structlog.get_logger()
 
+CHECK_OFTEN, CHECK_RARELY = 30.0, 600.0
+"""Seconds between two preflights: at the start and while something is found, and otherwise."""
+CHECKS_AT_START = 3
 RETRY_FIRST = 1.0
 RETRY_MOST = 30.0
 """Seconds until a look that failed is repeated."""
@@ -74,6 +82,11 @@ class Host(Protocol):
         """Give something whenever links, addresses, routes or rules changed. Raises KernelError."""
 
 
+Preflight = Callable[[Mine, float | None, float], Awaitable[tuple[Finding, ...]]]
+"""Looks for what keeps the mesh from working: given what is ours here, this clock's skew against the console's, and by
+how many seconds it is behind what it showed before. May raise KernelError."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """The agent's machine: what it looks at and changes."""
@@ -83,6 +96,9 @@ class Place:
     backend: Backend
     networks: tuple[str, ...] = ()
     """That the operator asked to advertise."""
+    exempt: frozenset[int] = frozenset()
+    """TCP ports whose connections the operator wants outside the tunnel."""
+    preflight: Preflight | None = None
 
 
 class Agent:
@@ -121,6 +137,9 @@ class Agent:
         self._facts_due = NEVER
         self._drifts = 0
         self._failures = 0
+        self._whereabouts: Whereabouts | None = None
+        self._latest = 0.0
+        self._fresh = False
 
     def _tell_damage(self) -> None:
         if (damage := self._store.damage()) is not None:
@@ -131,6 +150,8 @@ class Agent:
     async def run(self, way: Way) -> Ending:
         """Mesh until told to stop, or removed. Raises StoreError when the last settings cannot be read."""
         self.held.restore()
+        self._fresh = self.held.revision is None
+        self._whereabouts = Whereabouts(way.url, self._store, self._place.exempt)
         self._tell_damage()
         loop = asyncio.get_running_loop()
         handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop}
@@ -141,7 +162,8 @@ class Agent:
         self.succession.begin()
         succeeded = asyncio.create_task(self._await_successor())
         looking = asyncio.create_task(self._look_on())
-        work = (self._stopped.wait(), self.talk.removed.wait(), self._watch(), converse(way, self.talk, self._chance))
+        talking = converse(way, self.talk, self._chance, self._whereabouts)
+        work = (self._stopped.wait(), self.talk.removed.wait(), self._watch(), talking, self._check_always())
         tasks = [looking, succeeded, *(asyncio.ensure_future(part) for part in work)]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -211,13 +233,59 @@ class Agent:
                 log.exception("listening to the kernel failed")
             await asyncio.sleep(RETRY_MOST)
 
+    async def _check_always(self) -> None:
+        """Look for what keeps the mesh from working: often at the start, where ever more is known, then rarely."""
+        checks = 0
+        while True:
+            await self.check()
+            checks += 1
+            often = checks < CHECKS_AT_START or self.talk.findings
+            await asyncio.sleep(CHECK_OFTEN if often else CHECK_RARELY)
+
+    async def check(self) -> None:
+        """Look once, and leave what was found where the console hears of it."""
+        if self._place.preflight is None:
+            return
+        own = self.mesh.own
+        mine = Mine(
+            listen_port=own.listen_port,
+            data_plane=self._place.backend,
+            prefix=None if own.address is None else IPv6Network((int(own.address), SUBNET_LENGTH), strict=False),
+            destinations=destinations(self.mesh.specs.values()),
+        )
+        try:
+            found = await self._place.preflight(mine, self.talk.skew, self._latest - self._clock.wall())
+        except (KernelError, OSError) as error:
+            log.warning("this machine could not be looked at", reason=str(error))
+            return
+        except Exception:
+            log.exception("looking at this machine failed")
+            return
+        for finding in found:
+            if finding not in (self.talk.findings or ()):
+                log.warning("preflight", code=finding.code, text=finding.text, remedy=finding.remedy)
+        self.talk.findings = found
+        self.talk.sayable.set()
+
+    def _tell_rerouting(self) -> None:
+        """Say in the log, once, what a machine that has just been let in reroutes, and which connections it moves."""
+        self._fresh = False
+        rerouted = destinations(self.mesh.specs.values())
+        for line in tell(rerouted, read_sessions(rerouted), self.mesh.followed.options):
+            log.warning("rerouting", what=line.strip())
+
     async def look(self) -> None:
         """One pass: observe, decide, store, change what differs; afterwards there is something to say."""
+        self._latest = max(self._latest, self._clock.wall())
+        if self._whereabouts is not None:
+            self.mesh.exempt = self._whereabouts.exempt
         try:
             if self._clock.now() >= self._facts_due:
                 await self.read_facts()
             observed = await self._place.kernel.observe()
             decision = self.mesh.decide(observed, wall=self._clock.wall(), now=self._clock.now())
+            if self._fresh and decision.desired.link is not None:
+                self._tell_rerouting()
             unstored = await self.held.keep(self._write)
             changes = plan(decision.desired, observed)
             if changes:
@@ -277,6 +345,7 @@ class Agent:
             revision="" if followed is None else str(followed),
             backend=self._place.backend,
             unusable=talk.unusable,
+            skew=talk.skew,
         )
         try:
             now, wall = self._clock.now(), self._clock.wall()

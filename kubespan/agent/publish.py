@@ -56,6 +56,8 @@ class Condition(msgspec.Struct, frozen=True):
     backend: Backend
     unusable: int = 0
     """Frames of the console that could not be used, since the agent's start."""
+    skew: float | None = None
+    """Seconds by which this machine's clock is ahead of the console's, as of the last connection's start."""
     process: int = msgspec.field(default_factory=os.getpid)
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
 from ssl import SSLError
 
+import msgspec
+
 from kubespan.agent.enrol import Identity, Machine, parse_mac_interface
 from kubespan.agent.fetch import way_to
+from kubespan.agent.glance import Glance, glance
 from kubespan.agent.home import find_home
 from kubespan.agent.host import (
     Watch,
@@ -20,11 +26,19 @@ from kubespan.agent.host import (
 from kubespan.agent.loop import Agent, Ending, Facts, Place, take_down
 from kubespan.agent.mesh import Own
 from kubespan.agent.netlink import LinuxKernel
-from kubespan.agent.store import AGENT, KUBESPAN_IDENTITY, NODE_IDENTITY, Enrolment, Store, StoreError
+from kubespan.agent.preflight.facts import Mine
+from kubespan.agent.preflight.find import find
+from kubespan.agent.preflight.look import look
+from kubespan.agent.publish import Condition
+from kubespan.agent.rerouting import Session, destinations_of, read_sessions, tell
+from kubespan.agent.store import AGENT, KUBESPAN_IDENTITY, NODE_IDENTITY, STATUS, Enrolment, Store, StoreError
 from kubespan.agent.userspace import UserspaceWireGuard
+from kubespan.agent.whereabouts import Whereabouts
 from kubespan.agent.wireguard import KernelWireGuard, is_available
 from kubespan.core.cluster import ula_prefix
 from kubespan.core.identity import node_address, pick_interface
+from kubespan.core.membership import Membership
+from kubespan.core.messages import Finding
 
 
 class LinuxHost:
@@ -80,8 +94,99 @@ async def run_agent(store: Store, data_plane: str | None) -> Ending:
     except (ValueError, SSLError) as error:
         raise store.damaged(AGENT, str(error)) from None
     device = await choose_data_plane(data_plane or state.data_plane)
-    place = Place(LinuxKernel(device), LinuxHost(), device.backend, state.networks)
+    place = Place(
+        LinuxKernel(device), LinuxHost(), device.backend, state.networks, frozenset(state.exempt_ports or ()), preflight
+    )
     return await Agent(store, enrolment, state.signing_key, own, place, home=find_home()).run(way)
+
+
+async def preflight(mine: Mine, skew: float | None, set_back: float) -> tuple[Finding, ...]:
+    """How the running agent looks at this machine. Raises KernelError."""
+    facts = await look(mine, wall=time.time(), skew=skew)
+    return find(replace(facts, set_back=set_back))
+
+
+async def check_machine(store: Store, mine: Mine, skew: float | None = None) -> tuple[Finding, ...]:
+    """Look at this machine before it is changed, or beside an agent that runs. Raises KernelError."""
+    return find(await look(mine, wall=time.time(), skew=skew, state=store.directory))
+
+
+def read_mine(store: Store) -> tuple[Mine, Membership | None]:
+    """What this machine has of a mesh by its state directory, and its members as far as it was told them."""
+    identity, enrolment = load(store)
+    settings = store.settings(enrolment.cluster)
+    membership = None
+    if settings is not None and settings.snapshot is not None:
+        membership = Membership().apply(settings.snapshot)
+    return describe_mine(identity, enrolment, membership), membership
+
+
+def describe_mine(identity: Identity, enrolment: Enrolment, membership: Membership | None) -> Mine:
+    """What this machine has, or will have, with these members."""
+    prefix = ula_prefix(enrolment.cluster_id) if enrolment.cluster_id else None
+    rerouted = {} if membership is None else destinations_of(membership, identity.node_id)
+    return Mine(
+        listen_port=identity.state.listen_port,
+        data_plane=identity.state.data_plane,
+        prefix=prefix,
+        destinations=rerouted,
+    )
+
+
+async def look_ahead(store: Store) -> Glance:
+    """Ask the console for the members, and apply nothing. Raises GlanceError, StoreError, TrustError."""
+    identity, enrolment = load(store)
+    way = way_to(enrolment)
+    glimpse = Glance(enrolment, identity.state.signing_key, time.time)
+    await glance(way, glimpse, Whereabouts(way.url, store))
+    return glimpse
+
+
+def foresee(store: Store, membership: Membership) -> list[str]:
+    """Say in lines what these settings reroute, and which connections they move. Raises StoreError."""
+    identity, _ = load(store)
+    rerouted = destinations_of(membership, identity.node_id)
+    return tell(rerouted, read_sessions(rerouted), membership.options)
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What `kubespan-agent preflight` shows."""
+
+    mine: Mine
+    findings: tuple[Finding, ...]
+    sessions: Sequence[Session] = ()
+    rerouting: Sequence[str] = ()
+
+
+async def examine(store: Store, listen_port: int | None, data_plane: str | None) -> Examination:
+    """Look at this machine by what its state directory says of it; before enrolment too. Raises KernelError."""
+    mine, membership = Mine(), None
+    state = store.agent()
+    if state is not None and state.enrolment is not None:
+        mine, membership = read_mine(store)
+    mine = replace(mine, listen_port=listen_port or mine.listen_port, data_plane=data_plane or mine.data_plane)
+    findings = await check_machine(store, mine, _read_skew(store))
+    if membership is None:
+        return Examination(mine, findings)
+    sessions = read_sessions(mine.destinations)
+    return Examination(mine, findings, sessions, tell(mine.destinations, sessions, membership.options))
+
+
+def _read_skew(store: Store) -> float | None:
+    """What the running agent last found of the clock; none where none runs."""
+    content = store.read_published(STATUS) if store.is_locked() else None
+    try:
+        return None if content is None else msgspec.json.decode(content, type=Condition).skew
+    except msgspec.DecodeError:
+        return None
+
+
+async def leave(store: Store) -> None:
+    """Take the mesh down, and forget cluster and console; the keys stay. Raises KernelError, StoreError."""
+    store.forget_settings()
+    await take_mesh_down()
+    store.forget_enrolment()
 
 
 async def take_mesh_down() -> None:

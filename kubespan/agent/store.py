@@ -115,6 +115,8 @@ class AgentState(_Document, frozen=True, kw_only=True):
     listen_port: int = LISTEN_PORT
     data_plane: str = "auto"
     networks: tuple[str, ...] = ()
+    exempt_ports: tuple[int, ...] | msgspec.UnsetType = msgspec.UNSET
+    """Written only where there are some: a former release, to which an upgrade may fall back, does not know of them."""
     enrolment: Enrolment | None = None
 
 

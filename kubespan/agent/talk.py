@@ -21,6 +21,7 @@ from kubespan.agent.console import AskAgain
 from kubespan.agent.held import Held
 from kubespan.agent.reports import Reporter, Row
 from kubespan.agent.store import Enrolment
+from kubespan.core.findings import fit
 from kubespan.core.identity import sign
 from kubespan.core.messages import (
     REPORT_SECONDS,
@@ -31,6 +32,8 @@ from kubespan.core.messages import (
     ClaimRefused,
     ClusterSecret,
     Delta,
+    Finding,
+    Findings,
     FromAgent,
     FromConsole,
     Hello,
@@ -57,6 +60,8 @@ MOST_NOTICES = 32
 SHORTEST_REPORT = 0.5
 """Seconds between reports that a console cannot ask to undercut."""
 
+FINDINGS_SINCE = 2
+"""The version of the protocol that has Findings."""
 UPGRADES_SINCE = 2
 """The first version of the protocol that knows of them."""
 
@@ -79,6 +84,7 @@ class _Told:
     approved: bool = False
     informed: bool = False
     claim: Claim | None = None
+    findings: tuple[Finding, ...] | None = None
     applied: Applied | None = None
     kept: int = 0
     """The generation of the newest cluster secret that the console knows to be stored here."""
@@ -91,6 +97,10 @@ class Talk:
         self.claim: Claim | None = None
         self.applied: Applied | None = None
         self.rows: dict[int, Row] = {}
+        self.findings: tuple[Finding, ...] | None = None
+        """What preflight finds here; none before it has looked."""
+        self.skew: float | None = None
+        """Seconds by which this machine's clock is ahead of the console's; none before the console said its own."""
         self.connected = False
         self.reason = NOT_YET
         """Why it is not connected, or what an operator must do; empty when all is well."""
@@ -183,9 +193,7 @@ class Talk:
         told = self._told
         if not told.welcomed:
             return
-        if self.claim is not None and self.claim != told.claim:
-            told.claim = self.claim
-            yield self.claim
+        yield from self._introduce(told)
         if not told.approved:
             return
         if self.applied is not None and self.applied != told.applied:
@@ -206,6 +214,15 @@ class Talk:
         if self.failed_upgrade is not None and told.version >= UPGRADES_SINCE:
             yield self.failed_upgrade
             self.failed_upgrade = None
+
+    def _introduce(self, told: _Told) -> Iterator[FromAgent]:
+        """What the machine is, and what was found on it: an operator may want to know before a yes."""
+        if self.claim is not None and self.claim != told.claim:
+            told.claim = self.claim
+            yield self.claim
+        if self.findings is not None and self.findings != told.findings and told.version >= FINDINGS_SINCE:
+            told.findings = self.findings
+            yield Findings(findings=fit(self.findings))
 
     async def need(self) -> None:
         """Wait until there may be something to say."""
@@ -232,6 +249,7 @@ class Talk:
     def _welcome(self, message: Welcome) -> None:
         if message.status == "approved":
             self._held.join(message)
+        self.skew = self._clock.wall() - message.console_time
         told = self._told
         told.welcomed = True
         told.approved = message.status == "approved"

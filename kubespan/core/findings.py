@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kubespan.core.messages import Finding
+from kubespan.core.messages import FRAME_BASE, Finding, dump
+
+MOST_BYTES = FRAME_BASE * 3 // 4
+"""Of all findings in one frame; a machine that waits for approval has no larger one."""
 
 STOPPING: frozenset[str] = frozenset(
     {
@@ -35,3 +38,15 @@ def stops(finding: Finding) -> bool:
 def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Put what stops the mesh before the rest; else as found."""
     return tuple(sorted(findings, key=lambda finding: not stops(finding)))
+
+
+def fit(findings: Iterable[Finding], limit: int = MOST_BYTES) -> tuple[Finding, ...]:
+    """As many as a frame holds; the first ones are the worst."""
+    kept: list[Finding] = []
+    room = limit
+    for finding in findings:
+        room -= len(dump(finding))
+        if room < 0:
+            break
+        kept.append(finding)
+    return tuple(kept)

@@ -112,6 +112,7 @@ def test_plain_http_over_a_network_is_refused_and_loud_when_allowed(call):
 def test_enrolment_beside_a_running_agent_says_what_to_do(call, tmp_path):
     bench = Bench(tmp_path / "state")
     with console(agree) as there, bench.store.lock():
+        bench.store.save_agent(replace(bench.store.agent(), enrolment=replace(bench.enrolment, url=there.url)))
         result = call("enrol", there.url, input=TOKEN)
     assert (result.exit_code, "systemctl restart kubespan-agent" in result.output) == (0, True)
 

@@ -201,15 +201,44 @@ def test_nobody_there_is_a_sentence(store):
             enrol(store, wish(f"http://127.0.0.1:{free.getsockname()[1]}"), MACHINE)
 
 
-def test_joining_another_cluster_forgets_the_secret_of_the_first(store):
-    with console(agree) as there:
+def test_joining_another_cluster_of_the_console_forgets_the_secret_of_the_first(store):
+    def agree_to_another(request):
+        return agree(request, cluster="another")
+
+    with console(agree, agree, agree_to_another) as there:
         enrol(store, wish(there.url), MACHINE)
         store.save_settings(Settings(cluster=CLUSTER, secret=SECRET, secret_generation=1))
         enrol(store, wish(there.url), MACHINE)
         assert store.settings(CLUSTER) is not None
-    with console(lambda request: agree(request, cluster="another")) as there:
         enrol(store, wish(there.url), MACHINE)
     assert not store.path(SETTINGS).exists()
+
+
+def test_one_cluster_a_machine(store):
+    """A second console is refused before it hears of this machine; what is held of the first stays."""
+    with console(agree) as there, console(agree) as elsewhere:
+        enrol(store, wish(there.url), MACHINE)
+        store.save_settings(Settings(cluster=CLUSTER, secret=SECRET, secret_generation=1))
+        with pytest.raises(
+            EnrolError, match=f"enrolled in the cluster office .*kubespan-agent leave .*{store.directory}"
+        ):
+            enrol(store, wish(elsewhere.url), MACHINE)
+        assert elsewhere.seen == []
+        assert store.settings(CLUSTER) is not None
+        # What the remedy does, but for the mesh itself.
+        store.forget_settings()
+        store.forget_enrolment()
+        enrol(store, wish(elsewhere.url), MACHINE)
+        assert store.agent().enrolment.url == elsewhere.url
+
+
+def test_a_console_that_moved_is_known_by_its_certificate(store, tmp_path):
+    certificate = make_certificate(tmp_path)
+    with console(agree, tls=certificate.context) as there:
+        enrol(store, wish(there.url, pin=certificate.pin), MACHINE)
+    with console(agree, tls=certificate.context) as there:
+        enrol(store, wish(there.url, pin=certificate.pin), MACHINE)
+        assert store.agent().enrolment.url == there.url
 
 
 def test_a_pinned_console_is_trusted_and_its_certificate_kept(store, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
@@ -68,12 +69,14 @@ async def console():
         yield console
 
 
-async def mesh(bench):
+async def mesh(bench, console=None):
     """Let an agent take settings and store them, then end; what it leaves is the kernel and the store."""
-    async with ConsoleDouble().listening() as console, running(bench.agent(), console.way):
-        line = await console.line()
-        await line.let_in(sealed_secret(), snapshot())
-        await line.hear(Applied)
+    async with AsyncExitStack() as stack:
+        console = console or await stack.enter_async_context(ConsoleDouble().listening())
+        async with running(bench.agent(), console.way):
+            line = await console.line()
+            await line.let_in(sealed_secret(), snapshot())
+            await line.hear(Applied)
 
 
 async def test_from_hello_to_a_mesh(bench, console):
@@ -110,7 +113,7 @@ async def test_it_starts_from_the_store_with_no_console(bench):
 
 
 async def test_a_restart_changes_nothing_and_says_what_it_holds(bench, console):
-    await mesh(bench)
+    await mesh(bench, console)
     bench.kernel.applied.clear()
     async with running(bench.agent(), console.way):
         line = await console.line()

@@ -2,11 +2,3 @@
 
 `look` reads the machine into `Facts`; `find` judges them and touches nothing. A remedy is a command to copy.
 """
-
-from __future__ import annotations
-
-from kubespan.agent.preflight.facts import Facts
-from kubespan.agent.preflight.find import find
-from kubespan.agent.preflight.look import look
-
-__all__ = ["Facts", "find", "look"]
