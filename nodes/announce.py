@@ -21,6 +21,7 @@ Kind = Literal[
     "node.away",
     "node.applied",
     "token.changed",
+    "rollout.changed",
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
 

@@ -23,7 +23,7 @@ from django.utils import timezone
 from nodes import live
 from nodes.announce import group
 from nodes.fanout import Watch, publish_watch
-from nodes.models import Cluster, Node, Token, Tombstone
+from nodes.models import Cluster, Node, Rollout, RolloutStep, Token, Tombstone
 from nodes.pages import (
     FULL_LINKS,
     ClusterDelta,
@@ -253,7 +253,7 @@ class MeshConsumer(AsyncWebsocketConsumer):
         await self.close(CLOSE_GONE)
 
     node_enrolled = node_approved = node_changed = node_removed = node_away = node_applied = cluster_changed
-    cluster_created = token_changed = cluster_changed
+    cluster_created = token_changed = rollout_changed = cluster_changed
 
 
 class Gone(Exception):
@@ -634,6 +634,40 @@ class RemovalConsumer(FollowingConsumer):
     def differs(self) -> bool:
         """A member that dropped it, came or went."""
         return any(self._members.news())
+
+
+class AgentsConsumer(FollowingConsumer):
+    """The page on a cluster's agents: which versions run, and how far an upgrade is."""
+
+    def find(self) -> set[int | None]:
+        """The cluster of the address."""
+        self._steps: Sent[int, tuple[Any, ...]] = Sent()
+        self._rollouts: Sent[int, tuple[Any, ...]] = Sent()
+        self._agents: Sent[int, tuple[Any, ...]] = Sent()
+        found = _one(
+            Cluster.objects.filter(uuid=self.scope["url_route"]["kwargs"]["cluster"]).values_list("pk", flat=True)
+        )
+        (self._cluster,) = found
+        return found
+
+    def read(self) -> None:
+        """Three queries: what the page shows of members, of the last upgrade, and of its steps."""
+        members = Node.objects.approved().filter(cluster=self._cluster).values_list("pk", "agent_version", "session")
+        self._agents.now = {row[0]: (row[1], bool(row[2])) for row in members}
+        rollouts = Rollout.objects.filter(cluster=self._cluster)[:1].values_list("pk", "state", "reason")
+        self._rollouts.now = {row[0]: row for row in rollouts}
+        steps = RolloutStep.objects.filter(rollout__in=list(self._rollouts.now)).values_list("pk", "state", "reason")
+        self._steps.now = {row[0]: row for row in steps}
+
+    def take(self, flushed: Flushed) -> bool:
+        """What links are like is not shown."""
+        return False
+
+    def differs(self) -> bool:
+        """Whether anything of it is different."""
+        # Each is asked, whatever the others say.
+        news = [one.news() for one in (self._agents, self._rollouts, self._steps)]
+        return any(changed or gone for changed, gone in news)
 
 
 def _standing(summary: live.Summary) -> tuple[int | None, ...]:

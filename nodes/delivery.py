@@ -16,6 +16,7 @@ import structlog
 from django.conf import settings
 
 from kubespan.core.release import ARCHIVE_PATH, RELEASE_PATH, SCRIPT_PATH, Release
+from nodes import certificates
 
 log = structlog.get_logger(__name__)
 
@@ -69,6 +70,27 @@ def _read(path: str, sha256: str) -> bytes | None:
 
 def _path(path: str) -> Path:
     return Path(settings.AGENT_FILES) / Path(path).name
+
+
+def write_line(token: str, release: Release | None) -> str:
+    """The line for this console's agents."""
+    url = agent_url()
+    return enrolment_line(token, url, own_fingerprint() if url.startswith("https:") else "", release)
+
+
+def agent_url() -> str:
+    """Where agents find the console: the same address as for browsers unless the settings say otherwise."""
+    return str(settings.KUBESPAN_AGENT_URL)
+
+
+def own_fingerprint() -> str:
+    """What agents pin where the console serves TLS by a certificate of its own; empty where it does not."""
+    if not settings.EMBEDDED:
+        return ""
+    try:
+        return certificates.fingerprint((settings.KUBESPAN_DATA / "tls" / "certificate.pem").read_bytes())
+    except FileNotFoundError:
+        return ""
 
 
 def enrolment_line(token: str, url: str, pin: str, release: Release | None) -> str:

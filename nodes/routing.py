@@ -2,12 +2,20 @@
 
 from django.urls import path
 
-from nodes.consumers import ClusterConsumer, EnrolmentConsumer, NodeConsumer, OverviewConsumer, RemovalConsumer
+from nodes.consumers import (
+    AgentsConsumer,
+    ClusterConsumer,
+    EnrolmentConsumer,
+    NodeConsumer,
+    OverviewConsumer,
+    RemovalConsumer,
+)
 
 websocket_urlpatterns = [
     path("live/overview", OverviewConsumer.as_asgi()),
     path("live/cluster/<uuid:cluster>", ClusterConsumer.as_asgi()),
     path("live/node/<int:node>", NodeConsumer.as_asgi()),
     path("live/removal/<int:node>", RemovalConsumer.as_asgi()),
+    path("live/agents/<uuid:cluster>", AgentsConsumer.as_asgi()),
     path("live/enrolment/<uuid:token>", EnrolmentConsumer.as_asgi()),
 ]

@@ -11,7 +11,7 @@ from nodes import live
 from nodes.connections import sync_redis
 from nodes.health import WORKER_KEY
 from nodes.models import Node
-from nodes.services import nodes, revisions, sessions, transitions
+from nodes.services import nodes, revisions, rollouts, sessions, transitions
 
 HEARTBEAT_SECONDS = 45
 """How long a worker counts as living after its last beat, which comes every 10 s."""
@@ -58,6 +58,12 @@ def expire() -> None:
     nodes.expire_candidates(now)
     revisions.prune(now)
     transitions.prune(now)
+
+
+@shared_task
+def advance_rollouts() -> None:
+    """Look how far upgrades of agents are, and tell who is next."""
+    rollouts.advance_all(timezone.now())
 
 
 @shared_task

@@ -28,6 +28,7 @@ from kubespan.core.messages import (
     Refused,
     Removed,
     Report,
+    UpgradeFailed,
     dump,
     frame_limit,
     parse_from_agent,
@@ -361,6 +362,8 @@ class Conversation:
                 ledger.note_claim(socket, message, self._peer)
             case Notice() if socket.approved:
                 ledger.note_notice(socket, message)
+            case UpgradeFailed() if socket.approved:
+                ledger.note_failed_upgrade(socket, message)
             case Hello():
                 raise MessageError("a connection has one hello")
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import structlog
 
 from kubespan.core.endpoint import Endpoint, IPAddress
-from kubespan.core.messages import Applied, Claim, Notice, Refused, Revision, dump
+from kubespan.core.messages import Applied, Claim, Notice, Refused, Revision, UpgradeFailed, dump
 from nodes.agents.rows import AWAY, in_thread
 from nodes.agents.sockets import Socket
 from nodes.announce import announce_soon
@@ -21,7 +21,7 @@ from nodes.counters import Tally
 from nodes.fanout import CLOSE_POLICY
 from nodes.live import Moved
 from nodes.models import Transition
-from nodes.services import nodes, sessions, transitions
+from nodes.services import nodes, rollouts, sessions, transitions
 from nodes.services.refused import Refused as Refusal
 
 WRITE_SECONDS = 0.1
@@ -49,6 +49,7 @@ class Ledger:
         self._clock = clock
         self._applied: dict[int, tuple[int, Revision, str]] = {}
         self._claims: dict[int, Waiting] = {}
+        self._failed_upgrades: dict[int, UpgradeFailed] = {}
         self._notices: list[tuple[int, Notice, datetime]] = []
         self._links: dict[int, list[Transition]] = {}
         self._harvest: dict[int, set[tuple[int, int, str]]] = {}
@@ -71,6 +72,10 @@ class Ledger:
             self._notices.append((socket.node, notice, self._now()))
         else:
             self._tally["notices.lost"] += 1
+
+    def note_failed_upgrade(self, socket: Socket, failed: UpgradeFailed) -> None:
+        """The agent that was offered is not the one that runs."""
+        self._failed_upgrades[socket.node] = failed
 
     def note_link(self, cluster: int, node: int, peer: int, moved: Moved) -> None:
         """A link changed its state or endpoint."""
@@ -99,7 +104,8 @@ class Ledger:
 
     async def write(self) -> bool:
         """Write what waits but claims; false when the database is away, and then it waits on."""
-        return await self._write(self._write_applied, self._write_notices, self._write_links, self._write_harvest)
+        links = (self._write_links, self._write_harvest)
+        return await self._write(self._write_applied, self._write_notices, self._write_failed_upgrades, *links)
 
     async def write_claims(self) -> bool:
         """Write the claims that wait; false when the database is away, and then they wait on."""
@@ -159,6 +165,13 @@ class Ledger:
             node, notice, at = self._notices[0]
             await _try(in_thread(sessions.record_notice, node, notice, at), "a notice")
             self._notices.pop(0)
+
+    async def _write_failed_upgrades(self) -> None:
+        for node, failed in list(self._failed_upgrades.items()):
+            writing = in_thread(rollouts.record_failure, node, failed.version, failed.reason, self._now())
+            await _try(writing, "a failed upgrade")
+            if self._failed_upgrades.get(node) is failed:
+                del self._failed_upgrades[node]
 
     async def _write_links(self) -> None:
         for cluster in list(self._links):

@@ -3,6 +3,19 @@
 from nodes.models.activity import Audit, Transition
 from nodes.models.clusters import Change, Cluster, Console
 from nodes.models.members import Candidate, Node, Tombstone
+from nodes.models.rollouts import Rollout, RolloutStep
 from nodes.models.tokens import Token
 
-__all__ = ["Audit", "Candidate", "Change", "Cluster", "Console", "Node", "Token", "Tombstone", "Transition"]
+__all__ = [
+    "Audit",
+    "Candidate",
+    "Change",
+    "Cluster",
+    "Console",
+    "Node",
+    "Rollout",
+    "RolloutStep",
+    "Token",
+    "Tombstone",
+    "Transition",
+]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import HttpResponse
@@ -12,8 +14,9 @@ from django.views import View
 from django.views.decorators.cache import never_cache
 
 from nodes.forms import ClusterForm, ImportForm, OptionsForm, PasswordForm, TokenForm, TypedNameForm
-from nodes.models import Cluster, Node
+from nodes.models import Cluster, Node, Rollout, RolloutStep
 from nodes.services import clusters as services
+from nodes.services import rollouts
 from nodes.services.refused import Refused
 from nodes.views.common import PAGE_SIZE, OperatorMixin, add_links
 from nodes.words import LinkCounts
@@ -196,6 +199,50 @@ class ClusterOptionsPreviewView(ClusterTab):
             except Refused as refusal:
                 form.refuse(refusal)
         return self.show(form=form, sentences=sentences)
+
+
+class ClusterAgentsView(ClusterTab):
+    """Which agents run, and upgrading them: one node first, then the others."""
+
+    tab = "agents"
+    template = "clusters/agents.html"
+
+    def get(self, request, uuid):
+        return self.show_offer()
+
+    def post(self, request, uuid):
+        try:
+            rollouts.start_rollout(request.user, self.cluster, timezone.now())
+        except Refused as refusal:
+            messages.error(request, refusal.reason)
+        return redirect("cluster-agents", uuid)
+
+    def show_offer(self) -> HttpResponse:
+        """What runs, what may be upgraded, and how the last upgrade went."""
+        members = Node.objects.approved().filter(cluster=self.cluster)
+        rollout = self.cluster.rollouts.first()
+        steps = rollout.steps.select_related("node") if rollout else []
+        return self.show(
+            offer=rollouts.read_offer(self.cluster),
+            versions=sorted(Counter(node.agent_version for node in members).items(), reverse=True),
+            rollout=rollout,
+            steps=steps,
+            finished=sum(step.state == RolloutStep.State.DONE for step in steps),
+        )
+
+
+class RolloutCancelView(OperatorMixin, View):
+    """Upgrade nobody else."""
+
+    def post(self, request, pk):
+        rollout = get_object_or_404(Rollout.objects.select_related("cluster"), pk=pk)
+        try:
+            rollouts.cancel_rollout(request.user, rollout, timezone.now())
+        except Refused as refusal:
+            messages.error(request, refusal.reason)
+        else:
+            messages.success(request, "Cancelled. Machines that were told already go on.")
+        return redirect("cluster-agents", rollout.cluster.uuid)
 
 
 class ClusterActivityView(ClusterTab):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from django.conf import settings
 from django.contrib import messages
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -11,8 +10,7 @@ from django.views import View
 from django.views.decorators.cache import never_cache
 from django_tables2 import RequestConfig
 
-from kubespan.core.release import Release
-from nodes import certificates, delivery
+from nodes import delivery
 from nodes.forms import TokenForm
 from nodes.models import Cluster, Token
 from nodes.services import tokens as services
@@ -58,7 +56,7 @@ class EnrolmentView(OperatorMixin, View):
             form.refuse(refusal)
             return self.show(form, refusal.status)
         release = delivery.read_release()
-        return self.show(form, token=token, line=enrolment_line(plain, release), release=release)
+        return self.show(form, token=token, line=delivery.write_line(plain, release), release=release)
 
     def show(self, form, status: int = 200, **context):
         cluster = get_object_or_404(Cluster, uuid=self.kwargs["uuid"])
@@ -66,27 +64,6 @@ class EnrolmentView(OperatorMixin, View):
         context = {"cluster": cluster, "token_form": form} | context
         # A fragment is swapped in whatever it says: a fault belongs into the dialog.
         return render(self.request, page, context, status=200 if self.request.htmx else status)
-
-
-def enrolment_line(token: str, release: Release | None) -> str:
-    """What to run on the machine, which is then in the mesh."""
-    url = agent_url()
-    return delivery.enrolment_line(token, url, own_fingerprint() if url.startswith("https:") else "", release)
-
-
-def agent_url() -> str:
-    """Where agents find the console: the same address as for browsers unless the settings say otherwise."""
-    return str(settings.KUBESPAN_AGENT_URL)
-
-
-def own_fingerprint() -> str:
-    """What agents pin where the console serves TLS by a certificate of its own; empty where it does not."""
-    if not settings.EMBEDDED:
-        return ""
-    try:
-        return certificates.fingerprint((settings.KUBESPAN_DATA / "tls" / "certificate.pem").read_bytes())
-    except FileNotFoundError:
-        return ""
 
 
 class TokenRevokeView(OperatorMixin, View):

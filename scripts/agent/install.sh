@@ -39,6 +39,7 @@ case $("$python" -I -S -c 'import sysconfig; print(sysconfig.get_config_var("SOA
 cpython-*-linux-gnu) ;;
 *) fail "the Python here is not CPython with the GNU C library, for which it is made." ;;
 esac
+PATH=$PATH:/usr/sbin:/sbin command -v nft >/dev/null || fail "nft is missing; install nftables (apt-get install nftables)."
 [ "$(id -u)" = 0 ] || fail "this needs root."
 IFS= read -r token || [ -n "$token" ] || fail "the token is missing: it goes by standard input."
 

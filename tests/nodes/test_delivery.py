@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -19,26 +18,10 @@ from django.utils import timezone
 
 from kubespan.core.release import ARCHIVE_PATH, RELEASE_PATH, SCRIPT_PATH, Release
 from nodes import delivery
-from nodes.views import enrolment
 from tests.factories import make_cluster
+from tests.handout import ARCHIVE, SCRIPT, hand_out
 
 pytestmark = pytest.mark.django_db
-
-SCRIPT = b'IFS= read -r token\necho "ran with $* and $token"\n'
-ARCHIVE = b"an agent\0" * 1000
-
-
-def hand_out(directory, script=SCRIPT, archive=ARCHIVE):
-    """Lay out what `make agent` builds."""
-    release = Release(
-        version="0.2.0+1a2b3c4d",
-        sha256=hashlib.sha256(archive).hexdigest(),
-        size=len(archive),
-        script_sha256=hashlib.sha256(script).hexdigest(),
-    )
-    for path, content in ((ARCHIVE_PATH, archive), (SCRIPT_PATH, script), (RELEASE_PATH, msgspec.json.encode(release))):
-        (directory / Path(path).name).write_bytes(content)
-    return release
 
 
 @pytest.fixture
@@ -99,7 +82,7 @@ def test_the_line_pins_console_and_checksum(settings, release):
     from nodes import certificates  # noqa: PLC0415
 
     pin = certificates.ensure(settings.KUBESPAN_DATA, ["console.example"], timezone.now()).fingerprint
-    line = enrolment.enrolment_line("kst_t", release)
+    line = delivery.write_line("kst_t", release)
     assert "\n" not in line
     assert f"https://console.example:8443 {pin};;" in line
     assert f"{release.script_sha256}*)" in line

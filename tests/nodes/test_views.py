@@ -14,13 +14,13 @@ from django.urls import get_resolver, reverse
 from django.utils import timezone
 
 from kubespan.core.messages import ENROL_PATH
-from nodes import certificates
+from nodes import certificates, delivery
 from nodes.counters import read_counters
 from nodes.live import Seen, Summary
 from nodes.models import Audit, Cluster, Node, Token
 from nodes.services import people
 from nodes.services.enrolment import enrol as accept
-from nodes.views import attention, enrolment
+from nodes.views import attention
 from nodes.words import count
 from tests.factories import PEER, Machine, cluster_identity, enrol, fill, make_cluster, make_token
 
@@ -308,11 +308,11 @@ def test_the_line_pins_the_consoles_own_certificate(settings, tmp_path):
     own = certificates.ensure(tmp_path, ["192.0.2.1"], timezone.now())
     settings.KUBESPAN_AGENT_URL = "https://192.0.2.1:8443"
     pinned = f"enrol https://192.0.2.1:8443 --pin {own.fingerprint} --token-file -"
-    assert pinned in enrolment.enrolment_line("t", None)
+    assert pinned in delivery.write_line("t", None)
     settings.EMBEDDED = False  # TLS is somebody else's then, with a certificate that machines trust already
-    assert "--pin" not in enrolment.enrolment_line("t", None)
+    assert "--pin" not in delivery.write_line("t", None)
     settings.EMBEDDED, settings.KUBESPAN_AGENT_URL = True, "http://127.0.0.1:8000"
-    assert "--pin" not in enrolment.enrolment_line("t", None)
+    assert "--pin" not in delivery.write_line("t", None)
 
 
 @pytest.mark.parametrize("changes", [{"uses": 0}, {"lifetime": "1"}, {"cluster": "nonsense"}])

@@ -9,6 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
+from nodes import delivery
 from nodes.models import Cluster
 from nodes.services import tokens
 from nodes.services.refused import Refused
@@ -44,4 +45,6 @@ class Command(BaseCommand):
             raise CommandError(f"there is no cluster named {options['cluster']!r}") from None
         except Refused as refusal:
             raise CommandError(refusal.reason) from None
-        self.stdout.write(json.dumps({"token": plain, "uuid": str(token.uuid), "expires": token.expires.isoformat()}))
+        line = delivery.write_line(plain, delivery.read_release())
+        told = {"token": plain, "uuid": str(token.uuid), "expires": token.expires.isoformat(), "line": line}
+        self.stdout.write(json.dumps(told))

@@ -1,0 +1,150 @@
+"""Other distributions, by debootstrap: unpacked once into .make, and lent to a machine of the laboratory as its root.
+
+Where they come from is the machine's own affair: its apt is asked which archives it has, and the first that has the
+suite is used.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import urllib3
+
+from nodes.lab import Machine
+
+KEPT = Path(__file__).parents[1] / ".make" / "distributions"
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+VOLATILE = ("dev", "proc", "sys", "run", "tmp", "root/.cache")
+
+
+def find_archive(suite: str) -> str:
+    """An archive of packages with that suite, among those that this machine's apt has; skips where there is none."""
+    if shutil.which("apt-get") is None:
+        pytest.skip("no apt here to say where packages come from")
+    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+    for place in dict.fromkeys(listed):
+        try:
+            found = urllib3.request("HEAD", f"{place.rstrip('/')}/dists/{suite}/Release", timeout=10, retries=False)
+        except urllib3.exceptions.HTTPError:
+            continue
+        if found.status == 200:
+            return place.rstrip("/")
+    return pytest.skip(f"no archive of packages that apt knows here has {suite}, or none can be reached")
+
+
+def unpack(suite: str, *packages: str) -> Path:
+    """The smallest system of a suite with these packages; made once, a minute each."""
+    if os.geteuid() != 0:
+        pytest.skip("debootstrap needs root")
+    if shutil.which("debootstrap") is None:
+        pytest.skip("debootstrap is not installed: apt-get install -y --no-install-recommends debootstrap")
+    KEPT.mkdir(parents=True, exist_ok=True)
+    kept = KEPT / f"{suite}-{hashlib.sha256(' '.join(sorted(packages)).encode()).hexdigest()[:8]}"
+    with (KEPT / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            archive = find_archive(suite)
+            making = Path(tempfile.mkdtemp(dir=KEPT, prefix=".new-"))
+            try:
+                wanted = [f"--include={','.join(packages)}"] if packages else []
+                done = subprocess.run(
+                    ["debootstrap", "--variant=minbase", *wanted, suite, making, archive],
+                    capture_output=True, text=True, check=False,
+                )  # fmt: skip
+                if done.returncode:
+                    pytest.skip(f"debootstrap of {suite} did not work: {done.stdout.strip().splitlines()[-1:]}")
+                making.chmod(0o755)
+                making.rename(kept)
+            finally:
+                shutil.rmtree(making, ignore_errors=True)
+    return kept
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A machine of the laboratory that has another system's files, and none of ours."""
+
+    machine: Machine
+    root: Path
+
+    def execute(
+        self, *command: str, stdin: str = "", env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess:
+        """Run a command in it to its end."""
+        environment = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", **(env or {})}
+        return self.machine.execute("chroot", str(self.root), *command, stdin=stdin, env=environment, timeout=300)
+
+    def sh(self, line: str) -> subprocess.CompletedProcess:
+        """Run a line by sh, as somebody who stands before it would."""
+        return self.execute("sh", "-c", line)
+
+    def files(self) -> dict[str, str]:
+        """Every file with its kind, mode, owner and content."""
+        found = {}
+        listing = self.machine.run(
+            "find", str(self.root), "-mindepth", "1",
+            "(", *" -o ".join(f"-path {self.root}/{name}" for name in VOLATILE).split(), ")", "-prune", "-o",
+            "-printf", "%P\\t%y %m %U:%G %l\\n",
+        )  # fmt: skip
+        for line in listing.splitlines():
+            path, _, kind = line.partition("\t")
+            found[path] = kind
+        command = f"cd {self.root} && find . -xdev -type f -print0 | xargs -0 sha256sum"
+        for line in self.machine.run("sh", "-c", command).splitlines():
+            digest, path = line.split("  ./", 1)
+            if path in found:
+                found[path] += f" {digest}"
+        # What lives in memory is nobody's file, but an agent may leave something there too.
+        for name in ("run", "tmp"):
+            for line in self.machine.run("find", f"{self.root}/{name}", "-printf", "%P\\t%y %m\\n").splitlines():
+                found[f"{name}/{line.partition(chr(9))[0]}"] = line
+        return found
+
+    def network(self) -> dict[str, str]:
+        """Links, addresses, routes, rules and firewall."""
+        looks = (
+            "ip -d link", "ip address", "ip route show table all", "ip -6 route show table all", "ip rule",
+            "ip -6 rule", "nft list ruleset",
+        )  # fmt: skip
+        return {look: self.machine.run(*look.split()) for look in looks}
+
+
+@contextmanager
+def lend(machine: Machine, tree: Path, scratch: Path) -> Iterator[Distribution]:
+    """Give a machine a system's files to write on; what it writes goes with the block."""
+    root, upper, work = (scratch / name for name in ("root", "upper", "work"))
+    for directory in (root, upper, work):
+        directory.mkdir(parents=True)
+    # Within the machine's own mounts, which are gone with it.
+    overlay = f"lowerdir={tree},upperdir={upper},workdir={work}"
+    machine.run("mount", "-t", "overlay", "overlay", "-o", overlay, str(root))
+    machine.run("mount", "-t", "proc", "proc", f"{root}/proc")
+    machine.run("mount", "--rbind", "/dev", f"{root}/dev")
+    for name in ("run", "tmp"):
+        machine.run(
+            "mount", "-t", "tmpfs", "-o", "mode=1777" if name == "tmp" else "mode=755", "tmpfs", f"{root}/{name}"
+        )
+    try:
+        yield Distribution(machine, root)
+    finally:
+        for pid in machine.processes():
+            with_signal(pid)
+        machine.run("umount", "--recursive", "--lazy", str(root), check=False)
+
+
+def with_signal(pid: int) -> None:
+    """End a process that a test left behind."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
