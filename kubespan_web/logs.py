@@ -72,7 +72,8 @@ def configure(form: str, level: str) -> dict[str, Any]:
     renderer: list[structlog.typing.Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(default=str)]
         if form == "json"
-        else [structlog.dev.ConsoleRenderer()]
+        # Not what it would take where it is installed: a traceback with the values of all that a function holds.
+        else [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
     )
     quiet = {"handlers": [], "propagate": True}
     return {

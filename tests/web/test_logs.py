@@ -10,11 +10,12 @@ import structlog
 from kubespan_web import logs
 
 
-@pytest.fixture
-def lines(capsys):
+@pytest.fixture(params=["json"])
+def lines(request, capsys):
     kept = structlog.get_config()
-    logging.config.dictConfig(logs.configure("json", "INFO"))
-    yield lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    logging.config.dictConfig(logs.configure(request.param, "INFO"))
+    parse = json.loads if request.param == "json" else str
+    yield lambda: [parse(line) for line in capsys.readouterr().err.splitlines()]
     structlog.configure(**kept)
     logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, "root": {"level": "WARNING"}})
 
@@ -44,6 +45,20 @@ def test_an_error_is_one_line_too(lines):
         structlog.get_logger("room").exception("could not read")
     (line,) = lines()
     assert "ValueError: half" in line["exception"]
+
+
+@pytest.mark.parametrize("lines", ["json", "text"], indirect=True)
+def test_an_error_does_not_tell_what_its_functions_held(lines):
+    def fail(body):
+        raise ValueError("half a file")
+
+    try:
+        fail(f"{40 + 2} and other secrets")
+    except ValueError:
+        structlog.get_logger("room").exception("could not read")
+    said = str(lines())
+    assert "half a file" in said
+    assert "42 and other" not in said
 
 
 @pytest.mark.parametrize(
