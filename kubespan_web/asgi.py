@@ -18,9 +18,11 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 pages = get_asgi_application()
 
-from nodes import agents, routing  # they have models, so Django must be set up by the line above
+from nodes import agents, routing
+from nodes.agents import door  # they have models, so Django must be set up by the line above
 
 AGENT_PATH = "/agent/v1"
+ENROL_PATH = "/agent/v1/enrol"
 
 browsers = AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(routing.websocket_urlpatterns)))
 
@@ -34,8 +36,15 @@ async def route(scope, receive, send):
             await agents.application(scope, receive, send)
         case "websocket":
             await browsers(scope, receive, send)
+        case "http" if scope["path"] == ENROL_PATH and scope["method"] == "POST" and _is_safe(scope):
+            await door.application(scope, receive, send)
         case _:
             await pages(scope, receive, send)
+
+
+def _is_safe(scope):
+    """Whether it comes by TLS, or need not; else Django says where to go instead."""
+    return scope.get("scheme") == "https" or not settings.SECURE_SSL_REDIRECT
 
 
 @request_finished.connect

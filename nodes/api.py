@@ -22,13 +22,23 @@ BODY_LIMIT = 64 * 1024
 @csrf_exempt  # a machine with a token, no browser with cookies
 @require_POST
 def enrol(request: HttpRequest) -> HttpResponse:
-    """POST /agent/v1/enrol: an EnrolRequest in, an EnrolReply or a Refusal out."""
+    """POST /agent/v1/enrol: an EnrolRequest in, an EnrolReply or a Refusal out.
+
+    A web process answers it at its agents' end (nodes.agents.door), before any request gets here.
+    """
+    # Read with a limit of our own: the length that a sender states need not be the true one, or there at all.
+    status, body = answer_enrolment(request.read(BODY_LIMIT + 1), _find_peer(request))
+    return HttpResponse(body, status=status, content_type="application/json")
+
+
+def answer_enrolment(body: bytes, peer: IPAddress | None) -> tuple[int, bytes]:
+    """Take in the machine whose request this is; the HTTP status and the body of the answer."""
     try:
-        reply = enrolment.enrol(_read(request), peer=_find_peer(request), now=timezone.now())
+        reply = enrolment.enrol(_read(body), peer=peer, now=timezone.now())
     except Refused as refused:
         count(f"enrol.{refused.code}")
-        return _answer(dump(Refusal(code=refused.code, reason=refused.reason)), refused.status)
-    return _answer(dump(reply), 200)
+        return refused.status, dump(Refusal(code=refused.code, reason=refused.reason))
+    return 200, dump(reply)
 
 
 # Whoever reaches the console may have these: nothing in them is secret.
@@ -63,9 +73,7 @@ def _hand_out(content: bytes | None, kind: str) -> HttpResponse:
     return HttpResponse(content, content_type=kind, headers={"Cache-Control": "no-cache"})
 
 
-def _read(request: HttpRequest) -> EnrolRequest:
-    # Read with a limit of our own: the length that a sender states need not be the true one, or there at all.
-    body = request.read(BODY_LIMIT + 1)
+def _read(body: bytes) -> EnrolRequest:
     if len(body) > BODY_LIMIT:
         raise Refused("too-large", f"An enrolment request has at most {BODY_LIMIT} bytes.", 413)
     try:
@@ -82,7 +90,3 @@ def _find_peer(request: HttpRequest) -> IPAddress | None:
         return parse_address(request.META.get("REMOTE_ADDR", ""))
     except ValueError:  # a Unix socket, or a proxy that hides its clients
         return None
-
-
-def _answer(body: bytes, status: int) -> HttpResponse:
-    return HttpResponse(body, status=status, content_type="application/json")

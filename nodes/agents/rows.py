@@ -19,10 +19,14 @@ from nodes.services import revisions
 THREADS = 8
 """Connections to the database that a process's agents use; what is more waits its turn."""
 
+DOORS = 2
+"""Further ones for enrolments, which come one after another under their cluster's lock anyway."""
+
 AWAY = (OperationalError, InterfaceError)
 """The database cannot be reached or is locked; what was to be written is tried again."""
 
 _threads = ThreadPoolExecutor(THREADS, thread_name_prefix="rows")
+_doors = ThreadPoolExecutor(DOORS, thread_name_prefix="door")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,7 +34,16 @@ T = TypeVar("T")
 
 async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function that uses the database; connections that are too old are closed before and after."""
-    call: Any = DatabaseSyncToAsync(function, thread_sensitive=False, executor=_threads)
+    return await _in(_threads, function, *args, **kwargs)
+
+
+async def at_door(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """`in_thread` for enrolments, so that a thousand of them are in nobody else's way."""
+    return await _in(_doors, function, *args, **kwargs)
+
+
+async def _in(executor: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    call: Any = DatabaseSyncToAsync(function, thread_sensitive=False, executor=executor)
     return await call(*args, **kwargs)
 
 

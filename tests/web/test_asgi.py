@@ -1,14 +1,20 @@
 """Who is handed which connection, and whose word on where it comes from is believed."""
 
+import asyncio
 import gc
+import threading
 from pathlib import Path
 
 import pytest
 from asgiref.testing import ApplicationCommunicator
 from django.conf import settings
 
-from kubespan.core.messages import AGENT_PATH
+from kubespan.core.messages import AGENT_PATH, ENROL_PATH, EnrolReply, Refusal, dump, parse_body
 from kubespan_web import asgi
+from nodes.agents import rows
+from nodes.agents.rows import in_thread
+from tests.factories import Machine
+from tests.players import make_cluster
 
 
 def http(path, **more):
@@ -57,8 +63,58 @@ async def test_requests_leave_no_connections_to_the_database_behind():
     assert found[-1] == found[0]
 
 
-def test_agents_have_their_path():
-    assert asgi.AGENT_PATH == AGENT_PATH
+def test_agents_have_their_paths():
+    assert (asgi.AGENT_PATH, asgi.ENROL_PATH) == (AGENT_PATH, ENROL_PATH)
+
+
+async def post(body, *, more=(), **scope):
+    """POST an enrolment request in one or more pieces; status, headers and body of the answer."""
+    communicator = ApplicationCommunicator(asgi.application, http(ENROL_PATH, method="POST", **scope))
+    pieces = [body, *more]
+    for piece in pieces:
+        await communicator.send_input({"type": "http.request", "body": piece, "more_body": piece is not pieces[-1]})
+    start = await communicator.receive_output(10)
+    answer = await communicator.receive_output(10)
+    await communicator.wait()
+    return start["status"], dict(start["headers"]), answer["body"]
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_enrolments_use_few_threads_that_last():
+    _, _, token = await in_thread(make_cluster, 0)
+    before = {thread.ident for thread in threading.enumerate()}
+    requests = [dump(Machine().request(token)) for _ in range(20)]
+    answers = await asyncio.gather(*(post(request[:100], more=(request[100:],)) for request in requests))
+    assert [status for status, _, _ in answers] == [200] * 20
+    assert {parse_body(body, EnrolReply).status for _, _, body in answers} == {"approved"}
+    assert len([thread for thread in threading.enumerate() if thread.ident not in before]) <= rows.DOORS
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        pytest.param(b"{}", 400, "request", id="no request"),
+        pytest.param(b"x" * 70_000, 413, "too-large", id="too long"),
+    ],
+)
+@pytest.mark.django_db(transaction=True)
+async def test_a_bad_enrolment_is_refused_with_a_sentence(valkey, body, status, code):
+    found, headers, answer = await post(body)
+    assert (found, parse_body(answer, Refusal).code) == (status, code)
+    assert headers[b"content-type"] == b"application/json"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "redirect", "expected"),
+    [
+        pytest.param("http", False, True, id="a console without TLS"),
+        pytest.param("https", True, True, id="by TLS"),
+        pytest.param("http", True, False, id="Django says where there is TLS"),
+    ],
+)
+def test_a_token_is_taken_by_tls_where_there_is_some(settings, scheme, redirect, expected):
+    settings.SECURE_SSL_REDIRECT = redirect
+    assert asgi._is_safe({"scheme": scheme}) is expected
 
 
 @pytest.mark.parametrize(
