@@ -38,7 +38,6 @@ from nodes.agents.ledger import Ledger
 from nodes.agents.reports import Line, Reports
 from nodes.agents.rows import AWAY, DatabaseRows, in_thread, read_session
 from nodes.agents.sockets import SEND_SECONDS, Socket, Stalled
-from nodes.announce import announce_soon
 from nodes.counters import Tally
 from nodes.fanout import CLOSE_LATER, CLOSE_POLICY, CLOSE_REMOVED, CLOSE_REPLACED, CLOSE_TOO_BIG, Watch
 from nodes.services import sessions
@@ -276,7 +275,7 @@ class Conversation:
                 return
             self._session = session
             if self._socket not in self._end.conversations:  # it left meanwhile
-                await self._close_session()
+                self._end.ledger.note_left(self._socket)
                 return
             if self._line.index is None and session.index is not None:
                 self._line = await self._end.reports.open(self._socket, session.index)
@@ -321,7 +320,7 @@ class Conversation:
                 log.error("an agent's connection failed", node=self._socket.node, exc_info=result)
 
     async def _leave(self) -> None:
-        """Let go of everything; what cannot be written now is found by the periodic tasks."""
+        """Let go of everything."""
         socket, end = self._socket, self._end
         end.conversations.pop(socket, None)
         await end.hub.leave(socket)
@@ -329,14 +328,7 @@ class Conversation:
             await end.reports.close(self._line)
         if not end.hub.serves(socket.cluster):
             end.reports.forget(socket.cluster)
-        await self._close_session()
-        await announce_soon(socket.cluster, "node.away", node=socket.node)
-
-    async def _close_session(self) -> None:
-        try:
-            await in_thread(sessions.close_session, self._socket.node, self._socket.session, datetime.now(UTC))
-        except AWAY as error:
-            log.warning("the end of a session was not written", node=self._socket.node, error=str(error))
+        end.ledger.note_left(socket)
 
     # What it says.
 

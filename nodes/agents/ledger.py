@@ -47,6 +47,7 @@ class Ledger:
     def __init__(self, tally: Tally, clock: Callable[[], float] = time.time) -> None:
         self._tally = tally
         self._clock = clock
+        self._left: dict[str, Socket] = {}
         self._applied: dict[int, tuple[int, Revision, str]] = {}
         self._claims: dict[int, Waiting] = {}
         self._failed_upgrades: dict[int, UpgradeFailed] = {}
@@ -85,6 +86,10 @@ class Ledger:
         else:
             self._tally["transitions.lost"] += 1
 
+    def note_left(self, socket: Socket) -> None:
+        """A connection ended; pages hear of it once that is written."""
+        self._left[socket.session] = socket
+
     def note_harvest(self, cluster: int, observer: int, member: int, endpoint: str) -> None:
         """A neighbour saw a member at an endpoint that this one does not know of."""
         self._harvest.setdefault(cluster, set()).add((observer, member, endpoint))
@@ -104,8 +109,8 @@ class Ledger:
 
     async def write(self) -> bool:
         """Write what waits but claims; false when the database is away, and then it waits on."""
-        links = (self._write_links, self._write_harvest)
-        return await self._write(self._write_applied, self._write_notices, self._write_failed_upgrades, *links)
+        nodes = (self._write_left, self._write_applied, self._write_notices, self._write_failed_upgrades)
+        return await self._write(*nodes, self._write_links, self._write_harvest)
 
     async def write_claims(self) -> bool:
         """Write the claims that wait; false when the database is away, and then they wait on."""
@@ -119,6 +124,19 @@ class Ledger:
                 log.warning("not written yet", what=step.__name__, error=str(error))
                 return False
         return True
+
+    async def _write_left(self) -> None:
+        waiting, self._left = self._left, {}
+        if not waiting:
+            return
+        closed = {session: socket.node for session, socket in waiting.items()}
+        try:
+            await _try(in_thread(sessions.close_sessions, closed, self._now()), "ends of sessions")
+        except AWAY:
+            self._left = {**waiting, **self._left}
+            raise
+        for socket in waiting.values():
+            await announce_soon(socket.cluster, "node.away", node=socket.node)
 
     async def _write_applied(self) -> None:
         waiting, self._applied = self._applied, {}

@@ -371,6 +371,25 @@ async def test_what_cannot_be_written_waits_for_the_database(console, monkeypatc
     await until(lambda: Node.objects.filter(pk=machine.node.pk, applied_number=number).exists())
 
 
+async def test_the_end_of_a_connection_waits_for_the_database(console, monkeypatch):
+    _, (machine, _), _ = await in_thread(make_cluster)
+    player = await console.connect(machine)
+    tried = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def away(*_):
+        loop.call_soon_threadsafe(tried.set)
+        raise OperationalError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger.sessions, "close_sessions", away)
+        await player.socket.close()
+        async with asyncio.timeout(10):
+            await tried.wait()
+        assert await in_thread(lambda: Node.objects.get(pk=machine.node.pk).session)
+    await until(lambda: Node.objects.filter(pk=machine.node.pk, session="").exists())
+
+
 async def test_the_servers_stop_sends_agents_elsewhere(valkey):
     async with open_console() as console:
         _, (machine, _), _ = await in_thread(make_cluster)

@@ -138,10 +138,10 @@ def test_a_newer_connection_takes_the_place_of_the_older():
     enrolled = Enrolled(make_cluster())
     old, new = enrolled.open(), enrolled.open()
 
-    assert not sessions.close_session(enrolled.node.pk, old.id, LATER)
+    assert not sessions.close_sessions({old.id: enrolled.node.pk}, LATER)
     enrolled.node.refresh_from_db()
     assert enrolled.node.session == new.id
-    assert sessions.close_session(enrolled.node.pk, new.id, LATER)
+    assert sessions.close_sessions({new.id: enrolled.node.pk}, LATER)
     enrolled.node.refresh_from_db()
     assert (enrolled.node.session, enrolled.node.away_since) == ("", LATER)
 
@@ -233,7 +233,7 @@ def test_one_that_is_heard_of_is_not_away():
 def test_a_short_reconnect_is_no_news():
     enrolled = Enrolled(make_cluster())
     session = enrolled.open(now=NOW)
-    sessions.close_session(enrolled.node.pk, session.id, NOW + timedelta(seconds=10))
+    sessions.close_sessions({session.id: enrolled.node.pk}, NOW + timedelta(seconds=10))
     sessions.mark_silent([], NOW + timedelta(seconds=60))
     enrolled.open(now=NOW + timedelta(seconds=70))
     assert transitions() == [("away", "connected")]
