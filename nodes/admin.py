@@ -14,7 +14,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import mark_safe
 
 from nodes import counters
-from nodes.models import Audit, Candidate, Change, Cluster, Console, Node, Token, Tombstone, Transition
+from nodes.models import Audit, Candidate, Change, Cluster, Console, Node, Rotation, Token, Tombstone, Transition
 from nodes.secrets import SecretField
 
 
@@ -93,6 +93,15 @@ class ClusterAdmin(Shown):
     hidden = ("cluster_id",)  # a capability: shown on the cluster's page, with an audit row
     list_display = ("name", "uuid", "revision", "pushed", "created", "page")
     search_fields = ("name", "uuid")
+
+
+@admin.register(Rotation)
+class RotationAdmin(Shown):
+    """Secrets that are handed out and not switched to yet."""
+
+    list_display = ("cluster", "generation", "automatic", "started", "started_by")
+    list_select_related = ("cluster",)
+    search_fields = ("cluster__name", "started_by")
 
 
 @admin.register(Change)

@@ -670,5 +670,39 @@ class AgentsConsumer(FollowingConsumer):
         return any(changed or gone for changed, gone in news)
 
 
+class RotationConsumer(FollowingConsumer):
+    """The page of a cluster's rotation: who has the next secret, and who is away."""
+
+    def find(self) -> set[int | None]:
+        """The cluster of the address."""
+        self._uuid = self.scope["url_route"]["kwargs"]["cluster"]
+        self._members: Sent[int, tuple[Any, ...]] = Sent()
+        self._secrets: Sent[int, tuple[Any, ...]] = Sent()
+        return _one(Cluster.objects.filter(uuid=self._uuid).values_list("pk", flat=True))
+
+    def read(self) -> None:
+        """Two queries: what the page is drawn of."""
+        clusters = Cluster.objects.filter(uuid=self._uuid).values_list(
+            "pk", "epoch", "secret_generation", "rotation__generation", "rotation__automatic"
+        )
+        self._secrets.now = {row[0]: row for row in clusters}
+        if not self._secrets.now:
+            raise Gone
+        rows = Node.objects.approved().filter(cluster__in=self._secrets.now).order_by()
+        members = rows.values_list(
+            "pk", "name", "session", "protocol", "secret_kept", "applied_epoch", "applied_number"
+        )
+        self._members.now = {row[0]: row for row in members}
+
+    def take(self, flushed: Flushed) -> bool:
+        """What links are like is not shown."""
+        return False
+
+    def differs(self) -> bool:
+        """The rotation, or how far a member is."""
+        news = [one.news() for one in (self._members, self._secrets)]  # each is asked, whatever the other says
+        return any(changed or gone for changed, gone in news)
+
+
 def _standing(summary: live.Summary) -> tuple[int | None, ...]:
     return summary.up, summary.unknown, summary.down, summary.worst

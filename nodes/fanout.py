@@ -1,11 +1,12 @@
 """What goes to agents' sockets, from whoever commits a change: one Redis channel a cluster, heard by every hub.
 
-What travels there is one of five small things, msgpack:
+What travels there is one of six small things, msgpack:
 
 - `News`: a frame for all approved nodes, already encoded, with the revisions that it leads from and to;
 - `Personal`: a frame for one node;
 - `Settle`: a node's standing changed (approved), and it is welcomed anew;
 - `Replaced`: a node has a newer connection: older ones close;
+- `HandOut`: the cluster's secrets are others now: each process seals them to the nodes that it serves;
 - `Watch`: somebody looks at these nodes' links: they report faster for a while.
 
 Nothing depends on a message arriving: `nodes.agents.hub`, the receiving end, reads the change log whenever in doubt.
@@ -62,6 +63,10 @@ class Replaced(msgspec.Struct, frozen=True, array_like=True, tag="replaced"):
     session: str
 
 
+class HandOut(msgspec.Struct, frozen=True, array_like=True, tag="hand-out"):
+    """There is a secret that nodes of the cluster may lack; it does not travel here itself, not even sealed."""
+
+
 class Watch(msgspec.Struct, frozen=True, array_like=True, tag="watch"):
     """A page shows the links of these nodes, and wants to hear of the cluster."""
 
@@ -70,7 +75,7 @@ class Watch(msgspec.Struct, frozen=True, array_like=True, tag="watch"):
     lease: float
 
 
-Parcel = News | Personal | Settle | Replaced | Watch
+Parcel = News | Personal | Settle | Replaced | HandOut | Watch
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Parcel] = msgspec.msgpack.Decoder(Parcel)
@@ -121,6 +126,11 @@ def publish_to_node(node_pk: int, cluster_pk: int, message: FromConsole) -> None
 def settle_node(node_pk: int, cluster_pk: int) -> None:
     """Have a connected node told what its standing is now: it was approved."""
     _publish_gently(cluster_pk, Settle(node_pk))
+
+
+def publish_hand_out(cluster_pk: int) -> None:
+    """Have connected nodes given the cluster's secrets that they lack."""
+    _publish_gently(cluster_pk, HandOut())
 
 
 def publish_watch(cluster_pk: int, watch: Watch) -> None:

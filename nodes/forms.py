@@ -260,6 +260,32 @@ class PasswordForm(Fields):
         return password
 
 
+class RotationForm(Fields):
+    """How a rotation of the secret comes to its switch."""
+
+    WAYS = (
+        ("manual", "Switch when I say so", "You look at who has it, and switch from this page."),
+        (
+            "automatic",
+            "Switch by itself",
+            "As soon as every machine is connected and has it: nobody is cut off. Until then it waits.",
+        ),
+    )
+
+    way = forms.ChoiceField(label="The switch", choices=[way[:2] for way in WAYS], initial="manual")
+
+    def ways(self):
+        """The ways: value, label, consequence, chosen."""
+        chosen = self["way"].value()
+        return [(value, label, text, value == chosen) for value, label, text in self.WAYS]
+
+
+class GenerationForm(Fields):
+    """Which rotation a button was pressed for: it may have become another one meanwhile."""
+
+    generation = forms.IntegerField(widget=forms.HiddenInput)
+
+
 class TypedNameForm(Fields):
     """The name of what is about to go, typed; the service compares it."""
 

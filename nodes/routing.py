@@ -9,6 +9,7 @@ from nodes.consumers import (
     NodeConsumer,
     OverviewConsumer,
     RemovalConsumer,
+    RotationConsumer,
 )
 
 websocket_urlpatterns = [
@@ -17,5 +18,6 @@ websocket_urlpatterns = [
     path("live/node/<int:node>", NodeConsumer.as_asgi()),
     path("live/removal/<int:node>", RemovalConsumer.as_asgi()),
     path("live/agents/<uuid:cluster>", AgentsConsumer.as_asgi()),
+    path("live/rotation/<uuid:cluster>", RotationConsumer.as_asgi()),
     path("live/enrolment/<uuid:token>", EnrolmentConsumer.as_asgi()),
 ]

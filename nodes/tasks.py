@@ -11,7 +11,7 @@ from nodes import live
 from nodes.connections import sync_redis
 from nodes.health import WORKER_KEY
 from nodes.models import Node
-from nodes.services import nodes, revisions, rollouts, sessions, transitions
+from nodes.services import nodes, revisions, rollouts, rotation, sessions, transitions
 
 HEARTBEAT_SECONDS = 45
 """How long a worker counts as living after its last beat, which comes every 10 s."""
@@ -30,13 +30,14 @@ def push_cluster(cluster_pk: int) -> None:
 
 @shared_task
 def check_lag() -> None:
-    """Push what was committed and not pushed, and tell nodes that lag once more."""
+    """Push what was committed and not pushed, tell nodes that lag once more, and switch secrets that all have."""
     for cluster_pk in revisions.find_unpushed():
         push_cluster(cluster_pk)
     try:
         revisions.push_again(timezone.now())
     except redis.RedisError as error:
         log.warning("lagging nodes not told", error=str(error))
+    rotation.switch_where_all_are_ready(timezone.now())
 
 
 @shared_task

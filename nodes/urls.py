@@ -6,7 +6,7 @@ from django.urls import path
 from kubespan.core.messages import ENROL_PATH
 from kubespan.core.release import ARCHIVE_PATH, RELEASE_PATH, SCRIPT_PATH
 from nodes import api
-from nodes.views import activity, clusters, enrolment, nodes, overview, people
+from nodes.views import activity, clusters, enrolment, nodes, overview, people, rotation
 
 urlpatterns = [
     path(ENROL_PATH.lstrip("/"), api.enrol, name="enrol"),
@@ -29,6 +29,10 @@ urlpatterns = [
     path("rollouts/<int:pk>/cancel/", clusters.RolloutCancelView.as_view(), name="rollout-cancel"),
     path("clusters/<uuid:uuid>/secret/", clusters.ClusterSecretView.as_view(), name="cluster-secret"),
     path("clusters/<uuid:uuid>/id/", clusters.ClusterIdView.as_view(), name="cluster-id"),
+    path("clusters/<uuid:uuid>/rotation/", rotation.RotationView.as_view(), name="cluster-rotation"),
+    path("clusters/<uuid:uuid>/rotation/start/", rotation.RotationStartView.as_view(), name="rotation-start"),
+    path("clusters/<uuid:uuid>/rotation/switch/", rotation.RotationSwitchView.as_view(), name="rotation-switch"),
+    path("clusters/<uuid:uuid>/rotation/cancel/", rotation.RotationCancelView.as_view(), name="rotation-cancel"),
     path("clusters/<uuid:uuid>/delete/", clusters.ClusterDeleteView.as_view(), name="cluster-delete"),
     path("clusters/<uuid:uuid>/enrolment/", enrolment.EnrolmentView.as_view(), name="cluster-enrolment"),
     path("nodes/", nodes.NodeListView.as_view(), name="node-list"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,6 +21,7 @@ from kubespan.core.messages import (
     VERSIONS,
     Applied,
     Claim,
+    ClusterSecret,
     FromAgent,
     Hello,
     MessageError,
@@ -28,6 +29,7 @@ from kubespan.core.messages import (
     Refused,
     Removed,
     Report,
+    SecretKept,
     UpgradeFailed,
     dump,
     frame_limit,
@@ -40,8 +42,9 @@ from nodes.agents.rows import AWAY, DatabaseRows, in_thread, read_session
 from nodes.agents.sockets import SEND_SECONDS, Socket, Stalled
 from nodes.counters import Tally
 from nodes.fanout import CLOSE_LATER, CLOSE_POLICY, CLOSE_REMOVED, CLOSE_REPLACED, CLOSE_TOO_BIG, Watch
-from nodes.services import sessions
+from nodes.services import rotation, sessions
 from nodes.services.refused import Refused as Refusal
+from nodes.services.rotation import Holding
 from nodes.services.sessions import Session
 
 HELLO_SECONDS = 10.0
@@ -129,6 +132,27 @@ class End:
     def moved(self, cluster_pk: int) -> None:
         """A cluster's members or options changed."""
         self.reports.moved(cluster_pk)
+
+    def hand_out(self, cluster_pk: int) -> None:
+        """Nodes of a cluster may lack a secret."""
+        self.spawn(self._hand_out(cluster_pk))
+
+    async def _hand_out(self, cluster_pk: int) -> None:
+        conversations = {
+            socket.node: conversation
+            for socket, conversation in self.conversations.items()
+            if socket.cluster == cluster_pk and socket.approved and socket.settled
+        }
+        held = {node: conversation.holding for node, conversation in conversations.items()}
+        if not held:
+            return
+        try:
+            lacked = await in_thread(rotation.seal_all, cluster_pk, held)
+        except AWAY as error:
+            log.warning("secrets not handed out yet", cluster=cluster_pk, error=str(error))
+            return
+        for node, secrets in lacked.items():
+            conversations[node].give(secrets, held[node])
 
     def watched(self, cluster_pk: int, watch: Watch) -> None:
         """A page looks."""
@@ -248,13 +272,26 @@ class Conversation:
         session, socket = self._session, self._socket
         self._limit = max(FRAME_BASE, session.welcome.frame_limit)
         socket.say(dump(session.welcome).decode())
-        if session.secret is not None:
-            socket.say(dump(session.secret).decode())
-            self._hello = msgspec.structs.replace(self._hello, secret_generation=session.secret.generation)
+        self._give(session.secrets)
         if session.status == "approved" and not socket.approved:
             socket.follow(self._hello.held)
         socket.settled = True
         self._end.reports.pace(self._line)
+
+    def _give(self, secrets: Iterable[ClusterSecret]) -> None:
+        for secret in secrets:
+            self._socket.say(dump(secret).decode())
+            self._hello = msgspec.structs.replace(self._hello, secret_generation=secret.generation)
+
+    @property
+    def holding(self) -> Holding:
+        """What the node was last given, or said at hello that it has."""
+        return Holding(self._hello.secret_generation, self._version)
+
+    def give(self, secrets: Iterable[ClusterSecret], holding: Holding) -> None:
+        """Give secrets that a node with this in hand lacks; if it was given others meanwhile, they are none of it."""
+        if self._socket in self._end.conversations and self.holding == holding:
+            self._give(secrets)
 
     async def settle_again(self) -> None:
         """The node's standing changed, or it was taken for gone: open its session anew, and tell it what that means."""
@@ -350,6 +387,8 @@ class Conversation:
                 await self._take_report(message)
             case Applied() if socket.approved:
                 ledger.note_applied(socket, message)
+            case SecretKept() if socket.approved:
+                ledger.note_kept(socket, message)
             case Claim():
                 ledger.note_claim(socket, message, self._peer)
             case Notice() if socket.approved:

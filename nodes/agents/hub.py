@@ -27,6 +27,7 @@ from nodes.fanout import (
     CLOSE_REPLACED,
     CLOSE_RESTART,
     Frame,
+    HandOut,
     News,
     Parcel,
     Personal,
@@ -93,6 +94,9 @@ class Listener(Protocol):
 
     def moved(self, cluster_pk: int) -> None:
         """A cluster's members or options changed."""
+
+    def hand_out(self, cluster_pk: int) -> None:
+        """Nodes of the cluster may lack a secret."""
 
     def watched(self, cluster_pk: int, watch: Watch) -> None:
         """A page looks."""
@@ -210,7 +214,7 @@ class Hub:
         return Note.of(await self._rows.read_frame(cluster_pk, since))
 
     async def check(self, cluster_pk: int) -> None:
-        """Compare a cluster's sockets with the rows: revision held, standing, present session."""
+        """Compare a cluster's sockets with the rows: revision held, standing, present session, secrets."""
         cluster = self._clusters.get(cluster_pk)
         if cluster is None:
             return
@@ -226,6 +230,7 @@ class Hub:
         for socket, session, approved in before:
             if (socket.session, socket.approved) == (session, approved):  # else it was settled since
                 self._compare(socket, current, standings.get(socket.node))
+        self._listener.hand_out(cluster_pk)
 
     def _compare(self, socket: Socket, current: Revision, standing: Standing | None) -> None:
         if standing is None or not standing.session or (standing.status == "approved") != socket.approved:
@@ -363,6 +368,8 @@ class Hub:
                 for socket in cluster.sockets.values():
                     socket.put(note)
                 self._listener.moved(cluster_pk)
+            case HandOut():
+                self._listener.hand_out(cluster_pk)
             case Watch():
                 self._listener.watched(cluster_pk, parcel)
             case _ if (addressee := cluster.sockets.get(parcel.node)) is not None:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import structlog
 
 from kubespan.core.endpoint import Endpoint, IPAddress
-from kubespan.core.messages import Applied, Claim, Notice, Refused, Revision, UpgradeFailed, dump
+from kubespan.core.messages import Applied, Claim, Notice, Refused, Revision, SecretKept, UpgradeFailed, dump
 from nodes.agents.rows import AWAY, in_thread
 from nodes.agents.sockets import Socket
 from nodes.announce import announce_soon
@@ -21,7 +21,7 @@ from nodes.counters import Tally
 from nodes.fanout import CLOSE_POLICY
 from nodes.live import Moved
 from nodes.models import Transition
-from nodes.services import nodes, rollouts, sessions, transitions
+from nodes.services import nodes, rollouts, rotation, sessions, transitions
 from nodes.services.refused import Refused as Refusal
 
 WRITE_SECONDS = 0.1
@@ -49,6 +49,7 @@ class Ledger:
         self._clock = clock
         self._left: dict[str, Socket] = {}
         self._applied: dict[int, tuple[int, Revision, str]] = {}
+        self._kept: dict[int, tuple[int, int]] = {}
         self._claims: dict[int, Waiting] = {}
         self._failed_upgrades: dict[int, UpgradeFailed] = {}
         self._notices: list[tuple[int, Notice, datetime]] = []
@@ -62,6 +63,10 @@ class Ledger:
     def note_applied(self, socket: Socket, applied: Applied) -> None:
         """A node follows a revision."""
         self._applied[socket.node] = (socket.cluster, applied.revision, applied.fault)
+
+    def note_kept(self, socket: Socket, kept: SecretKept) -> None:
+        """A node stored a cluster secret."""
+        self._kept[socket.node] = (socket.cluster, kept.generation)
 
     def note_claim(self, socket: Socket, claim: Claim, peer: IPAddress | None) -> None:
         """A node says what it is."""
@@ -109,7 +114,13 @@ class Ledger:
 
     async def write(self) -> bool:
         """Write what waits but claims; false when the database is away, and then it waits on."""
-        nodes = (self._write_left, self._write_applied, self._write_notices, self._write_failed_upgrades)
+        nodes = (
+            self._write_left,
+            self._write_kept,
+            self._write_applied,
+            self._write_notices,
+            self._write_failed_upgrades,
+        )
         return await self._write(*nodes, self._write_links, self._write_harvest)
 
     async def write_claims(self) -> bool:
@@ -150,6 +161,19 @@ class Ledger:
             raise
         for cluster in {cluster for cluster, _, _ in waiting.values()}:
             await announce_soon(cluster, "node.applied")
+
+    async def _write_kept(self) -> None:
+        waiting, self._kept = self._kept, {}
+        if not waiting:
+            return
+        rows = {node: generation for node, (_, generation) in waiting.items()}
+        try:
+            await _try(in_thread(rotation.record_kept, rows, self._now()), "kept secrets")
+        except AWAY:
+            self._kept = {**waiting, **self._kept}
+            raise
+        for cluster in {cluster for cluster, _ in waiting.values()}:
+            await announce_soon(cluster, "cluster.changed")
 
     async def _write_claims(self) -> None:
         waiting = dict(self._claims)

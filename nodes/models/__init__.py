@@ -1,7 +1,7 @@
 """The console's rows. Reading is queryset and model methods here; every change is a function in `nodes.services`."""
 
 from nodes.models.activity import Audit, Transition
-from nodes.models.clusters import Change, Cluster, Console
+from nodes.models.clusters import Change, Cluster, Console, Rotation
 from nodes.models.members import Candidate, Node, Tombstone
 from nodes.models.rollouts import Rollout, RolloutStep
 from nodes.models.tokens import Token
@@ -15,6 +15,7 @@ __all__ = [
     "Node",
     "Rollout",
     "RolloutStep",
+    "Rotation",
     "Token",
     "Tombstone",
     "Transition",

@@ -57,6 +57,9 @@ class Cluster(models.Model):
     )
     secret = SecretField(help_text="Encrypted at rest; shown only after signing in again, with an audit row.")
     secret_generation = models.PositiveIntegerField(default=1)
+    newest_generation = models.PositiveIntegerField(
+        default=1, db_default=1, help_text="Of every secret that was ever made; one that was cancelled never returns."
+    )
     options = models.JSONField(default=dict, help_text="KubeSpan options, in the form of kubespan.core.options.")
     revision = models.PositiveBigIntegerField(default=0, help_text="Number of the newest change.")
     epoch = models.PositiveBigIntegerField(default=1)
@@ -90,6 +93,23 @@ class Cluster(models.Model):
     def prefix(self) -> str:
         """The cluster's KubeSpan prefix (spec/kubespan.md §1.4)."""
         return str(ula_prefix(self.cluster_id))
+
+
+class Rotation(models.Model):
+    """The next secret of a cluster, while it is handed out and not yet switched to; there is one at most."""
+
+    cluster = models.OneToOneField(Cluster, on_delete=models.CASCADE, related_name="rotation")
+    generation = models.PositiveIntegerField()
+    secret = SecretField(help_text="Encrypted at rest; takes the present one's place at the switch.")
+    automatic = models.BooleanField(default=False, help_text="Switch as soon as that cuts nobody off.")
+    started = models.DateTimeField()
+    started_by = models.CharField(max_length=150)
+
+    class Meta:
+        ordering = ("cluster",)
+
+    def __str__(self) -> str:
+        return f"generation {self.generation} of {self.cluster}"
 
 
 class Change(models.Model):

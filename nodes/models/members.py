@@ -90,6 +90,12 @@ class Node(models.Model):
     # How it stands.
     applied_epoch = models.PositiveBigIntegerField(default=0)
     applied_number = models.PositiveBigIntegerField(default=0)
+    secret_kept = models.PositiveBigIntegerField(
+        default=0, db_default=0, help_text="Generation of the newest cluster secret that it said it stored."
+    )
+    protocol = models.PositiveSmallIntegerField(
+        default=0, db_default=0, help_text="Version of the agents' protocol that it last spoke; 0 before it spoke."
+    )
     fault = models.TextField(blank=True, help_text="Why it could not apply the newest settings.")
     session = models.CharField(max_length=32, blank=True, help_text="Its present connection; empty when away.")
     connected_at = models.DateTimeField(null=True, blank=True)
@@ -190,6 +196,9 @@ class Tombstone(models.Model):
     at = models.DateTimeField()
     epoch = models.PositiveBigIntegerField(default=1)
     number = models.PositiveBigIntegerField(help_text="The revision from which on nobody has it as a peer.")
+    secret_generation = models.PositiveIntegerField(
+        default=1, db_default=1, help_text="Of the cluster secret that it went away with."
+    )
 
     def __str__(self) -> str:
         return f"tombstone of {self.node_id}"

@@ -25,6 +25,11 @@ def publish(node: Node, message: FromConsole) -> None:
     transaction.on_commit(partial(fanout.publish_to_node, node.pk, node.cluster_id, message), robust=True)
 
 
+def hand_out(cluster_pk: int) -> None:
+    """Have connected nodes given the cluster's secrets that they lack."""
+    transaction.on_commit(partial(fanout.publish_hand_out, cluster_pk), robust=True)
+
+
 def settle(node: Node) -> None:
     """Have a connected node's session opened anew, because its standing changed."""
     transaction.on_commit(partial(fanout.settle_node, node.pk, node.cluster_id), robust=True)

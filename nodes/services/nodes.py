@@ -14,7 +14,7 @@ from kubespan.core.messages import Claim, ClaimRefused, Member, Removed, TryAgai
 from nodes import fanout
 from nodes.counters import count
 from nodes.models import Candidate, Change, Cluster, Node, Tombstone
-from nodes.services import after, audit, claims, endpoints, revisions
+from nodes.services import after, audit, claims, endpoints, revisions, rotation
 from nodes.services.enrolment import believe, join, refused_claims
 from nodes.services.refused import Refused
 
@@ -93,8 +93,11 @@ def remove_node(actor: audit.Actor, node: Node, typed_name: str, now: datetime) 
             # A pending node was nobody's peer: nobody has to drop it.
             epoch=cluster.epoch if was_member else 0,
             number=cluster.revision if was_member else 0,
+            secret_generation=cluster.secret_generation,
         )
         audit.write(actor, "node.removed", node, now, member=was_member)
+        if was_member:
+            rotation.renew(cluster, node, now)
         after.publish(node, Removed(reason=farewell(node)))
         after.announce(cluster.pk, "node.removed", node=node.pk)
     return tombstone

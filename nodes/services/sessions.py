@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-import structlog
 from django.db import transaction
-from django.db.models import Count, Q
+from django.db.models import Count, F, Q
 from msgspec.structs import replace
 
 from kubespan.core.endpoint import IPAddress
@@ -28,11 +27,9 @@ from kubespan.core.messages import (
     challenge_text,
     frame_limit,
 )
-from kubespan.core.sealing import seal
 from nodes import live
 from nodes.models import Console, Node, Transition
-from nodes.secrets import Unreadable
-from nodes.services import after, claims, nodes, transitions
+from nodes.services import after, claims, nodes, rotation, transitions
 from nodes.services.enrolment import SILENT_VERSION
 from nodes.services.refused import Refused
 
@@ -40,8 +37,6 @@ FAULT_LIMIT = 1000
 SILENT_AFTER = timedelta(seconds=live.TIME_TO_LIVE)
 """A node that was not heard of for so long is away, and Activity says so."""
 CHUNK = 1000
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +50,8 @@ class Session:
     index: int | None
     status: str
     welcome: Welcome
-    secret: ClusterSecret | None
-    """Sealed to the node; none where it holds the newest one, or is pending."""
+    secrets: tuple[ClusterSecret, ...]
+    """Sealed to the node, in the order to send them; none where it has what it needs, or is pending."""
     members: int
     """How many members the cluster has: what limits a frame's size."""
     harvest: bool
@@ -85,6 +80,9 @@ def open_session(hello: Hello, nonce: str, peer: IPAddress | None, now: datetime
         raise Refused("signature", "The hello is not signed with the key that this node enrolled with.", 403)
     if node.status == Node.Status.REMOVED:
         raise Refused("removed", f"{nodes.farewell(node)}; enrol it again.", 403)
+    holding = _holding(hello, node)
+    # A hello that was said long ago knows nothing of what was stored since.
+    kept = F("secret_kept") if session else holding.generation
     session = session or secrets.token_hex(16)
     was_away = node.away
     Node.objects.filter(pk=node.pk).update(
@@ -94,12 +92,14 @@ def open_session(hello: Hello, nonce: str, peer: IPAddress | None, now: datetime
         away=False,
         clock_skew=hello.agent_time - now.timestamp() if hello.agent_time else None,
         agent_version=claims.printable(hello.agent_version, 64) or node.agent_version,
+        protocol=hello.version,
+        secret_kept=kept,
     )
     if peer is not None and str(peer) != node.peer_address:
         nodes.record_peer(node.pk, peer, now)
     if was_away:
         _note_presence(node, "away", "connected", now)
-    return _describe(node, session, hello.version, hello.secret_generation, now)
+    return _describe(node, session, holding, now)
 
 
 def _find_node(hello: Hello) -> Node:
@@ -109,7 +109,7 @@ def _find_node(hello: Hello) -> Node:
     except ValueError:
         raise Refused("cluster", "The cluster's name here must be a UUID, as the enrolment's reply gave it.") from None
     members = Count("cluster__nodes", filter=Q(cluster__nodes__status=Node.Status.APPROVED))
-    rows = Node.objects.select_related("cluster").annotate(
+    rows = Node.objects.select_related("cluster__rotation").annotate(
         members=members, console_key=Console.objects.filter(pk=1).values("key")
     )
     node = rows.filter(cluster__uuid=cluster, node_id=hello.node_id).order_by("-pk").first()
@@ -118,14 +118,21 @@ def _find_node(hello: Hello) -> Node:
     return node
 
 
-def _describe(node: Node, session: str, version: int, secret_generation: int, now: datetime) -> Session:
+def _holding(hello: Hello, node: Node) -> rotation.Holding:
+    """Which secret it holds; of another epoch none: a generation may be another secret since a backup was restored."""
+    another_epoch = hello.held is not None and hello.held.epoch != node.cluster.epoch
+    return rotation.Holding(0 if another_epoch else hello.secret_generation, hello.version)
+
+
+def _describe(node: Node, session: str, holding: rotation.Holding, now: datetime) -> Session:
     members: int = node.members  # type: ignore[attr-defined] # annotated
+    version = holding.version
     approved = node.status == Node.Status.APPROVED
+    cluster = node.cluster
     welcome = Welcome(version=version, status="pending", console_time=now.timestamp())
     if approved:
         welcome = replace(welcome, status="approved", index=node.index, frame_limit=frame_limit(members))
     if approved and version >= SILENT_VERSION:  # what a machine was not told while it waited
-        cluster = node.cluster
         welcome = replace(welcome, cluster_id=cluster.cluster_id, cluster_name=cluster.name, address=node.address)
     return Session(
         id=session,
@@ -135,30 +142,10 @@ def _describe(node: Node, session: str, version: int, secret_generation: int, no
         index=node.index,
         status=node.status,
         welcome=welcome,
-        secret=_seal(node, secret_generation) if approved else None,
+        secrets=rotation.seal_for(node, cluster, getattr(cluster, "rotation", None), holding) if approved else (),
         members=members,
         harvest=node.cluster.kubespan.harvest_extra_endpoints,
     )
-
-
-def _seal(node: Node, held: int) -> ClusterSecret | None:
-    cluster = node.cluster
-    if held == cluster.secret_generation:
-        return None
-    try:
-        secret = cluster.secret.reveal()
-    except Unreadable as error:
-        # The rest of the conversation does not need it; a node that holds a secret goes on meshing.
-        log.error("cluster secret not handed out", cluster=cluster.name, error=str(error))  # noqa: TRY400 - no trace
-        return None
-    sealed = seal(
-        secret,
-        node.public_key,
-        cluster=str(cluster.uuid),
-        node_id=node.node_id,
-        generation=cluster.secret_generation,
-    )
-    return ClusterSecret(generation=cluster.secret_generation, sealed=sealed)
 
 
 def close_sessions(closed: Mapping[str, int], now: datetime) -> int:

@@ -11,8 +11,9 @@ from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from kubespan.core.rotation import Standing
 from nodes import words
-from nodes.models import Audit, Cluster, Node, Token, Transition
+from nodes.models import Audit, Cluster, Node, Rotation, Token, Transition
 from nodes.words import LinkCounts, age, count, relative
 
 register = template.Library()
@@ -59,6 +60,24 @@ def presence(node: Node) -> SafeString:
     if node.last_seen is None:
         return state("away", "never connected")
     return state("away", "away since", node.last_seen)
+
+
+CONSEQUENCES = {
+    (Standing.AWAY, True): "Has it, and is cut off from the switch until it reconnects",
+    (Standing.AWAY, False): "Is cut off from the switch until it reconnects, and gets it then at once",
+    (
+        Standing.TOO_OLD,
+        False,
+    ): "Its agent cannot keep two secrets, and gets the new one with the switch",
+    (Standing.WAITING, False): "Was given it, and has not said yet that it stored it",
+}
+
+
+@register.simple_tag
+def consequence(node: Node, stand: Standing, rotation: Rotation) -> str:
+    """What a switch now would mean to a machine that is not ready."""
+    has_it = node.secret_kept == rotation.generation
+    return CONSEQUENCES[stand, has_it and stand is Standing.AWAY]
 
 
 @register.simple_tag
@@ -211,6 +230,10 @@ def transition_sentence(row: Transition) -> SafeString:
 IRREGULAR = {
     "cluster.options-set": "set the options of cluster",
     "cluster.secret-shown": "looked at the secret of cluster",
+    "cluster.rotation-started": "handed out a new secret of cluster",
+    "cluster.rotation-renewed": "made anew the secret that is handed out in cluster",
+    "cluster.rotation-cancelled": "cancelled the rotation of the secret of cluster",
+    "cluster.secret-switched": "switched the secret of cluster",
     "cluster.id-shown": "looked at the id of cluster",
     "console.first-code-made": "made a code for the first administrator of",
     "node.options-set": "set the options of node",

@@ -16,6 +16,7 @@ from nodes.services import nodes as services
 from nodes.services.refused import Refused
 from nodes.tables import NodeTable
 from nodes.views.common import PAGE_SIZE, OperatorMixin, add_links
+from nodes.views.rotation import start_rotation
 
 SHOWN_ACTIVITY = 12
 SHOWN_CHANGES = 20
@@ -68,6 +69,7 @@ class NodePage(OperatorMixin, View):
             "changes": changes_not_applied(node),
             "activity": activity_of(node),
             "not_cut_off": not_cut_off(node),
+            "shut_out": is_shut_out(node),
             "live_path": f"/live/{'removal' if node.status == Node.Status.REMOVED else 'node'}/{node.pk}",
             "options_form": NodeOptionsForm(initial=chosen(node)),
             "networks_form": NetworksForm(node),
@@ -118,6 +120,12 @@ def not_cut_off(node: Node) -> list[Node]:
     return list(Node.objects.not_cut_off(tombstone).select_related("cluster")) if tombstone else []
 
 
+def is_shut_out(node: Node) -> bool:
+    """Whether a removed node knows no secret that the cluster still uses."""
+    tombstone = getattr(node, "tombstone", None)
+    return tombstone is not None and node.cluster.secret_generation != tombstone.secret_generation
+
+
 class NodeView(NodePage):
     """One node."""
 
@@ -142,14 +150,17 @@ class NodeRemoveView(NodePage):
     """Cut it off everywhere, for whoever types its name."""
 
     def post(self, request, pk):
-        name = self.node.name
+        name, cluster = self.node.name, self.node.cluster
         try:
             services.remove_node(request.user, self.node, request.POST.get("typed_name", ""), timezone.now())
         except Refused as refusal:
             form = TypedNameForm(request.POST)
             form.is_valid()
             form.refuse(refusal)
-            return self.show(refusal.status, remove_form=form, open="remove")
+            return self.show(refusal.status, remove_form=form, rotate=request.POST.get("rotate"), open="remove")
+        if request.POST.get("rotate"):
+            messages.success(request, f"{name} is removed. Connected members drop it now.")
+            return start_rotation(request, cluster, automatic=False)
         messages.success(request, f"{name} is removed. Connected members drop it now; those away are listed below.")
         return redirect("node", pk)
 

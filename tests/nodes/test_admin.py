@@ -10,8 +10,8 @@ from django.urls import reverse
 
 from kubespan.core.messages import Notice
 from nodes.counters import count
-from nodes.models import Cluster, Token
-from nodes.services import nodes, people, sessions
+from nodes.models import Cluster, Rotation, Token
+from nodes.services import nodes, people, rotation, sessions
 from tests.factories import NOW, Machine, enrol, make_cluster, make_token
 
 pytestmark = pytest.mark.django_db
@@ -29,6 +29,7 @@ def rows():
     people.first_code(NOW)
     cluster = make_cluster("production")
     make_token(cluster)
+    rotation.start("tests", cluster, automatic=False, now=NOW)
     sessions.record_notice(enrol(cluster, Machine("edge")).pk, Notice(kind="drift", text="healed"), NOW)
     nodes.remove_node("tests", enrol(cluster, Machine("gone")), "gone", NOW)
 
@@ -48,7 +49,9 @@ def test_every_model_is_searched_listed_and_shown_without_secrets(model, rows, b
 
     assert [page.status_code for page in (listing, every, shown)] == [200, 200, 200]
     cluster = Cluster.objects.get()
-    secrets = [cluster.secret.reveal(), cluster.secret.dump(), *Token.objects.values_list("digest", flat=True)]
+    following = Rotation.objects.get().secret
+    secrets = [each for one in (cluster.secret, following) for each in (one.reveal(), one.dump())]
+    secrets += [*Token.objects.values_list("digest", flat=True)]
     for page in (every, shown):
         assert not any(secret in page.content.decode() for secret in secrets)
         assert "Secret(" not in page.content.decode()

@@ -44,6 +44,7 @@ class Log:
         self.fails = False
         self.moves = asyncio.Event()
         self.settled = []
+        self.handed_out = []
         self.standings = {}
         self.gate = asyncio.Event()
         self.gate.set()
@@ -81,6 +82,9 @@ class Log:
 
     def moved(self, cluster_pk):
         self.moves.set()
+
+    def hand_out(self, cluster_pk):
+        self.handed_out.append(cluster_pk)
 
     def watched(self, cluster_pk, watch):
         pass

@@ -49,7 +49,7 @@ def test_an_approved_node_gets_its_place_and_the_sealed_secret():
     assert (session.welcome.status, session.welcome.index) == ("approved", 0)
     assert session.welcome.frame_limit == frame_limit(1)
     opened = open_sealed(
-        session.secret.sealed,
+        session.secrets[0].sealed,
         enrolled.machine.pair.private_key,
         cluster=str(cluster.uuid),
         node_id=enrolled.machine.node_id,
@@ -64,22 +64,22 @@ def test_an_approved_node_gets_its_place_and_the_sealed_secret():
 def test_who_holds_the_newest_secret_is_not_sent_it_again():
     cluster = make_cluster()
     enrolled = Enrolled(cluster)
-    assert enrolled.open(secret_generation=1).secret is None
+    assert enrolled.open(secret_generation=1).secrets == ()
     cluster.secret_generation = 2
     cluster.save()
-    assert enrolled.open(secret_generation=1).secret.generation == 2
+    assert enrolled.open(secret_generation=1).secrets[0].generation == 2
 
 
 def test_a_pending_node_learns_nothing():
     session = Enrolled(make_cluster(), approval_required=True).open()
-    assert (session.status, session.index, session.secret) == ("pending", None, None)
+    assert (session.status, session.index, session.secrets) == ("pending", None, ())
     assert (session.welcome.status, session.welcome.index) == ("pending", None)
 
 
 def test_without_the_old_key_a_node_still_connects(settings):
     enrolled = Enrolled(make_cluster())
     settings.KUBESPAN_KEYS = {"newer": "B" * 43 + "="}
-    assert enrolled.open().secret is None
+    assert enrolled.open().secrets == ()
 
 
 @pytest.mark.parametrize(
