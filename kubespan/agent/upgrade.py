@@ -38,6 +38,7 @@ class Succession:
         self._talk = talk
         self._fetch = fetch
         self._telling = False
+        self._on_trial = False
 
     @property
     def possible(self) -> bool:
@@ -45,8 +46,12 @@ class Succession:
         return self._home is not None
 
     def begin(self) -> None:
-        """Have the console told of one that was put away, by which this one is back."""
-        failure = self._home.failure() if self._home is not None else None
+        """See whether this agent is on trial, and have the console told of one that was put away for this one."""
+        if self._home is None:
+            return
+        # Now, for later it may be another one, which this one has just put in place.
+        self._on_trial = self._home.on_trial()
+        failure = self._home.failure()
         if failure is not None:
             self._telling = True
             self._talk.failed_upgrade = UpgradeFailed(version=failure.version, reason=failure.reason)
@@ -56,7 +61,9 @@ class Succession:
         if self._home is None:
             return
         try:
-            if self._talk.informed and self._home.confirm():
+            if self._on_trial and self._talk.informed:
+                self._on_trial = False
+                self._home.confirm()
                 log.info("this agent is connected, and stays")
             if self._telling and self._talk.failed_upgrade is None:
                 self._telling = False
@@ -87,7 +94,7 @@ class Succession:
             raise UpgradeError(
                 "this agent was not installed by the console's line: upgrade it the way that it was installed"
             )
-        if self._home.on_trial():
+        if self._on_trial:
             raise UpgradeError("the agent that runs is on trial itself")
         await self._fetch(self._home, offered)
         self._home.stage(offered.sha256, offered.version)
