@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 import pytest
+import urllib3
 import uvicorn
 from django.db import connections
 from django.utils import timezone
@@ -85,37 +86,38 @@ def make_token(cluster, *, approval_required: bool = False) -> tuple[Token, str]
 # Enrolment.
 
 
-def ask(client, recorded, number):
-    """Make a recorded request; status, what it says, and what it said then."""
+async def ask(recorded, number):
+    """Make a recorded request of the whole application; status, what it says, and what it said then."""
     then = recorded.dialogue["enrolments"][number]
-    reply = client.post(ENROL_PATH, json.dumps(then["request"]), content_type="application/json")
-    what = "enrol-reply" if reply.status_code == 200 else "refusal"
-    return reply.status_code, recorded.understand(what, reply.content), then
+    async with serving() as host:
+        reply = await asyncio.to_thread(
+            urllib3.request, "POST", f"http://{host}{ENROL_PATH}", json=then["request"], retries=False
+        )
+    return reply.status, recorded.understand("enrol-reply" if reply.status == 200 else "refusal", reply.data), then
 
 
-def test_it_enrols(client, recorded, cluster):
-    recorded_token(recorded, cluster, approval_required=False)
-    status, said, then = ask(client, recorded, 1)
+async def test_it_enrols(recorded, cluster):
+    await in_thread(recorded_token, recorded, cluster, approval_required=False)
+    status, said, then = await ask(recorded, 1)
     assert (status, then["status"]) == (200, 200)
     assert said == then["reply"]
-    assert ask(client, recorded, 1)[1] == said
+    assert (await ask(recorded, 1))[1] == said
 
 
-def test_where_it_must_wait_for_a_yes_it_is_told_to_be_upgraded_and_learns_nothing(client, recorded, cluster):
-    recorded_token(recorded, cluster, approval_required=True)
-    status, said, _ = ask(client, recorded, 0)
+async def test_where_it_must_wait_for_a_yes_it_is_told_to_be_upgraded_and_learns_nothing(recorded, cluster):
+    token = await in_thread(recorded_token, recorded, cluster, approval_required=True)
+    status, said, _ = await ask(recorded, 0)
     assert (status, said["code"]) == (403, "agent-too-old")
     assert "upgrade kubespan-agent" in said["reason"]
     assert cluster.cluster_id not in str(said)
-    assert not Node.objects.exists()
-    assert Token.objects.get().used == 0
+    assert not await in_thread(Node.objects.exists)
+    await in_thread(token.refresh_from_db)
+    assert token.used == 0
 
 
-def test_a_wrong_token_is_refused_as_it_was(client, recorded, cluster):
-    assert ask(client, recorded, 2)[:2] == (
-        recorded.dialogue["enrolments"][2]["status"],
-        recorded.dialogue["enrolments"][2]["reply"],
-    )
+async def test_a_wrong_token_is_refused_as_it_was(recorded, cluster):
+    status, said, then = await ask(recorded, 2)
+    assert (status, said) == (then["status"], then["reply"])
 
 
 # The conversation.
@@ -132,7 +134,7 @@ async def serving():
     server = uvicorn.Server(config)
     task = asyncio.create_task(server._serve([listener]))
     try:
-        yield f"ws://127.0.0.1:{listener.getsockname()[1]}{AGENT_PATH}"
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         await task
@@ -235,7 +237,8 @@ async def test_all_that_it_says_is_taken_and_all_that_it_is_told_it_knows(record
     alpha = await in_thread(enrolled_before, recorded, cluster)
     world = await in_thread(World, cluster, alpha)
     await in_thread(world.join, {"name": "bravo", "addresses": ["192.0.2.2"]})
-    async with serving() as url:
+    async with serving() as host:
+        url = f"ws://{host}{AGENT_PATH}"
         async with connect(url, compression=None, max_size=None) as line:
             agent = Agent(recorded, world, line)
             await agent.play(pending_life)
