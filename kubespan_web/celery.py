@@ -22,9 +22,9 @@ RECONNECT_SECONDS = {"interval_start": 0.2, "interval_step": 0.3, "interval_max"
 class Broker(Connection):
     """A connection to Redis that is made again about once a second; Celery's patience would grow to half a minute."""
 
-    def ensure_connection(self, errback=None, max_retries=None, **options):
-        """Connect, however often that has to be tried."""
-        return super().ensure_connection(errback, max_retries, **(RECONNECT_SECONDS | options))
+    def ensure_connection(self, *args, **options):
+        """Connect, at our pace."""
+        return super().ensure_connection(*args, **(RECONNECT_SECONDS | options))
 
 
 class Queues(AMQP):
