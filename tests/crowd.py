@@ -281,7 +281,7 @@ class Machine:
     @property
     def addresses(self) -> tuple[str, ...]:
         high, low = divmod(self.number, 250)
-        return f"10.{high // 250}.{high % 250}.{low + 1}", f"2001:db8::{high:x}:{low + 1:x}"
+        return f"10.{high // 250}.{high % 250}.{low + 1}", f"2001:db8::{high + 1:x}:{low + 1:x}"
 
     def request(self, token: str, versions: tuple[int, ...]) -> EnrolRequest:
         """Ask to join."""
@@ -823,7 +823,7 @@ class Crowd:
         self.process.stdin.flush()
         return number
 
-    def finish(self, number: int, patience: float = 180.0) -> dict:
+    def finish(self, number: int, patience: float = 600.0) -> dict:
         """Wait for the answer; raises CrowdError."""
         deadline = time.monotonic() + patience
         while number not in self._told:

@@ -19,8 +19,9 @@ from nodes.services import revisions
 THREADS = 8
 """Connections to the database that a process's agents use; what is more waits its turn."""
 
-DOORS = 2
-"""Further ones for enrolments, which come one after another under their cluster's lock anyway."""
+DOORS = 1
+"""Further ones for enrolments: under their cluster's lock they come one after another anyway, and SQLite has writers
+that meet a lock sleep."""
 
 AWAY = (OperationalError, InterfaceError)
 """The database cannot be reached or is locked; what was to be written is tried again."""
