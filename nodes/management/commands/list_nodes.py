@@ -14,7 +14,7 @@ from nodes.models import Cluster, Node
 class Command(BaseCommand):
     """Thin: decode, read, encode."""
 
-    help = "List the nodes of a cluster: who is connected, what each has applied, how many of its links are up."
+    help = "List the nodes of a cluster: who is connected, which agent it runs, what it applied, how many links are up."
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Take the cluster's name."""
@@ -35,6 +35,7 @@ def _describe(node: Node, cluster: Cluster, summary: live.Summary | None) -> dic
         "name": node.name,
         "status": node.status,
         "address": node.address,
+        "agent": node.agent_version,
         "reporting": summary is not None,
         "behind": node.behind(cluster),
         "links": {"up": summary.up, "unknown": summary.unknown, "down": summary.down} if summary else None,
