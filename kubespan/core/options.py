@@ -62,6 +62,14 @@ class ClusterOptions(Options, frozen=True, forbid_unknown_fields=True, kw_only=T
         """What travels: a machine knows no more than it acts on."""
         return Options(**{name: getattr(self, name) for name in Options.__struct_fields__})
 
+    def to_row(self) -> dict[str, object]:
+        """What a database keeps: without what the release before does not know, as long as nobody has set it.
+
+        That release's processes read the rows too while a console is upgraded, and are strict.
+        """
+        given = msgspec.to_builtins(self)
+        return {name: value for name, value in given.items() if name in Options.__struct_fields__ or value}
+
     def _further_faults(self) -> list[str]:
         faults = []
         for entry in self.extra_endpoints:

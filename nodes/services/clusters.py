@@ -51,7 +51,7 @@ def create_cluster(
         name=name,
         cluster_id=cluster_id or make_cluster_id(secrets.token_bytes(KEY_BYTES)),
         secret=secret or make_cluster_secret(secrets.token_bytes(KEY_BYTES)),
-        options=msgspec.to_builtins(options),
+        options=options.to_row(),
         epoch=revisions.console_settings()[0],
     )
     try:
@@ -120,7 +120,7 @@ def set_options(actor: audit.Actor, cluster: Cluster, options: ClusterOptions, n
         before = cluster.kubespan
         if options == before:
             return None
-        cluster.options = msgspec.to_builtins(options)
+        cluster.options = options.to_row()
         cluster.save(update_fields=["options"])
         touched = _refresh_members(cluster, before, options, now)
         changes = [(Change.Kind.MEMBER, index) for index in touched]

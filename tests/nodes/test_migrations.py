@@ -6,7 +6,12 @@ import pytest
 from django.db import connection, migrations
 from django.db.migrations.loader import MigrationLoader
 from django.db.utils import DatabaseError
+from jsonschema import Draft202012Validator
 
+from kubespan.core.options import ClusterOptions
+from nodes.services import clusters
+from tests.dialogues.recorded import PREVIOUS
+from tests.factories import NOW
 from tests.rows import make_row
 
 APP = "nodes"
@@ -78,6 +83,20 @@ def test_a_column_that_must_have_a_value_and_has_none_by_itself_is_found():
         cursor.execute("ALTER TABLE nodes_token ADD COLUMN colour text NOT NULL")
     with pytest.raises(DatabaseError):
         work_as(PREVIOUS_RELEASE)
+
+
+@pytest.mark.parametrize("recorded", PREVIOUS, ids=lambda recorded: f"version {recorded.version}")
+def test_the_release_before_reads_the_options_that_this_one_writes(recorded):
+    cluster, _ = clusters.create_cluster(None, name="office", now=NOW)
+    clusters.set_options(None, cluster, ClusterOptions(mtu=1380, peer_endpoint_filters=("10.0.0.0/8",)), NOW)
+    cluster.refresh_from_db()
+    assert cluster.kubespan.mtu == 1380
+    definitions = recorded.schema["console"]["$defs"]
+    Draft202012Validator({"$ref": "#/$defs/Options", "$defs": definitions}).validate(cluster.options)
+    # One that only this release knows is for when the other one is gone.
+    clusters.set_options(None, cluster, ClusterOptions(approved_networks=("10.0.0.0/8",)), NOW)
+    cluster.refresh_from_db()
+    assert cluster.kubespan.approved_networks == ("10.0.0.0/8",)
 
 
 def faults(migration) -> list[str]:
