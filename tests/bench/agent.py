@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import os
 import queue
+import re
 import shutil
 import statistics
 import subprocess
@@ -21,6 +22,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import msgspec
@@ -39,7 +41,7 @@ WINDOW_SECONDS = 30.0
 """The agent looks at its peers each 30 s where nothing happens."""
 UP_SECONDS = 120.0
 ROUNDS = 5
-AGENT = str(Path(sys.executable).with_name("kubespan-agent"))
+LOCK = Path(__file__).parent.parent.parent / "requirements" / "agent.lock"
 PORT = 51820
 
 IMPORTS = (
@@ -48,12 +50,16 @@ IMPORTS = (
 )  # fmt: skip
 """In this order, so that what two share counts for the first."""
 
+LAUNCH = "import sys; sys.modules.update(dict.fromkeys({hidden!r})); from kubespan.agent.__main__ import main; main()"
+"""An agent as it is delivered: what the developers' environment has besides is not there for it."""
+
 SHARES = """
 import importlib, json, sys
+sys.modules.update(dict.fromkeys({hidden!r}))
 def resident():
     with open("/proc/self/smaps_rollup") as file:
-        return {line.split()[0][:-1]: int(line.split()[1]) for line in file if line.endswith("kB\\n")}["Rss"]
-sizes = {"python": resident()}
+        return next(int(line.split()[1]) for line in file if line.startswith("Rss:"))
+sizes = dict(python=resident())
 for name in sys.argv[1:]:
     before = resident()
     try:
@@ -97,13 +103,25 @@ def bench(peers: int = MEMBERS, windows: int = WINDOWS, window: float = WINDOW_S
 
 def measure_imports() -> dict[str, float]:
     """What each import adds to a fresh process' resident size, in MiB; medians."""
+    script = SHARES.format(hidden=hidden())
     runs = [
         msgspec.json.decode(
-            subprocess.run([sys.executable, "-c", SHARES, *IMPORTS], capture_output=True, check=True).stdout
+            subprocess.run([sys.executable, "-c", script, *IMPORTS], capture_output=True, check=True).stdout
         )
         for _ in range(ROUNDS)
     ]
     return {name: round(statistics.median(run[name] for run in runs) / 1024, 2) for name in runs[0]}
+
+
+def hidden() -> list[str]:
+    """Top-level modules of packages that the agent's lock file does not name."""
+    own = {re.sub(r"[-_.]+", "-", name).lower() for name in re.findall(r"^([\w.-]+)==", LOCK.read_text(), re.MULTILINE)}
+    own.add("kubespan-web")
+    return sorted(
+        module
+        for module, distributions in packages_distributions().items()
+        if module.isidentifier() and not {re.sub(r"[-_.]+", "-", one).lower() for one in distributions} & own
+    )
 
 
 @dataclass
@@ -182,7 +200,16 @@ def running(lab: Lab, name: str, directory: Path, peers: int) -> Iterator[Runnin
             raise RuntimeError("the machine is enrolled")
         state.store.save_agent(msgspec.structs.replace(agent, enrolment=enrolment))
         log = directory / f"{name}.log"
-        words = [AGENT, "run", "--data-plane", "userspace", "--state-dir", str(directory / name)]
+        words = [
+            sys.executable,
+            "-c",
+            LAUNCH.format(hidden=hidden()),
+            "run",
+            "--data-plane",
+            "userspace",
+            "--state-dir",
+            str(directory / name),
+        ]
         with log.open("wb") as output:
             process = here.start(*words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
         try:
