@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 LACKING = 77
 SECONDS = 900
-CASES = [f"tests/agent/test_{name}.py" for name in ("netlink", "changes_meanwhile", "size")]
+CASES = [f"tests/agent/test_{name}.py" for name in ("netlink", "rekeying", "changes_meanwhile", "size")]
 
 
 @pytest.mark.root
