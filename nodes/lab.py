@@ -24,7 +24,7 @@ from typing import Any, Generic, Self, TypeVar
 
 NAMESPACES = Path("/run/netns")
 END_SECONDS = 10.0
-TOOLS = ("ip", "nsenter", "unshare", "setpriv", "mount", "nft")
+TOOLS = ("ip", "nsenter", "unshare", "setpriv", "mount", "nft", "sysctl")
 
 _numbers = itertools.count()
 
@@ -117,6 +117,8 @@ class Lab(Generic[Kind]):
             made: Kind = self.kind(full, holder)  # type: ignore[assignment]  # what the subclass says
             stack.callback(end_processes, made)
             _run("ip", "-n", full, "link", "set", "lo", "up")
+            # Linux's own default, whatever this host has: a new namespace begins with its host's.
+            made.run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0")
             self._stack.push(stack.pop_all())
         self.machines.append(made)
         return made

@@ -8,8 +8,9 @@ words of `kubespan.core.plan`: what the kernel adds of its own (address flags, l
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv6Address, IPv6Interface
 from pathlib import Path
 from socket import AF_INET, AF_INET6
@@ -189,6 +190,8 @@ class LinuxKernel:
             f"setting {self._name} {state} with an MTU of {link.mtu}",
             lambda ip, index: ip.link("set", index=index, mtu=link.mtu, state=state),
         )
+        if link.any_path:
+            _accept_any_path(self._name)
 
     async def _change_address(self, command: str, address: IPv6Interface) -> None:
         await self._with_link(
@@ -253,6 +256,29 @@ def _allow_ipv6(name: str) -> None:
         raise refusal(f"allowing IPv6 on {name}", error.errno or errno.EIO) from None
 
 
+def _reverse_path(name: str) -> Path:
+    return Path(f"/proc/sys/net/ipv4/conf/{name}/rp_filter")
+
+
+def _accept_any_path(name: str) -> None:
+    """Turn the reverse path check off for our own link; systemd turns it on for every link that appears.
+
+    Strict or loose, it asks for a way back through the same link, for a link without an IPv4 address has no other
+    (fib_validate_source in Linux' net/ipv4/fib_frontend.c). Where it cannot be turned off preflight says so.
+    """
+    with suppress(OSError):
+        _reverse_path(name).write_text("0")
+
+
+def _accepts_any_path(name: str) -> bool:
+    """Whether it is off, or is not ours to turn off."""
+    switch = _reverse_path(name)
+    try:
+        return switch.read_text().strip() == "0" or not os.access(switch, os.W_OK)
+    except OSError:
+        return True
+
+
 def _link(device: Device, message: Message) -> Link:
     return Link(
         mtu=message.get_attr("IFLA_MTU"),
@@ -260,6 +286,7 @@ def _link(device: Device, message: Message) -> Link:
         private_key=device.private_key,
         fwmark=device.fwmark,
         up=bool(message["flags"] & IFF_UP),
+        any_path=_accepts_any_path(message.get_attr("IFLA_IFNAME")),
     )
 
 

@@ -33,6 +33,8 @@ class Link:
     private_key: str = field(repr=False)
     fwmark: int = FROM_WIREGUARD
     up: bool = True
+    any_path: bool = True
+    """No reverse path check: peers' own IPv4 addresses come out of a link that has none (docs/decisions/0007)."""
 
 
 @dataclass(frozen=True, slots=True)

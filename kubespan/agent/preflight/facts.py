@@ -110,7 +110,7 @@ class Facts:
 
     mine: Mine = field(default_factory=Mine)
     reverse_path: Mapping[str, int] = field(default_factory=dict)
-    """net.ipv4.conf.*.rp_filter of `all`, and of our link, or `default` while there is none."""
+    """net.ipv4.conf.*.rp_filter by interface, `all` and `default` among them."""
     networkd: Networkd | None = None
     network_manager: bool = False
     """NetworkManager runs, and nothing tells it to leave our link alone."""

@@ -15,8 +15,8 @@ from kubespan.core.findings import worst_first
 from kubespan.core.messages import Finding
 from kubespan.core.plan import ROUTE_TABLE, RULE_PRIORITY, TO_WIREGUARD
 
-STRICT = 1
-"""rp_filter: 0 no check, 1 strict, 2 loose; of `all` and the interface's own the greater one holds (ip-sysctl)."""
+REVERSE_PATH: Mapping[int, str] = {1: "strict", 2: "loose"}
+"""rp_filter of ip-sysctl."""
 SYSCTL_FILE = "/etc/sysctl.d/99-z-kubespan.conf"
 NETWORKD_DROP_IN = "/etc/systemd/networkd.conf.d/kubespan.conf"
 NETWORKD_NETWORK = "/etc/systemd/network/00-kubespan.network"
@@ -40,7 +40,7 @@ def find(facts: Facts) -> tuple[Finding, ...]:
         for judge in (
             find_missing,
             find_port_taken,
-            find_strict_reverse_path,
+            find_reverse_path,
             find_reverse_path_rules,
             find_closed_firewall,
             find_networkd,
@@ -104,23 +104,30 @@ def _end_holder(holder: Holder, free_port: int) -> str:
     return f"kill {holder.process}" if holder.process else "ss -ulpn"
 
 
-def find_strict_reverse_path(facts: Facts) -> Iterator[Finding]:
-    """The kernel drops what comes out of the tunnel: by its main table, answers would leave by another interface."""
-    of_all = facts.reverse_path.get("all", 0)
-    link = facts.mine.link
-    for name in (link, "default"):
-        own = facts.reverse_path.get(name)
-        if own is None:
-            continue
-        if max(of_all, own) == STRICT:
-            by = "net.ipv4.conf.all.rp_filter" if of_all == STRICT else f"net.ipv4.conf.{name}.rp_filter"
-            yield Finding(
-                code="rp-filter",
-                text=f"The kernel drops what peers send from their IPv4 addresses through {link}: {by} is 1 (strict).",
-                remedy=f"printf 'net.ipv4.conf.default.rp_filter = 2\\nnet.ipv4.conf.{link}.rp_filter = 2\\n' "
-                f"> {SYSCTL_FILE} && sysctl -e -p {SYSCTL_FILE}",
-            )
+def find_reverse_path(facts: Facts) -> Iterator[Finding]:
+    """The kernel drops what comes out of the tunnel: by its main table, answers would leave by another interface.
+
+    Our link's own switch is the agent's to turn off, and it does; but of `all` and the link's own the greater one
+    holds. Loose is as bad as strict here (`kubespan.agent.netlink`).
+    """
+    of_all, link = facts.reverse_path.get("all", 0), facts.mine.link
+    own = facts.reverse_path.get(link, 0)
+    if not of_all and not own:
         return
+    by, value = ("all", of_all) if of_all else (link, own)
+    # The other interfaces keep the check that they have through `all`.
+    kept = {
+        name: of_all
+        for name, of_one in facts.reverse_path.items()
+        if name not in {"all", link, "lo"} and of_one < of_all
+    }
+    lines = [f"net.ipv4.conf.{name}.rp_filter = {number}" for name, number in (kept | {"all": 0, link: 0}).items()]
+    yield Finding(
+        code="rp-filter",
+        text=f"The kernel drops what peers send from their IPv4 addresses through {link}: "
+        f"net.ipv4.conf.{by}.rp_filter is {value} ({REVERSE_PATH.get(value, 'unknown')}).",
+        remedy=f"printf '%s\\n' {' '.join(map(repr, lines))} > {SYSCTL_FILE} && sysctl -e -p {SYSCTL_FILE}",
+    )
 
 
 def find_reverse_path_rules(facts: Facts) -> Iterator[Finding]:

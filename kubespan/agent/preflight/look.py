@@ -87,7 +87,7 @@ async def look(
     has_nft = shutil.which("nft", path=PROGRAMS) is not None
     return Facts(
         mine=mine,
-        reverse_path=_read_reverse_path(mine.link),
+        reverse_path=_read_reverse_path(),
         networkd=_read_networkd(root, mine.link) if NETWORKD in present else None,
         network_manager=NETWORK_MANAGER in present and not leaves_alone(root, mine.link),
         ruleset=await _read_ruleset() if has_nft else (),
@@ -276,10 +276,17 @@ def find_holders(inodes: Iterable[str]) -> Iterator[Holder]:
     wanted = {f"socket:[{inode}]" for inode in inodes}
     for process in _processes():
         try:
-            if any(os.readlink(entry.path) in wanted for entry in os.scandir(process / "fd")):
+            if any(_read_link(process / "fd" / name) in wanted for name in os.listdir(process / "fd")):
                 yield Holder(int(process.name), (process / "comm").read_text().strip(), _unit(process))
         except OSError:
             continue  # it ended meanwhile, or is not ours to look at
+
+
+def _read_link(path: Path) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""  # closed meanwhile
 
 
 def _processes() -> Iterator[Path]:
@@ -310,11 +317,11 @@ def _find_free_port(port: int) -> int:
 # ------------------------------------------------------------------------------------------------ /proc, nft, files
 
 
-def _read_reverse_path(link: str) -> dict[str, int]:
+def _read_reverse_path() -> dict[str, int]:
     found = {}
-    for name in ("all", "default", link):
+    for path in sorted(SYSCTL.glob("*/rp_filter")):
         with suppress(OSError, ValueError):
-            found[name] = int((SYSCTL / name / "rp_filter").read_text())
+            found[path.parent.name] = int(path.read_text())
     return found
 
 
