@@ -285,10 +285,16 @@ def describe(recorder: Recorder, store: Store, console: RunningConsole) -> dict[
         "print(json.dumps({'secret': c.secret.reveal(), 'name': c.name, 'cluster_id': c.cluster_id, "
         "'uuid': str(c.uuid), 'console_key': Console.objects.get().key}))"
     )
+    tasks = (
+        "import inspect, json; from kubespan_web.celery import app; app.loader.import_default_modules(); "
+        "print(json.dumps({name: len(inspect.signature(task.run).parameters) "
+        "for name, task in sorted(app.tasks.items()) if not name.startswith('celery.')}))"
+    )
     return {
         "protocol": messages.VERSIONS[0],
         "release": kubespan.__version__,
         "cluster": shown(console, "shell", "-v", "0", "-c", code),
+        "tasks": shown(console, "shell", "-v", "0", "-c", tasks),
         "machine": {
             "node_id": store.node_id(),
             "private_key": keys.private_key,

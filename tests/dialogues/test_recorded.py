@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import pytest
@@ -19,6 +20,7 @@ from kubespan.core.messages import (
     Welcome,
     dump,
 )
+from kubespan_web.celery import app
 from tests.dialogues.recorded import PREVIOUS, read
 
 
@@ -37,6 +39,13 @@ def test_each_message_of_that_time_was_said(recorded):
         for who, frame in frames:
             if who == side and "nonsense" not in frame:
                 recorded.understand(side, frame)
+
+
+@pytest.mark.parametrize("recorded", PREVIOUS, ids=lambda recorded: f"version {recorded.version}")
+def test_what_a_web_process_of_that_time_asks_of_a_worker_is_done(recorded):
+    app.loader.import_default_modules()
+    for name, arguments in recorded.dialogue["tasks"].items():
+        inspect.signature(app.tasks[name].run).bind(*range(arguments))
 
 
 @pytest.mark.parametrize(
