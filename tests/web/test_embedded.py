@@ -3,11 +3,12 @@
 import stat
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 
 from kubespan_web import env
-from nodes import embedded
+from nodes import certificates, embedded
 
 
 def mode(path):
@@ -53,6 +54,25 @@ def test_other_commands_make_no_keys(tmp_path):
     environ = {"KUBESPAN_DATA": str(tmp_path)}
     embedded.prepare(["manage.py", "migrate"], environ)
     assert "KUBESPAN_SECRET_KEY" not in environ
+
+
+def test_a_restore_loads_the_settings_with_keys_that_nobody_keeps(tmp_path):
+    environ = {}
+    embedded.prepare(["manage.py", "restore", "file", "--data", str(tmp_path / "data")], environ)
+    assert environ["KUBESPAN_KEYS"].startswith(f"{embedded.NO_KEY}:")
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_files_come_back_where_they_were_and_for_their_owner_alone(tmp_path):
+    old, new, environ = embedded.make_private(tmp_path / "old"), embedded.make_private(tmp_path / "new"), {}
+    embedded.prepare(["manage.py", "run", "--data", str(old)], environ)
+    certificate = certificates.ensure(old, ["console.example"], datetime.now(UTC))
+    embedded.place_files(new, embedded.read_files(old, environ))
+    assert certificates.ensure(new, [], datetime.now(UTC)).fingerprint == certificate.fingerprint
+    assert embedded.read_keys(new) == embedded.read_keys(old)
+    assert {mode(new / name) for name in (*embedded.TLS_FILES, embedded.KEY_FILE)} == {0o600}
+    environ["KUBESPAN_KEYS"] = "other:key"  # from the environment: not the console's own to keep
+    assert sorted(embedded.read_files(old, environ)) == sorted(embedded.TLS_FILES)
 
 
 def test_other_commands_without_a_directory_are_left_alone():

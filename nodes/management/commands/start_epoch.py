@@ -14,8 +14,8 @@ class Command(BaseCommand):
     """Thin: one service."""
 
     help = (
-        "Run once after restoring the console's database from a backup: agents then get everything anew, and nobody "
-        "has to enrol again."
+        "Run once after the database was put back by other means than `manage.py restore`, which does this by itself: "
+        "agents then get everything anew, and nobody has to enrol again."
     )
 
     def handle(self, *_: Any, **_options: Any) -> None:
