@@ -61,8 +61,9 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "django_structlog.middlewares.RequestMiddleware",
+    "nodes.health.RequestLog",
     "django_htmx.middleware.HtmxMiddleware",
+    "nodes.health.DatabaseAway",  # last: it answers for views alone
 ]
 
 ROOT_URLCONF = "kubespan_web.urls"

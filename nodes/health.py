@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import redis
 import structlog
 from django.conf import settings
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, InterfaceError, OperationalError, connection
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.template import loader
+from django_structlog.middlewares import RequestMiddleware
 
 WORKER_KEY = "kubespan:worker"
 """Kept in Redis by the task `heartbeat`, which only runs while both beat and a worker do."""
 
 REDIS_SECONDS = 2.0
+
+RETRY_SECONDS = 5
+"""When a page that met no database should be asked for again."""
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +40,36 @@ def middleware(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[
                 return get_response(request)
 
     return answer
+
+
+class RequestLog(RequestMiddleware):
+    """Logs requests, also where no database can tell who makes them."""
+
+    @staticmethod
+    def bind_user_id(request: HttpRequest) -> None:
+        """Name the person, if that can be."""
+        with contextlib.suppress(OperationalError, InterfaceError):
+            RequestMiddleware.bind_user_id(request)
+
+
+class DatabaseAway:
+    """Answers for a view that met no database: that is nobody's fault, and over in a moment."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        """Pass on."""
+        return self._get_response(request)
+
+    def process_exception(self, _request: HttpRequest, error: Exception) -> HttpResponse | None:
+        """Say so; whatever else it is goes its way."""
+        if not isinstance(error, OperationalError | InterfaceError):
+            return None
+        log.warning("a page met no database", error=str(error))
+        # Without the request: who is signed in would be asked of the database.
+        page = loader.get_template("503.html").render()
+        return HttpResponse(page, status=503, headers={"Retry-After": str(RETRY_SECONDS)})
 
 
 def check_all() -> dict[str, str]:

@@ -84,3 +84,21 @@ def test_the_database_is_away(python, production):
     environ = production | {"REDIS_URL": settings.REDIS_URL, "DJANGO_SETTINGS_MODULE": "kubespan_web.settings"}
     ran = python("-c", program, **environ)
     assert json.loads(ran.stdout)["checks"]["database"] == "cannot connect: OperationalError"
+
+
+ASK = """
+import django
+django.setup()
+from django.test import Client
+client = Client()
+client.cookies["sessionid"] = "of somebody who is signed in"
+for path in ("/", "/login/"):
+    answer = client.get(path, secure=True, headers={"host": "console.example"})
+    print(answer.status_code, answer.headers.get("Retry-After"), "The database is away" in answer.text)
+"""
+
+
+def test_without_a_database_a_page_says_so(python, production):
+    done = python("-c", ASK, **production, DJANGO_SETTINGS_MODULE="kubespan_web.settings", KUBESPAN_DEBUG="yes")
+    assert done.stdout == "503 5 True\n" * 2, done.stderr
+    assert "a page met no database" in done.stderr
