@@ -86,9 +86,9 @@ class Distribution:
         environment = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", **(env or {})}
         return self.machine.execute("chroot", str(self.root), *command, stdin=stdin, env=environment, timeout=300)
 
-    def sh(self, line: str) -> subprocess.CompletedProcess:
+    def sh(self, line: str, **env: str) -> subprocess.CompletedProcess:
         """Run a line by sh, as somebody who stands before it would."""
-        return self.execute("sh", "-c", line)
+        return self.execute("sh", "-c", line, env=env)
 
     def files(self) -> dict[str, str]:
         """Every file with its kind, mode, owner and content."""

@@ -6,13 +6,16 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from nodes.playground import RunningConsole, Site, await_true, open_site
+from tests.agent.archives import alter, sha256
 from tests.distributions import Distribution, lend, unpack
 from tests.end_to_end.conftest import free_port
+from tests.end_to_end.pinger import Pinger
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.xdist_group("end_to_end"), pytest.mark.timeout(900)]
 
@@ -35,7 +38,7 @@ def built() -> Path:
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     """Machines of other distributions."""
-    with open_site(["golf", "hotel", "india"]) as site:
+    with open_site(["golf", "hotel", "india", *Fleet.NAMES]) as site:
         yield site
 
 
@@ -61,9 +64,9 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return unpack("bookworm", *BARE)
 
 
-def line(console: RunningConsole) -> str:
+def line(console: RunningConsole, cluster: str = "bureau") -> str:
     """What the page shows."""
-    return str(console.call("create_token", "bureau")["line"])
+    return str(console.call("create_token", cluster)["line"])
 
 
 def reporting(console: RunningConsole) -> set[str]:
@@ -82,10 +85,10 @@ def states(machine: Distribution) -> list[str]:
     return found
 
 
-def enrol(machine: Distribution, console: RunningConsole, name: str) -> subprocess.CompletedProcess:
-    """Run the line as it is, but with a name: all machines of a laboratory have the same host name."""
-    pin_ends = line(console).partition(";;")
-    return machine.sh(f"{pin_ends[0]} --name {name};;{pin_ends[2]}")
+def named(line: str, name: str) -> str:
+    """The line with a name: all machines of a laboratory have the same host name."""
+    until, end, rest = line.partition(";;")
+    return f"{until} --name {name}{end}{rest}"
 
 
 def test_the_line_alone_meshes_a_bare_debian_and_uninstall_leaves_nothing(
@@ -96,8 +99,9 @@ def test_the_line_alone_meshes_a_bare_debian_and_uninstall_leaves_nothing(
         lend(site.machines["hotel"], debian, tmp_path / "hotel") as hotel,
     ):
         files, network = golf.files(), golf.network()
+        lines = {name: named(line(console), name) for name in ("golf", "hotel")}
         for machine, name in ((golf, "golf"), (hotel, "hotel")):
-            done = enrol(machine, console, name)
+            done = machine.sh(lines[name])
             assert done.returncode == 0, done.stderr
             assert "started in the background" in done.stdout
             assert "`/opt/kubespan-agent/kubespan-agent run` at each boot" in done.stdout
@@ -107,9 +111,9 @@ def test_the_line_alone_meshes_a_bare_debian_and_uninstall_leaves_nothing(
         assert golf.execute("kubespan-agent", "version").stdout.strip() == version
         assert "up" in golf.execute("kubespan-agent", "status").stdout
 
-        # Again, with a line of its own: nothing is different but that the agent has been started anew.
+        # Again, though its token is used up: nothing is different but that the agent has been started anew.
         keys = golf.execute("cat", "/var/lib/kubespan-agent/kubespan-identity.yaml").stdout
-        again = enrol(golf, console, "golf")
+        again = golf.sh(lines["golf"])
         assert again.returncode == 0, again.stderr
         assert golf.execute("cat", "/var/lib/kubespan-agent/kubespan-identity.yaml").stdout == keys
         await_true(lambda: states(golf) == ["up"], SECONDS, "golf is not back")
@@ -139,3 +143,147 @@ def test_an_old_python_is_told_in_a_sentence_and_nothing_is_changed(
         assert {path for path in {*files, *after} if files.get(path) != after.get(path)} == set()
         assert india.network() == network
     assert "india" not in {node["name"] for node in console.call("list_nodes", "bureau")["nodes"]}
+
+
+# Upgrades: three machines that the line brought into the mesh, and agents that are made to fail.
+
+TRIAL_SECONDS = "40"
+WAY = b"way = way_to(enrolment)"
+SABOTAGE = {
+    "crashes": b"__import__('os')._exit(1)",
+    "hangs": b"[__import__('signal').signal(15, 1), __import__('time').sleep(600)]",  # and ignores SIGTERM
+    "cannot connect": b"way = way_to(__import__('msgspec').structs.replace(enrolment, url='https://127.0.0.1:1'))",
+}
+"""What the new agent does where it begins to mesh; to say its version it is good enough."""
+
+
+class Fleet:
+    """Three machines with the agent that the console handed out."""
+
+    NAMES = ("juliett", "kilo", "lima")
+
+    def __init__(self, site: Site, console: RunningConsole, machines: dict[str, Distribution]) -> None:
+        self.site, self.console, self.machines = site, console, machines
+        self.first = (console.directory / "agent" / "kubespan-agent.pyz").read_bytes()
+
+    def join(self) -> None:
+        for name, machine in self.machines.items():
+            done = machine.sh(named(line(self.console, "fleet"), name), KUBESPAN_TRIAL_SECONDS=TRIAL_SECONDS)
+            assert done.returncode == 0, done.stderr
+        await_true(self.meshed, SECONDS, "the three machines do not mesh")
+
+    def meshed(self) -> bool:
+        return all(states(machine) == ["up", "up"] for machine in self.machines.values())
+
+    def versions(self) -> dict[str, str]:
+        """By name, of the agents that are connected."""
+        nodes = self.console.call("list_nodes", "fleet")["nodes"]
+        return {node["name"]: node["agent"] for node in nodes if node["reporting"]}
+
+    def hand_out(self, content: bytes, version: str) -> None:
+        directory = self.console.directory / "agent"
+        release = json.loads((directory / "release.json").read_text())
+        release |= {"version": version, "sha256": sha256(content), "size": len(content)}
+        (directory / "kubespan-agent.pyz").write_bytes(content)
+        (directory / "release.json").write_text(json.dumps(release))
+
+    def rollout(self) -> dict:
+        """Upgrade, and wait for the end of it."""
+        self.console.call("upgrade_agents", "fleet", env={"KUBESPAN_AGENT_URL": self.console.tls_url})
+
+        def ended() -> bool:
+            return bool(self.console.call("upgrade_agents", "fleet", "--show")["state"] != "running")
+
+        await_true(ended, 4 * SECONDS, "the upgrade does not end")
+        return self.console.call("upgrade_agents", "fleet", "--show")
+
+    def processes(self, *names: str) -> dict[str, str]:
+        """The running agent's process, by name of the machine."""
+        return {name: self.machines[name].execute("cat", "/var/lib/kubespan-agent/lock").stdout for name in names}
+
+    def address(self, name: str) -> str:
+        done = self.machines[name].execute("kubespanctl", "get", "kubespanidentities", "-o", "json")
+        return str(json.loads(done.stdout)["spec"]["address"]).partition("/")[0]
+
+    @contextmanager
+    def no_ping_lost(self, directory: Path) -> Iterator[None]:
+        """Ping round the ring while something happens."""
+        names = list(self.NAMES)
+        with ExitStack() as stack:
+            pingers = [
+                stack.enter_context(Pinger(self.machines[here].machine, self.address(there), directory))
+                for here, there in zip(names, names[1:] + names[:1], strict=True)
+            ]
+            await_true(lambda: all(pinger.answered >= 3 for pinger in pingers), SECONDS, "no answers before")
+            yield
+            before = [pinger.answered for pinger in pingers]
+            await_true(
+                lambda: all(pinger.answered > count + 10 for pinger, count in zip(pingers, before, strict=True)),
+                SECONDS,
+                "no answers after",
+            )
+        assert {pinger.log.name: pinger.lost for pinger in pingers if pinger.lost} == {}
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    site: Site, console: RunningConsole, debian: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fleet]:
+    console.call("create_cluster", "fleet")
+    scratch = tmp_path_factory.mktemp("fleet")
+    with ExitStack() as stack:
+        machines = {
+            name: stack.enter_context(lend(site.machines[name], debian, scratch / name)) for name in Fleet.NAMES
+        }
+        fleet = Fleet(site, console, machines)
+        fleet.join()
+        yield fleet
+
+
+@pytest.mark.parametrize("how", list(SABOTAGE))
+def test_a_new_agent_that_fails_makes_the_former_one_come_back_and_nobody_else_is_upgraded(
+    fleet: Fleet, tmp_path: Path, how: str
+) -> None:
+    def break_it(files: dict[str, bytes]) -> None:
+        assert WAY in files["kubespan/agent/start.py"]
+        files["kubespan/agent/start.py"] = files["kubespan/agent/start.py"].replace(WAY, SABOTAGE[how])
+
+    before = fleet.versions()
+    assert set(before) == set(Fleet.NAMES)
+    processes = fleet.processes("kilo", "lima")
+    version = f"0.9.0+{list(SABOTAGE).index(how):08x}"
+    fleet.hand_out(alter(fleet.first, version, break_it), version)
+    with fleet.no_ping_lost(tmp_path):
+        ended = fleet.rollout()
+        assert ended["state"] == "stopped"
+        assert ended["nodes"]["kilo"] == ended["nodes"]["lima"] == "waiting"
+        expected = {
+            "crashes": "it ended 3 times before it was connected to the console",
+            "hangs": f"it was not connected to the console within {TRIAL_SECONDS} seconds",
+            "cannot connect": f"it was not connected to the console within {TRIAL_SECONDS} seconds",
+        }
+        assert ended["reason"] == f"juliett: {expected[how]}"
+        await_true(lambda: fleet.versions() == before, SECONDS, "the former agent is not back")
+    assert fleet.processes("kilo", "lima") == processes
+    assert fleet.meshed()
+
+
+def test_a_good_one_reaches_all_of_them_without_a_lost_ping(fleet: Fleet, tmp_path: Path) -> None:
+    version = "0.9.1+00000001"
+    fleet.hand_out(alter(fleet.first, version), version)
+    with fleet.no_ping_lost(tmp_path):
+        ended = fleet.rollout()
+        assert (ended["state"], ended["reason"]) == ("done", "")
+        await_true(lambda: fleet.versions() == dict.fromkeys(Fleet.NAMES, version), SECONDS, "not all run it")
+    await_true(fleet.meshed, SECONDS, "they do not mesh any more")
+    for machine in fleet.machines.values():
+        assert machine.execute("test", "-e", "/opt/kubespan-agent/trial").returncode != 0
+
+    # By hand, and with what it left: the next one from the machine itself.
+    again = "0.9.2+00000002"
+    fleet.hand_out(alter(fleet.first, again), again)
+    done = fleet.machines["lima"].execute("kubespan-agent", "upgrade")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "it is connected"), done.stderr
+    await_true(lambda: fleet.versions()["lima"] == again, SECONDS, "lima does not run it")
+    nothing = fleet.machines["lima"].execute("kubespan-agent", "upgrade")
+    assert "nothing to do" in nothing.stderr
