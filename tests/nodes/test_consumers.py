@@ -12,15 +12,16 @@ from django.contrib.auth.models import AnonymousUser
 from django.contrib.sessions.backends.db import SessionStore
 from django.utils import timezone
 
-from kubespan.core.messages import Delta, Pace
+from kubespan.core.messages import Delta, Pace, Upgrade, UpgradeFailed
 from kubespan.core.options import ClusterOptions
 from nodes import consumers
 from nodes.agents.rows import in_thread
 from nodes.announce import KINDS, announce
-from nodes.models import Node, Token, Tombstone
+from nodes.models import Node, Rollout, Token, Tombstone
 from nodes.routing import websocket_urlpatterns
-from nodes.services import clusters, tokens
+from nodes.services import clusters, rollouts, tokens
 from nodes.services import nodes as services
+from tests.handout import hand_out
 from tests.players import Machine, make_cluster, push
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -307,6 +308,28 @@ async def test_a_removed_nodes_page_is_told_when_a_member_drops_it(visit, consol
     await one.apply()
     assert (await page.hear())["type"] == "delta"
     assert not await in_thread(lambda: Node.objects.not_cut_off(Tombstone.objects.get()).exists())
+
+
+async def test_an_upgrade_that_a_machine_puts_away_is_told_to_its_page(console, visit, monkeypatch, settings, tmp_path):
+    monkeypatch.setattr(consumers.AgentsConsumer, "pause", 0.0)
+    monkeypatch.setattr(consumers, "RENEW_SECONDS", 3600.0)
+    settings.AGENT_FILES = tmp_path
+    release = hand_out(tmp_path)
+    cluster, machines, _ = await in_thread(make_cluster)
+    player = await console.connect(machines[0])
+    pk = machines[0].node.pk
+    await in_thread(lambda: Node.objects.filter(pk=pk).update(agent_version="0.1.0+0a0a0a0a"))
+    page = await visit(f"/live/agents/{cluster.uuid}")
+    assert (await page.hear())["type"] == "snapshot"
+    rollout = await in_thread(lambda: rollouts.start_rollout("tests", cluster, timezone.now()))
+    while not isinstance(told := await player.receive(), Upgrade):
+        pass
+    assert told == Upgrade(version=release.version, sha256=release.sha256, size=release.size)
+    assert (await page.hear())["type"] == "delta"
+    await player.say(UpgradeFailed(version=told.version, reason="it hung"))
+    while await in_thread(lambda: Rollout.objects.get(pk=rollout.pk).state) == "running":
+        await page.hear()
+    assert (await in_thread(lambda: Rollout.objects.get(pk=rollout.pk))).reason.endswith("it hung")
 
 
 async def test_a_node_that_is_still_there_has_no_page_of_its_removal(visit):
