@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent.parent
 READY_SECONDS = 60.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
-PROCESSES = {"web": "kubespan_web.asgi:application", "worker": "worker", "beat": "beat", "valkey": "unixsocketperm"}
+PROCESSES = {"web": "kubespan_web.asgi:application", "worker": "worker", "beat": "beat", "valkey": "valkey"}
 """A word of each child's command line that no other's has."""
 
 
