@@ -31,6 +31,24 @@ SOCKET_PATH_LIMIT = 100
 
 TLS_FILES = ("tls/certificate.pem", "tls/key.pem")
 
+NETWORK = frozenset(
+    {
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "afs",
+        "ceph",
+        "glusterfs",
+        "fuse.glusterfs",
+        "fuse.sshfs",
+        "lustre",
+        "ocfs2",
+    }
+)
+"""File systems that several machines may have mounted."""
+
 SELF_CONTAINED = frozenset({"run", "demo"})
 """Commands that make their own data directory, keys and Redis."""
 
@@ -129,6 +147,34 @@ def make_private(directory: Path) -> Path:
         raise NotPossible(f"{directory}: not a directory of this user")
     directory.chmod(0o700)
     return directory
+
+
+def find_file_system(path: Path, mounts: str) -> str:
+    """Tell what kind of file system a path is on, by the text of /proc/self/mountinfo; empty when that does not say."""
+    best, kind = -1, ""
+    for line in mounts.splitlines():
+        mount, dash, rest = line.partition(" - ")
+        point = Path(mount.split()[4].replace("\\040", " ")) if dash else None
+        # The last of several on one point is the one that is seen.
+        if point is not None and path.is_relative_to(point) and len(point.parts) >= best:
+            best, kind = len(point.parts), rest.split()[0]
+    return kind
+
+
+def read_mounts() -> str:
+    """What is mounted where, as this process sees it; empty where there is no Linux."""
+    mounts = Path("/proc/self/mountinfo")
+    return mounts.read_text(encoding="utf-8", errors="replace") if mounts.exists() else ""
+
+
+def check_local(data: Path, mounts: str) -> None:
+    """Refuse a data directory on another machine: SQLite's log is read through memory that processes share."""
+    kind = find_file_system(data, mounts)
+    if kind in NETWORK:
+        raise NotPossible(
+            f"{data} is on a network file system ({kind}), on which the embedded database (SQLite) can be damaged; "
+            "choose a directory of this machine, or set DATABASE_URL to a PostgreSQL"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------- keys

@@ -4,6 +4,7 @@ import stat
 import subprocess
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -173,3 +174,32 @@ def test_the_command_line_says_what_stops_it(tmp_path):
         [sys.executable, "manage.py", "run", "--data", "/proc/version"], capture_output=True, text=True, check=False
     )
     assert (ran.returncode, ran.stderr) == (1, "/proc/version: not a directory of this user\n")
+
+
+MOUNTS = """\
+22 1 252:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
+30 22 0:26 / /home rw shared:12 - nfs4 server:/home rw
+31 30 0:27 / /home/me/local\\040disk rw - ext4 /dev/vdb rw
+32 22 0:28 / /srv rw - ext4 /dev/vdc rw
+33 22 0:29 / /srv rw - cifs //server/share rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        pytest.param("/var/lib/console", "ext4", id="of the root"),
+        pytest.param("/home/me/console", "nfs4", id="below a share"),
+        pytest.param("/home/me/local disk/console", "ext4", id="a disk below a share"),
+        pytest.param("/homes", "ext4", id="only named alike"),
+        pytest.param("/srv/console", "cifs", id="mounted over"),
+    ],
+)
+def test_the_file_system_of_a_path(path, kind):
+    assert embedded.find_file_system(Path(path), MOUNTS) == kind
+
+
+def test_a_share_is_no_place_for_the_embedded_database(tmp_path):
+    embedded.check_local(tmp_path, embedded.read_mounts())
+    with pytest.raises(embedded.NotPossible, match=r"\(nfs4\).* set DATABASE_URL to a PostgreSQL"):
+        embedded.check_local(Path("/home/me/console"), MOUNTS)

@@ -12,6 +12,7 @@ import redis.asyncio
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
+from django.db import connection
 from django.utils import timezone
 
 from kubespan_web.env import is_loopback
@@ -33,6 +34,8 @@ class Command(BaseCommand):
     def handle(self, *args, **options):
         data = settings.KUBESPAN_DATA
         try:
+            if connection.vendor == "sqlite":
+                embedded.check_local(data, embedded.read_mounts())
             with embedded.only_one(data):
                 asyncio.run(self.run(data, options))
         except (embedded.NotPossible, TimeoutError) as reason:
