@@ -14,7 +14,19 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import mark_safe
 
 from nodes import counters
-from nodes.models import Audit, Candidate, Change, Cluster, Console, Node, Rotation, Token, Tombstone, Transition
+from nodes.models import (
+    Audit,
+    Candidate,
+    Change,
+    Cluster,
+    Console,
+    Node,
+    Obstacle,
+    Rotation,
+    Token,
+    Tombstone,
+    Transition,
+)
 from nodes.secrets import SecretField
 
 
@@ -63,6 +75,13 @@ class CandidateInline(admin.TabularInline):
     def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """See above."""
         return False
+
+
+class ObstacleInline(CandidateInline):
+    """What a node's preflight found, on its page."""
+
+    model = Obstacle
+    fields = ("code", "text", "remedy", "since")
 
 
 @admin.register(Console)
@@ -123,7 +142,17 @@ class NodeAdmin(Shown):
     list_filter = ("status", "cluster", "backend")
     list_select_related = ("cluster",)
     search_fields = ("name", "hostname", "node_id", "public_key", "address", "candidates__endpoint")
-    inlines = (CandidateInline,)
+    inlines = (CandidateInline, ObstacleInline)
+
+
+@admin.register(Obstacle)
+class ObstacleAdmin(Shown):
+    """What nodes' preflights found."""
+
+    list_display = ("code", "node", "text", "since")
+    list_filter = ("code",)
+    list_select_related = ("node",)
+    search_fields = ("code", "text", "node__name")
 
 
 @admin.register(Candidate)

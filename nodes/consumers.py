@@ -286,6 +286,7 @@ def _node_row(cluster: Cluster, node: Node, summary: live.Summary | None) -> Nod
         behind=node.behind(cluster) if approved else 0,
         fault=node.fault,
         links=LinkCounts(summary.up, summary.unknown, summary.down) if summary else LinkCounts(),
+        found=node.obstacles_at.timestamp() if node.obstacles_at else None,
     )
 
 
@@ -310,8 +311,9 @@ def _sight(seen: live.Seen | None) -> Sight | None:
 def _on_page(queryset: Any) -> Any:
     """Only the columns that pages show; claims and endpoints stay where they are."""
     return queryset.only(
-        "pk", "cluster", "index", "name", "status", "address", "applied_epoch", "applied_number", "fault", "last_seen"
-    )
+        "pk", "cluster", "index", "name", "status", "address", "applied_epoch", "applied_number", "fault", "last_seen",
+        "obstacles_at",
+    )  # fmt: skip
 
 
 class ClusterConsumer(MeshConsumer):
@@ -586,7 +588,7 @@ class OverviewConsumer(FollowingConsumer):
         self._clusters_seen.now = {row[0]: row for row in clusters}
         nodes = Node.objects.present().values_list(
             "pk", "name", "status", "session", "fault", "applied_epoch", "applied_number", "claimed_networks",
-            "networks", "clock_skew", "agent_version",
+            "networks", "clock_skew", "agent_version", "obstacles_at",
         )  # fmt: skip
         self._nodes.now = {row[0]: row for row in nodes}
         summaries = live.read_summaries_of(self._nodes.now)

@@ -42,6 +42,8 @@ class NodeRow(msgspec.Struct, frozen=True):
     behind: int
     fault: str
     links: LinkCounts
+    found: float | None = None
+    """When what its preflight finds was last different, as Unix time."""
 
 
 class Link(msgspec.Struct, frozen=True):

@@ -193,9 +193,12 @@ class Talk:
         told = self._told
         if not told.welcomed:
             return
-        yield from self._introduce(told)
+        if self.claim is not None and self.claim != told.claim:
+            told.claim = self.claim
+            yield self.claim
         if not told.approved:
             return
+        yield from self._tell_findings(told)
         if self.applied is not None and self.applied != told.applied:
             told.applied = self.applied
             yield self.applied
@@ -215,11 +218,7 @@ class Talk:
             yield self.failed_upgrade
             self.failed_upgrade = None
 
-    def _introduce(self, told: _Told) -> Iterator[FromAgent]:
-        """What the machine is, and what was found on it: an operator may want to know before a yes."""
-        if self.claim is not None and self.claim != told.claim:
-            told.claim = self.claim
-            yield self.claim
+    def _tell_findings(self, told: _Told) -> Iterator[FromAgent]:
         if self.findings is not None and self.findings != told.findings and told.version >= FINDINGS_SINCE:
             told.findings = self.findings
             yield Findings(findings=fit(self.findings))

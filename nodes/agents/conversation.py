@@ -22,6 +22,7 @@ from kubespan.core.messages import (
     Applied,
     Claim,
     ClusterSecret,
+    Findings,
     FromAgent,
     Hello,
     MessageError,
@@ -389,6 +390,8 @@ class Conversation:
                 ledger.note_applied(socket, message)
             case SecretKept() if socket.approved:
                 ledger.note_kept(socket, message)
+            case Findings() if socket.approved:
+                ledger.note_findings(socket, message)
             case Claim():
                 ledger.note_claim(socket, message, self._peer)
             case Notice() if socket.approved:

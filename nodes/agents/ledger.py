@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import structlog
 
 from kubespan.core.endpoint import Endpoint, IPAddress
-from kubespan.core.messages import Applied, Claim, Notice, Refused, Revision, SecretKept, UpgradeFailed, dump
+from kubespan.core.messages import Applied, Claim, Findings, Notice, Refused, Revision, SecretKept, UpgradeFailed, dump
 from nodes.agents.rows import AWAY, in_thread
 from nodes.agents.sockets import Socket
 from nodes.announce import announce_soon
@@ -21,7 +21,7 @@ from nodes.counters import Tally
 from nodes.fanout import CLOSE_POLICY
 from nodes.live import Moved
 from nodes.models import Transition
-from nodes.services import nodes, rollouts, rotation, sessions, transitions
+from nodes.services import nodes, obstacles, rollouts, rotation, sessions, transitions
 from nodes.services.refused import Refused as Refusal
 
 WRITE_SECONDS = 0.1
@@ -52,6 +52,7 @@ class Ledger:
         self._kept: dict[int, tuple[int, int]] = {}
         self._claims: dict[int, Waiting] = {}
         self._failed_upgrades: dict[int, UpgradeFailed] = {}
+        self._findings: dict[int, Findings] = {}
         self._notices: list[tuple[int, Notice, datetime]] = []
         self._links: dict[int, list[Transition]] = {}
         self._harvest: dict[int, set[tuple[int, int, str]]] = {}
@@ -78,6 +79,10 @@ class Ledger:
             self._notices.append((socket.node, notice, self._now()))
         else:
             self._tally["notices.lost"] += 1
+
+    def note_findings(self, socket: Socket, findings: Findings) -> None:
+        """What a node's preflight finds now."""
+        self._findings[socket.node] = findings
 
     def note_failed_upgrade(self, socket: Socket, failed: UpgradeFailed) -> None:
         """The agent that was offered is not the one that runs."""
@@ -120,6 +125,7 @@ class Ledger:
             self._write_applied,
             self._write_notices,
             self._write_failed_upgrades,
+            self._write_findings,
         )
         return await self._write(*nodes, self._write_links, self._write_harvest)
 
@@ -214,6 +220,12 @@ class Ledger:
             await _try(writing, "a failed upgrade")
             if self._failed_upgrades.get(node) is failed:
                 del self._failed_upgrades[node]
+
+    async def _write_findings(self) -> None:
+        for node, found in list(self._findings.items()):
+            await _try(in_thread(obstacles.record_findings, node, found.findings, self._now()), "findings")
+            if self._findings.get(node) is found:
+                del self._findings[node]
 
     async def _write_links(self) -> None:
         for cluster in list(self._links):

@@ -3,6 +3,7 @@
 from nodes.models.activity import Audit, Transition
 from nodes.models.clusters import Change, Cluster, Console, Rotation
 from nodes.models.members import Candidate, Node, Tombstone
+from nodes.models.obstacles import Obstacle
 from nodes.models.rollouts import Rollout, RolloutStep
 from nodes.models.tokens import Token
 
@@ -13,6 +14,7 @@ __all__ = [
     "Cluster",
     "Console",
     "Node",
+    "Obstacle",
     "Rollout",
     "RolloutStep",
     "Rotation",

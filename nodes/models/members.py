@@ -107,6 +107,9 @@ class Node(models.Model):
         null=True, blank=True, help_text="Where its connection last came from; one of its endpoints' addresses."
     )
     clock_skew = models.FloatField(null=True, blank=True, help_text="Seconds by which its clock is ahead of ours.")
+    obstacles_at = models.DateTimeField(
+        null=True, blank=True, help_text="When what its preflight finds was last different."
+    )
 
     objects = NodeQuerySet.as_manager()
 

@@ -61,6 +61,11 @@ def _of_node(
     if waiting := set(node.claimed_networks) - set(node.networks):
         text = f"asks to advertise {', '.join(sorted(waiting))}; nobody has said yes"
         yield Attention(5, "route", "warn", node, text)
+    if obstacles := list(node.obstacles.all()):
+        worst_one = obstacles[0]
+        others = f" (and {count(len(obstacles) - 1, 'more finding')})" if len(obstacles) > 1 else ""
+        rank, tone = (1, "bad") if worst_one.stops else (6, "warn")
+        yield Attention(rank, "alert-triangle", tone, node, f"preflight: {worst_one.text}{others}", worst_one.since)
     if odd := clock(node.clock_skew):
         yield Attention(6, "clock", "warn", node, f"has a clock that is {odd}")
 

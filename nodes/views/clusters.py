@@ -6,6 +6,7 @@ from collections import Counter
 
 from django.contrib import messages
 from django.core.paginator import Paginator
+from django.db.models import Count, Q
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -13,6 +14,7 @@ from django.utils.decorators import method_decorator
 from django.views import View
 from django.views.decorators.cache import never_cache
 
+from kubespan.core.findings import STOPPING
 from nodes.forms import ClusterForm, ImportForm, OptionsForm, PasswordForm, TokenForm, TypedNameForm
 from nodes.models import Cluster, Node, Rollout, RolloutStep
 from nodes.services import clusters as services
@@ -135,7 +137,15 @@ class ClusterView(ClusterTab):
             connected=sum(bool(node.session) for node in approved),
             links=links,
             drift=sum(bool(node.fault or node.behind(self.cluster)) for node in approved),
+            hindered=hindered(self.cluster),
         )
+
+
+def hindered(cluster: Cluster) -> list[Node]:
+    """Members whose preflight found something, each with `found` and `stopped`, how much of it stops the mesh."""
+    stopping = Count("obstacles", filter=Q(obstacles__code__in=STOPPING))
+    members = Node.objects.approved().filter(cluster=cluster).annotate(found=Count("obstacles"), stopped=stopping)
+    return list(members.filter(found__gt=0).only("pk", "cluster", "name").order_by("-stopped", "name"))
 
 
 class ClusterLinksView(ClusterTab):

@@ -65,6 +65,7 @@ class NodePage(OperatorMixin, View):
             "node": node,
             "cluster": node.cluster,
             "candidates": node.candidates.all(),
+            "obstacles": list(node.obstacles.all()),
             "waiting": [network for network in node.claimed_networks if network not in node.networks],
             "changes": changes_not_applied(node),
             "activity": activity_of(node),

@@ -18,7 +18,7 @@ class OverviewView(OperatorMixin, View):
 
     def get(self, request):
         clusters = {cluster.pk: cluster for cluster in Cluster.objects.all()}
-        nodes = list(Node.objects.present())
+        nodes = list(Node.objects.present().prefetch_related("obstacles"))
         known = summaries(nodes)
         entries = attention.collect(nodes, clusters, known, worst_links(nodes, known))
         approved = [node for node in nodes if node.status == Node.Status.APPROVED]

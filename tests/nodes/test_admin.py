@@ -8,10 +8,10 @@ from django.contrib import admin
 from django.contrib.auth.models import User
 from django.urls import reverse
 
-from kubespan.core.messages import Notice
+from kubespan.core.messages import Finding, Notice
 from nodes.counters import count
 from nodes.models import Cluster, Rotation, Token
-from nodes.services import nodes, people, rotation, sessions
+from nodes.services import nodes, obstacles, people, rotation, sessions
 from tests.factories import NOW, Machine, enrol, make_cluster, make_token
 
 pytestmark = pytest.mark.django_db
@@ -30,7 +30,9 @@ def rows():
     cluster = make_cluster("production")
     make_token(cluster)
     rotation.start("tests", cluster, automatic=False, now=NOW)
-    sessions.record_notice(enrol(cluster, Machine("edge")).pk, Notice(kind="drift", text="healed"), NOW)
+    edge = enrol(cluster, Machine("edge"))
+    sessions.record_notice(edge.pk, Notice(kind="drift", text="healed"), NOW)
+    obstacles.record_findings(edge.pk, [Finding(code="port-taken", text="UDP port 1 is taken", remedy="kill 1")], NOW)
     nodes.remove_node("tests", enrol(cluster, Machine("gone")), "gone", NOW)
 
 

@@ -17,6 +17,8 @@ from kubespan.core.messages import (
     Claim,
     ClusterSecret,
     Delta,
+    Finding,
+    Findings,
     Notice,
     Refused,
     Removed,
@@ -30,7 +32,7 @@ from nodes import agents, fanout
 from nodes.agents import conversation, ledger, peer_address
 from nodes.agents.rows import in_thread
 from nodes.counters import read_counters
-from nodes.models import Node, Transition
+from nodes.models import Node, Obstacle, Transition
 from nodes.services import clusters, revisions
 from nodes.services import nodes as services
 from tests.players import Machine, Player, make_cluster, open_console, push, until
@@ -444,3 +446,13 @@ def test_peer_address(client, expected):
 def test_revision_of_another_epoch_is_answered_with_a_snapshot():
     cluster, _, _ = make_cluster()
     assert revisions.frame(cluster.pk, Revision(99, 1)).since is None
+
+
+async def test_what_preflight_finds_becomes_rows_and_is_gone_with_the_next_word(console):
+    _, (machine, _), _ = await in_thread(make_cluster)
+    player = await console.connect(machine)
+    found = Finding(code="rp-filter", text="The kernel drops it.", remedy="sysctl -w a=0")
+    await player.say(Findings(findings=(found,)))
+    await until(lambda: Obstacle.objects.filter(node=machine.node, code="rp-filter").exists())
+    await player.say(Findings(findings=()))
+    await until(lambda: not Obstacle.objects.filter(node=machine.node).exists())

@@ -106,7 +106,7 @@ export function drawNodes(root: HTMLElement): (page: ClusterPage, at: number) =>
       const place = root.querySelector(`[data-rows] tr[data-key="${row.pk}"]`);
       if (place) showFacts(place, row, at);
     }
-    const now = JSON.stringify([...page.nodes.values()].map((row) => [row.pk, row.status, row.name]).sort());
+    const now = JSON.stringify([...page.nodes.values()].map((row) => [row.pk, row.status, row.name, row.found]).sort());
     if (members && members !== now) root.querySelector("#members")?.dispatchEvent(new Event("membership"));
     members = now;
   };

@@ -21,6 +21,7 @@ export interface NodeRow {
   behind: number;
   fault: string;
   links: LinkCounts;
+  found?: number | null;
 }
 
 export interface Sight {
