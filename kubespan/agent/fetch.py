@@ -63,6 +63,7 @@ def fetch(home: Home, way: Way, offered: Upgrade) -> None:
 def _download(way: Way, offered: Upgrade, to: Path) -> None:
     digest, size = hashlib.sha256(), 0
     with to.open("xb") as file:
+        os.fchmod(file.fileno(), 0o644)  # whatever the service's umask: everybody may ask for help
         for chunk in _read(way, ARCHIVE_PATH):
             size += len(chunk)
             if size > offered.size:

@@ -76,8 +76,8 @@ def checksum(archive: Path) -> str:
 
 def look_over(place: Path) -> None:
     """Raise NotSound unless all in it is root's (or ours) alone and has the content that was unpacked."""
-    for directory in (HOME, HOME / "unpacked", place):
-        check_owner(directory)
+    check_way()
+    check_owner(place)
     try:
         index = json.loads((place / INDEX).read_bytes())
     except (OSError, ValueError):
@@ -96,6 +96,17 @@ def look_over(place: Path) -> None:
                 raise NotSound(f"{path} is not what was unpacked")
     if found != len(index):
         raise NotSound("files are missing in " + str(place))
+
+
+def check_way() -> None:
+    """Raise NotSound where somebody else could put another directory in our place."""
+    for directory in (HOME, HOME / "unpacked"):
+        check_owner(directory)
+    for directory in HOME.resolve().parents:
+        status = directory.stat()
+        # In one that is sticky, such as /tmp, nobody renames what is not theirs.
+        if status.st_uid not in (0, os.geteuid()) or (status.st_mode & 0o022 and not status.st_mode & stat.S_ISVTX):
+            raise NotSound(f"others may change {directory}")
 
 
 def is_sound(place: Path) -> bool:
@@ -125,11 +136,10 @@ def unpack(archive: Path, place: Path, reason: NotSound) -> None:
         sys.exit(f"kubespan-agent: cannot unpack into {place.parent} ({error.strerror}): run this as root")
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for directory in (HOME, place.parent):
-            try:
-                check_owner(directory)
-            except NotSound as problem:
-                sys.exit(f"kubespan-agent: {problem}, so nothing is run from there")
+        try:
+            check_way()
+        except NotSound as problem:
+            sys.exit(f"kubespan-agent: {problem}, so nothing is run from there")
         for old in place.parent.glob(".new-*"):
             shutil.rmtree(old)  # of a start that was killed
         if is_sound(place):

@@ -7,6 +7,7 @@
 # makes: /opt/kubespan-agent, two links in /usr/local/bin, /var/lib/kubespan-agent, and a service of systemd; where
 # systemd does not run, the agent is started in the background. `kubespan-agent uninstall` takes all of it away.
 set -eu
+umask 022
 sha256=@sha256@
 size=@size@
 

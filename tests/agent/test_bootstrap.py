@@ -197,8 +197,9 @@ def test_several_first_starts_at_once_are_all_right(archive, home):
     assert len([path for path in (home / "unpacked").iterdir() if path.is_dir()]) == 1
 
 
-def test_a_home_that_others_may_write_in_runs_nothing(archive, home):
-    home.chmod(0o777)
+@pytest.mark.parametrize("where", [".", ".."], ids=["it", "what it is in"])
+def test_a_home_that_others_may_write_in_runs_nothing(archive, home, where):
+    (home / where).resolve().chmod(0o777)
     done = run(archive, home)
     assert done.returncode != 0
     assert "nothing is run from there" in done.stderr
