@@ -17,9 +17,10 @@ from kubespan.agent.mesh import Mesh
 from kubespan.agent.store import RESOURCES, STATUS, Enrolment, Store, StoreError
 from kubespan.core.membership import Membership
 from kubespan.core.resources import (
+    Kept,
     Record,
-    Resource,
     affiliate_records,
+    condense,
     config_record,
     dump,
     endpoint_records,
@@ -28,7 +29,7 @@ from kubespan.core.resources import (
     info_record,
     member_records,
     node_identity_record,
-    parse,
+    parse_kept,
     peer_spec_records,
     peer_status_records,
     steady_offset,
@@ -67,7 +68,7 @@ class Publisher:
     def __init__(self, store: Store, write: Write) -> None:
         self._store = store
         self._write = write
-        self._resources: list[Resource] | None = None
+        self._resources: list[Kept] | None = None
         self._condition: Condition | None = None
         self._shown: object = None
         self._due = float("-inf")
@@ -89,7 +90,7 @@ class Publisher:
         await self._write(lambda: self._store.publish(RESOURCES, dump(resources)))
         self._resources, self._shown, self._due = resources, shown, now + REFRESH
 
-    def _renew(self, mesh: Mesh, wall: float, now: float) -> list[Resource]:
+    def _renew(self, mesh: Mesh, wall: float, now: float) -> list[Kept]:
         if self._resources is None:
             self._resources = self._read()
         self._offset = steady_offset(self._offset, wall - now)
@@ -97,7 +98,8 @@ class Publisher:
 
     def _records(self, mesh: Mesh, now: float, offset: float) -> list[Record]:
         if self._lasting is None or self._lasting[0] is not mesh.followed or self._lasting[1] is not self._enrolment:
-            self._lasting = mesh.followed, self._enrolment, self._lasting_records(mesh)
+            records = condense(self._lasting_records(mesh))
+            self._lasting = mesh.followed, self._enrolment, records
         return [
             *self._lasting[2],
             *peer_status_records(mesh.statuses, now, offset),
@@ -124,10 +126,10 @@ class Publisher:
             *member_records(mesh.affiliates),
         ]
 
-    def _read(self) -> list[Resource]:
+    def _read(self) -> list[Kept]:
         try:
             content = self._store.read_published(RESOURCES)
-            return [] if content is None else parse(content)
+            return [] if content is None else parse_kept(content)
         except (StoreError, ValueError) as error:
             log.warning("what was published before cannot be read; versions count from one", reason=str(error))
             return []

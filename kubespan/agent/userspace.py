@@ -17,13 +17,13 @@ import os
 import shutil
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import ip_network
 from pathlib import Path
 
 from kubespan.agent.kernel import Backend, Device, KernelError, refusal
 from kubespan.agent.netlink import delete_link
-from kubespan.core.endpoint import Endpoint, IPNetwork
+from kubespan.core.endpoint import Endpoint, IPNetwork, share
 from kubespan.core.plan import LINK_NAME, Link, Peer, PeerCounters
 
 PROGRAM = "wireguard-go"
@@ -40,6 +40,10 @@ POLL_SECONDS = 0.01
 EX_NOT_FOUND = 127
 """What a shell gives for a program that is not there."""
 
+MOST_WORDS = 8192
+"""Networks, and endpoints, that are known again at the next look."""
+
+_ALLOWED = "allowed_ip="
 _NO_KEY = bytes(32).hex()
 _INSTALL = f"install the package {PROGRAM}, or use a kernel with WireGuard"
 
@@ -87,62 +91,57 @@ def encode_removals(public_keys: Iterable[str]) -> str:
 
 def decode_device(answer: str) -> Device:
     """Read the answer to `get=1`."""
-    own: dict[str, str] = {}
-    found: list[_DumpedPeer] = []
-    for line in answer.splitlines():
-        name, _, value = line.partition("=")
-        if name == "public_key":
-            found.append(_DumpedPeer(public_key=_base64(value)))
-        elif found:
-            found[-1].read(name, value)
-        else:
-            own[name] = value
+    own, *others = answer.split("public_key=")
+    values = dict(line.split("=", 1) for line in own.splitlines())
+    peers: dict[str, Peer] = {}
+    counters: dict[str, PeerCounters] = {}
+    for text in others:
+        peer, counted = _decode_peer(text)
+        peers[peer.public_key] = peer
+        counters[peer.public_key] = counted
     return Device(
-        private_key=_base64(own.get("private_key", _NO_KEY)),
-        listen_port=int(own.get("listen_port", "0")),
-        fwmark=int(own.get("fwmark", "0")),
-        peers={peer.public_key: peer.value() for peer in found},
-        counters={peer.public_key: peer.counters() for peer in found},
+        private_key=_base64(values.get("private_key", _NO_KEY)),
+        listen_port=int(values.get("listen_port", "0")),
+        fwmark=int(values.get("fwmark", "0")),
+        peers=peers,
+        counters=counters,
     )
 
 
-@dataclass(slots=True)
-class _DumpedPeer:
-    public_key: str
-    values: dict[str, str] = field(default_factory=dict, repr=False)
-    allowed: list[IPNetwork] = field(default_factory=list)
-
-    def read(self, name: str, value: str) -> None:
-        if name == "allowed_ip":
-            self.allowed.append(ip_network(value))
-        else:
-            self.values[name] = value
-
-    def value(self) -> Peer:
-        endpoint = self.values.get("endpoint")
-        return Peer(
-            public_key=self.public_key,
-            preshared_key=_base64(self.values.get("preshared_key", _NO_KEY)),
-            endpoint=_parse_endpoint(endpoint) if endpoint else None,
-            allowed_ips=tuple(self.allowed),
-            keepalive=int(self.values.get("persistent_keepalive_interval", "0")),
-        )
-
-    def counters(self) -> PeerCounters:
-        seconds = int(self.values.get("last_handshake_time_sec", "0"))
-        nanoseconds = int(self.values.get("last_handshake_time_nsec", "0"))
-        return PeerCounters(
-            last_handshake=seconds + nanoseconds / 1e9,
-            received=int(self.values.get("rx_bytes", "0")),
-            sent=int(self.values.get("tx_bytes", "0")),
-        )
+def _decode_peer(text: str) -> tuple[Peer, PeerCounters]:
+    """Read a peer from its key on, which stands without its name."""
+    key, *lines = text.splitlines()
+    values = dict(line.split("=", 1) for line in lines)
+    allowed = tuple(_parse_network(line.removeprefix(_ALLOWED)) for line in lines if line.startswith(_ALLOWED))
+    endpoint = values.get("endpoint")
+    peer = Peer(
+        public_key=_base64(key),
+        preshared_key=_base64(values.get("preshared_key", _NO_KEY)),
+        endpoint=_parse_endpoint(endpoint) if endpoint else None,
+        allowed_ips=allowed,
+        keepalive=int(values.get("persistent_keepalive_interval", "0")),
+    )
+    counters = PeerCounters(
+        last_handshake=int(values.get("last_handshake_time_sec", "0"))
+        + int(values.get("last_handshake_time_nsec", "0")) / 1e9,
+        received=int(values.get("rx_bytes", "0")),
+        sent=int(values.get("tx_bytes", "0")),
+    )
+    return peer, counters
 
 
+# Each look reads the same words, and a network is an object of half a kilobyte.
+@lru_cache(maxsize=MOST_WORDS)
+def _parse_network(text: str) -> IPNetwork:
+    return share(ip_network(text))
+
+
+@lru_cache(maxsize=MOST_WORDS)
 def _parse_endpoint(text: str) -> Endpoint:
     """Read an endpoint; a link-local one has a zone, which is this machine's own word and is dropped."""
     host, _, port = text.rpartition(":")
     address, zone, _ = host.partition("%")
-    return Endpoint.parse(f"{address}{']' if zone else ''}:{port}")
+    return share(Endpoint.parse(f"{address}{']' if zone else ''}:{port}"))
 
 
 def _hex(key: str) -> str:

@@ -13,6 +13,7 @@ import errno
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from socket import AF_INET, AF_INET6
 from struct import Struct
@@ -23,7 +24,7 @@ from pyroute2.netlink.generic import AsyncGenericNetlinkSocket
 
 from kubespan.agent.kernel import Backend, Device, KernelError, refusal
 from kubespan.agent.netlink import create_link, delete_link
-from kubespan.core.endpoint import Endpoint, IPNetwork
+from kubespan.core.endpoint import Endpoint, IPNetwork, share
 from kubespan.core.plan import LINK_NAME, Link, Peer, PeerCounters
 
 FAMILY = "wireguard"
@@ -42,6 +43,8 @@ MESSAGE_LIMIT = 60_000
 """Bytes of peers in one message: the attribute that holds them all has a length of 16 bits."""
 ALLOWED_IPS_LIMIT = 1_000
 """Allowed IPs in one piece of a peer; 40 bytes each, so that a piece always fits into a message."""
+MOST_WORDS = 8192
+"""Networks, and endpoints, that are known again at the next look: as objects they are large."""
 DUMP_ATTEMPTS = 10
 """Readings of a device whose peers somebody else changes all the while."""
 
@@ -210,23 +213,25 @@ def _decode_key(raw: bytes) -> str:
     return "" if raw == _NO_KEY else b64encode(raw).decode()
 
 
+@lru_cache(maxsize=MOST_WORDS)
 def _decode_endpoint(raw: bytes) -> Endpoint | None:
     if len(raw) == _SOCKADDR4.size:
         _, port, address = _SOCKADDR4.unpack(raw)
-        return Endpoint(IPv4Address(address), _PORT.unpack(port)[0])
+        return share(Endpoint(IPv4Address(address), _PORT.unpack(port)[0]))
     if len(raw) == _SOCKADDR6.size:
         _, port, _, address, _ = _SOCKADDR6.unpack(raw)
         ip = IPv6Address(address)
-        return Endpoint(ip.ipv4_mapped or ip, _PORT.unpack(port)[0])
+        return share(Endpoint(ip.ipv4_mapped or ip, _PORT.unpack(port)[0]))
     return None
 
 
+@lru_cache(maxsize=MOST_WORDS)
 def _decode_network(entry: bytes) -> IPNetwork:
     read = dict(_attributes(entry))
     address, length = read[ALLOWED_ADDRESS], read[ALLOWED_LENGTH][0]
     if _U16.unpack(read[ALLOWED_FAMILY])[0] == AF_INET:
-        return IPv4Network((address, length))
-    return IPv6Network((address, length))
+        return share(IPv4Network((address, length)))
+    return share(IPv6Network((address, length)))
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:

@@ -17,6 +17,7 @@ from kubespan.core.endpoint import (
     filter_addresses,
     parse_address,
     parse_interface,
+    share,
 )
 from kubespan.core.messages import Member
 
@@ -98,7 +99,7 @@ def from_member(member: Member) -> Affiliate:
             address=address,
             additional_addresses=tuple(map(parse_interface, member.networks)),
             exclude_advertised_networks=tuple(map(parse_interface, member.excluded)),
-            endpoints=tuple(map(Endpoint.parse, member.endpoints)),
+            endpoints=tuple(share(Endpoint.parse(text)) for text in member.endpoints),
         )
     except ValueError as error:
         raise ValueError(f"member {member.name or member.node_id}: {error}") from None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -14,10 +15,20 @@ from ipaddress import (
     ip_address,
     ip_interface,
 )
+from typing import TypeVar
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 IPInterface = IPv4Interface | IPv6Interface
+
+Shared = TypeVar("Shared", bound=Hashable)
+
+
+@lru_cache(maxsize=16384)
+def share(value: Shared) -> Shared:
+    """Give the first of equal values: a thousand peers are known by several names at once, and read again and again."""
+    return value
+
 
 LISTEN_PORT = 51820
 """UDP port of a KubeSpan machine (spec/kubespan.md §0)."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 from itertools import islice
 
-from kubespan.core.endpoint import IPInterface, IPNetwork
+from kubespan.core.endpoint import IPInterface, IPNetwork, share
 
 Range = tuple[int, int]
 
@@ -75,7 +75,7 @@ def prefixes(ranges: Iterable[Range], family: int) -> list[IPNetwork]:
             # As large as the alignment of the first address and what is left both allow.
             aligned = (first & -first).bit_length() - 1 if first else bits
             length = min(aligned, (last - first + 1).bit_length() - 1)
-            networks.append(form((first, bits - length)))
+            networks.append(share(form((first, bits - length))))
             first += 1 << length
     return networks
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv6Address, IPv6Interface, IPv6Network
 from math import isinf
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -55,9 +55,24 @@ class Resource(msgspec.Struct, frozen=True):
     spec: dict[str, Any]
 
 
+class Kept(msgspec.Struct, frozen=True):
+    """A record as its file has it, which is a quarter of the size: only a reader needs the spec's values."""
+
+    metadata: Metadata
+    spec: msgspec.Raw
+
+
 class _Published(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int
     resources: list[Resource]
+
+
+class _PublishedKept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    version: int
+    resources: list[Kept]
+
+
+Form = TypeVar("Form", _Published, _PublishedKept)
 
 
 class Definition(NamedTuple):
@@ -180,20 +195,32 @@ class Record(NamedTuple):
 
     definition: Definition
     id: str
-    spec: dict[str, Any]
+    spec: dict[str, Any] | msgspec.Raw
 
 
-def update(previous: Iterable[Resource], records: Iterable[Record], now: float) -> list[Resource]:
+def condense(records: Iterable[Record]) -> list[Record]:
+    """Write the specs, for records that will be told again and again."""
+    return [Record(kind, id_, _write(spec)) for kind, id_, spec in records]
+
+
+def _write(spec: dict[str, Any] | msgspec.Raw) -> msgspec.Raw:
+    return spec if isinstance(spec, msgspec.Raw) else msgspec.Raw(msgspec.json.encode(spec))
+
+
+def update(previous: Iterable[Kept], records: Iterable[Record], now: float) -> list[Kept]:
     """Give the records of now; one that changed counts a version up, one that did not stays the very same.
 
     `now` is Unix time in seconds.
     """
     known = {(one.metadata.type, one.metadata.namespace, one.metadata.id): one for one in previous}
     stamp = rfc3339(now, whole=True)
-    return [_renew(known.get((kind.type, kind.namespace, id_)), kind, id_, spec, stamp) for kind, id_, spec in records]
+    return [
+        _renew(known.get((kind.type, kind.namespace, id_)), kind, id_, _write(spec), stamp)
+        for kind, id_, spec in records
+    ]
 
 
-def _renew(before: Resource | None, kind: Definition, id_: str, spec: dict[str, Any], stamp: str) -> Resource:
+def _renew(before: Kept | None, kind: Definition, id_: str, spec: msgspec.Raw, stamp: str) -> Kept:
     if before is not None and before.spec == spec:
         return before
     metadata = Metadata(
@@ -205,23 +232,34 @@ def _renew(before: Resource | None, kind: Definition, id_: str, spec: dict[str, 
         created=before.metadata.created if before else stamp,
         updated=stamp,
     )
-    return Resource(metadata, spec)
+    return Kept(metadata, spec)
 
 
-def dump(resources: Sequence[Resource]) -> bytes:
+def dump(resources: Sequence[Kept]) -> bytes:
     """Write records for the file that the agent publishes."""
-    return msgspec.json.encode(_Published(FILE_VERSION, list(resources)))
+    return msgspec.json.encode(_PublishedKept(FILE_VERSION, list(resources)))
 
 
 def parse(text: bytes) -> list[Resource]:
     """Read what `dump` wrote; raises ValueError for anything else."""
+    return _parse(text, _Published).resources
+
+
+def parse_kept(text: bytes) -> list[Kept]:
+    """Read what `dump` wrote, to go on from there; raises ValueError for anything else."""
+    found = _parse(text, _PublishedKept).resources
+    # What is read refers to the whole text until it is copied.
+    return [Kept(one.metadata, one.spec.copy()) for one in found]
+
+
+def _parse(text: bytes, form: type[Form]) -> Form:
     try:
-        published = msgspec.json.decode(text, type=_Published)
+        published = msgspec.json.decode(text, type=form)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise ValueError(f"this is not what an agent publishes: {error}") from None
     if published.version != FILE_VERSION:
         raise ValueError(f"published in form {published.version}, but this program reads form {FILE_VERSION} only")
-    return published.resources
+    return published
 
 
 # Times.

@@ -13,6 +13,8 @@ from kubespan.core.resources import (
     Metadata,
     Record,
     Resource,
+    dump,
+    parse,
     peer_status_records,
     update,
 )
@@ -21,14 +23,19 @@ from kubespan.ctl.output import dump_yaml, render
 KEY = "NzW8oeIH5rJyY5lefD9WRoHWWRr/Q6DwsDjMX+xKjT4="
 ENDPOINT = Endpoint.parse("172.20.0.3:51820")
 STATUS = PeerStatus("worker-1", ENDPOINT, ENDPOINT, 20.5, 325.123456, True, 15043220, 17869488)
-STATUSES = update([], peer_status_records({KEY: STATUS}, 350.0, 1767323025.0), 1767323045.0)
-SPECS = update(
-    [],
+
+
+def known(records):
+    """Records as a node publishes them and `get` reads them."""
+    return parse(dump(update([], records, 1767323045.0)))
+
+
+STATUSES = known(peer_status_records({KEY: STATUS}, 350.0, 1767323025.0))
+SPECS = known(
     [
         Record(PEER_SPECS, "a", {"label": "one", "endpoints": ["172.20.0.3:51820", "[fd00::1]:51820"]}),
         Record(PEER_SPECS, "bb", {"endpoints": []}),
-    ],
-    1767323045.0,
+    ]
 )
 
 
