@@ -19,6 +19,7 @@ import click
 import msgspec
 
 from kubespan import __version__
+from kubespan.agent.allocation import spare_memory
 from kubespan.agent.enrol import EnrolError, Wish, enrol
 from kubespan.agent.fetch import UpgradeError, ask_release, fetch, way_to
 from kubespan.agent.home import Home, HomeError, default_directory, find_home, start_again
@@ -224,6 +225,7 @@ def _tell(reply: EnrolReply, *, networks: Sequence[str], running: bool) -> None:
 @state_dir_option
 def run(store: Store, data_plane: str | None) -> None:
     """Mesh until stopped; the mesh stays afterwards."""
+    spare_memory()
     start = _start()
     try:
         with store.lock():

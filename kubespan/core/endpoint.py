@@ -15,7 +15,7 @@ from ipaddress import (
     ip_address,
     ip_interface,
 )
-from typing import TypeVar
+from typing import Any, TypeVar
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
@@ -24,9 +24,16 @@ IPInterface = IPv4Interface | IPv6Interface
 Shared = TypeVar("Shared", bound=Hashable)
 
 
-@lru_cache(maxsize=16384)
 def share(value: Shared) -> Shared:
-    """Give the first of equal values: a thousand peers are known by several names at once, and read again and again."""
+    """Give the first of equal values: networks and endpoints of a thousand peers are known in several places at once,
+    and read again and again.
+    """
+    first: Shared = _first(value)
+    return first
+
+
+@lru_cache(maxsize=16384)
+def _first(value: Hashable) -> Any:
     return value
 
 
