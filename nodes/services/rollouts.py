@@ -9,6 +9,7 @@ former one by itself, and says so; one that is heard of no more has failed when 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -119,7 +120,7 @@ def cancel_rollout(actor: audit.Actor, rollout: Rollout, now: datetime) -> Rollo
 def advance_all(now: datetime) -> None:
     """Advance whatever is running; on a timetable."""
     for pk in Rollout.objects.filter(state=Rollout.State.RUNNING).values_list("pk", flat=True):
-        with transaction.atomic():
+        with transaction.atomic(), suppress(Refused):  # its cluster was deleted this moment
             _advance(_lock(pk), now)
 
 
@@ -144,6 +145,11 @@ def record_failure(node_pk: int, version: str, reason: str, now: datetime) -> No
 
 
 def _lock(pk: int) -> Rollout:
+    """Take a rollout, and its cluster before it, as every change of a cluster does. Raises Refused."""
+    rollout = Rollout.objects.filter(pk=pk).first()
+    if rollout is None:
+        raise Refused("rollout-unknown", "This upgrade is no longer there: its cluster was deleted.", 409)
+    revisions.lock(rollout.cluster_id)
     return Rollout.objects.select_for_update().get(pk=pk)
 
 
