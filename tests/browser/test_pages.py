@@ -57,7 +57,7 @@ def test_every_page(open_browser, mesh, view):
     browser.check()
     plain = ["/clusters/", "/clusters/create/", "/clusters/import/", "/nodes/", "/nodes/?q=nobody", "/tokens/"]
     plain += ["/activity/", "/activity/?tab=audit"]
-    plain += [cluster + tab for tab in ("options/", "activity/", "activity/?kind=audit", "secret/", "delete/")]
+    plain += [cluster + tab for tab in ("options/", "activity/", "activity/?kind=audit", "secret/", "rotation/", "delete/")]
     for address in plain:
         page.goto(address)
         browser.check()
@@ -170,6 +170,31 @@ def test_the_secret_stays_until_it_is_closed(open_browser, mesh):
     browser.check()
     dialog.get_by_role("link", name="Done").click()
     expect(page.locator("[data-secret]")).to_have_count(0)
+
+
+def test_a_rotation_is_followed_by_a_page_that_was_open(open_browser, mesh, machines):
+    """Begun elsewhere with a machine away: the page hears of it, and asks before that one is cut off."""
+    where = f"/clusters/{mesh}/rotation/"
+    browser = open_browser(reduced_motion="reduce").sign_in()
+    page = browser.page
+    page.goto(where)
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    machines.tell("stop", "nas")
+    elsewhere = page.context.new_page()
+    elsewhere.goto(where)
+    elsewhere.get_by_role("button", name="Hand out a new secret").click()
+    expect(page.get_by_role("heading", name="Generation 2 is being handed out")).to_be_visible()
+    expect(page.get_by_role("heading", name="Not ready (1)")).to_be_visible()
+    browser.check_both()
+    page.get_by_role("link", name="Switch now").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_be_visible()
+    browser.check()
+    dialog.get_by_role("button", name="Switch now").click()
+    expect(page.get_by_text("1 machine does not use generation 2 yet:")).to_be_visible()
+    browser.check_both()
+    machines.tell("start", "nas")
+    expect(page.get_by_text("Every machine uses it")).to_be_visible()
 
 
 def test_copying_is_told(open_browser, mesh, console):

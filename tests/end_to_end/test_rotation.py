@@ -1,4 +1,4 @@
-"""A rotation of the cluster secret as the machines live it: no packet is lost, and who misses the switch is out of it."""
+"""A rotation of the cluster secret as machines live it: no packet is lost, and who misses the switch is out of it."""
 
 from __future__ import annotations
 

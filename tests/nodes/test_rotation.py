@@ -25,7 +25,7 @@ from kubespan.core.messages import (
     Welcome,
 )
 from kubespan.core.rotation import Standing
-from nodes import agents, fanout, secrets
+from nodes import agents, fanout, secrets, tasks
 from nodes.agents.rows import in_thread
 from nodes.models import Audit, Change, Cluster, Node, Rotation
 from nodes.services import clusters, keys, nodes, revisions, rotation
@@ -223,6 +223,14 @@ def test_the_last_word_switches(cluster):
     rotation.record_kept({one.pk: 2}, LATER)
     assert Rotation.objects.exists()
     rotation.record_kept({two.pk: 2}, LATER)
+    assert not Rotation.objects.exists()
+
+
+def test_a_switch_that_nobody_made_is_made_by_the_timetable(cluster):
+    """Whoever was to make it, at the last word, was killed."""
+    connect(enrol(cluster), kept=2)
+    begin(cluster, automatic=True)
+    tasks.check_lag()
     assert not Rotation.objects.exists()
 
 
