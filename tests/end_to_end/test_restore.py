@@ -16,7 +16,7 @@ from tests.end_to_end.conftest import World, free_port
 from tests.end_to_end.pinger import Pinger
 from tests.postgresql import PostgreSQL, find_programs
 
-pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.xdist_group("end_to_end"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.xdist_group("end_to_end"), pytest.mark.timeout(900)]
 
 MEMBERS = ("alpha", "bravo")
 LATE, GONE = "charlie", "delta"
