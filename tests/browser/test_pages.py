@@ -57,7 +57,9 @@ def test_every_page(open_browser, mesh, view):
     browser.check()
     plain = ["/clusters/", "/clusters/create/", "/clusters/import/", "/nodes/", "/nodes/?q=nobody", "/tokens/"]
     plain += ["/activity/", "/activity/?tab=audit"]
-    plain += [cluster + tab for tab in ("options/", "activity/", "activity/?kind=audit", "secret/", "rotation/", "delete/")]
+    plain += [
+        cluster + tab for tab in ("options/", "activity/", "activity/?kind=audit", "secret/", "rotation/", "delete/")
+    ]
     for address in plain:
         page.goto(address)
         browser.check()
