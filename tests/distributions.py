@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -148,3 +149,82 @@ def with_signal(pid: int) -> None:
     """End a process that a test left behind."""
     with suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
+
+
+SYSTEMD = ("systemd", "systemd-sysv", "dbus")
+BOOT = """
+set -e
+root=$1
+mount -t proc proc $root/proc
+mount -t sysfs sysfs $root/sys
+mount -t cgroup2 cgroup2 $root/sys/fs/cgroup
+mount -t tmpfs -o mode=755 tmpfs $root/run
+# Of its own: what systemd makes in it must not be the host's.
+mount -t tmpfs -o mode=755 tmpfs $root/dev
+mkdir -p $root/dev/net $root/dev/pts $root/dev/shm
+for name in null zero full random urandom tty net/tun; do
+    touch $root/dev/$name
+    mount --bind /dev/$name $root/dev/$name
+done
+exec chroot $root /usr/bin/env -i container=other PATH=$2 /lib/systemd/systemd --log-target=null
+"""
+BOOT_SECONDS = 90.0
+
+
+@dataclass(frozen=True)
+class Booted(Distribution):
+    """One whose first process is systemd."""
+
+    first: int
+
+    def execute(
+        self, *command: str, stdin: str = "", env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess:
+        """Run a command in it to its end."""
+        environment = [f"{name}={value}" for name, value in {"PATH": PATH, "HOME": "/root", **(env or {})}.items()]
+        enter = ["nsenter", "--target", str(self.first), "--all", "--root", "--wd", "env", "-i", *environment, *command]
+        return subprocess.run(enter, input=stdin, capture_output=True, text=True, check=False, timeout=300)
+
+
+@contextmanager
+def boot(distribution: Distribution) -> Iterator[Booted]:
+    """Boot it in namespaces of its own; skips where systemd cannot be had so."""
+    hierarchy = next(
+        (line.split()[1] for line in Path("/proc/mounts").read_text().splitlines() if " cgroup2 " in line), ""
+    )
+    if not hierarchy or not os.access(hierarchy, os.W_OK):
+        pytest.skip("systemd cannot be booted here: no control groups of version 2")
+    group = Path(hierarchy) / f"kubespan-test-{os.getpid()}"
+    group.mkdir()
+    enter = f'echo 0 >"{group}/cgroup.procs"; exec "$@"'
+    apart = ["unshare", "--pid", "--mount", "--uts", "--ipc", "--cgroup", "--fork", "--kill-child"]
+    command = distribution.machine.inside(
+        "sh", "-c", enter, "sh", *apart, "sh", "-c", BOOT, "sh", str(distribution.root)
+    )
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        yield _await_boot(distribution, process)
+    finally:
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + BOOT_SECONDS
+        while group.exists() and time.monotonic() < deadline:
+            for path in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
+                with suppress(OSError):
+                    path.rmdir()
+            with suppress(OSError):
+                group.rmdir()
+            time.sleep(0.05)  # its processes are on their way out
+
+
+def _await_boot(distribution: Distribution, process: subprocess.Popen) -> Booted:
+    deadline = time.monotonic() + BOOT_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        if children:
+            booted = Booted(distribution.machine, distribution.root, int(children[0]))
+            state = booted.execute("systemctl", "is-system-running").stdout.strip()
+            if state in {"running", "degraded"}:
+                return booted
+        time.sleep(0.2)
+    return pytest.skip("systemd did not boot in namespaces on this machine")

@@ -13,7 +13,7 @@ import pytest
 
 from nodes.playground import RunningConsole, Site, await_true, open_site
 from tests.agent.archives import alter, sha256
-from tests.distributions import Distribution, lend, unpack
+from tests.distributions import SYSTEMD, Distribution, boot, lend, unpack
 from tests.end_to_end.conftest import free_port
 from tests.end_to_end.pinger import Pinger
 
@@ -38,7 +38,7 @@ def built() -> Path:
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     """Machines of other distributions."""
-    with open_site(["golf", "hotel", "india", *Fleet.NAMES]) as site:
+    with open_site(["golf", "hotel", "india", "mike", *Fleet.NAMES]) as site:
         yield site
 
 
@@ -125,6 +125,30 @@ def test_the_line_alone_meshes_a_bare_debian_and_uninstall_leaves_nothing(
         after = golf.files()
         assert {path: after.get(path) for path in {*files, *after} if files.get(path) != after.get(path)} == {}
         assert golf.network() == network
+
+
+def test_under_systemd_it_is_a_service_that_goes_without_a_trace(
+    site: Site, console: RunningConsole, tmp_path: Path
+) -> None:
+    tree = unpack("bookworm", *BARE, *SYSTEMD)
+    with lend(site.machines["mike"], tree, tmp_path) as still, boot(still) as mike:
+        units = ("find", "/etc/systemd", "/run/systemd/system", "/run/systemd/transient", "!", "-type", "d")
+        before, network, service = mike.files(), mike.network(), mike.execute(*units).stdout
+        done = mike.sh(named(line(console), "mike"))
+        assert done.returncode == 0, done.stderr
+        assert "the service is enabled and started" in done.stdout
+        await_true(lambda: "mike" in reporting(console), SECONDS, "the console does not hear of it")
+        assert mike.execute("systemctl", "is-active", "kubespan-agent").stdout == "active\n"
+        assert mike.execute("systemctl", "is-enabled", "kubespan-agent").stdout == "enabled\n"
+        gone = mike.execute("kubespan-agent", "uninstall", "--yes")
+        assert gone.returncode == 0, gone.stderr
+        assert mike.execute("systemctl", "list-units", "--all", "--no-legend", "kubespan*").stdout == ""
+        assert mike.execute(*units).stdout == service
+        after = mike.files()
+        journal = ("var/log", "run/log")
+        changed = {path for path in {*before, *after} if before.get(path) != after.get(path)}
+        assert {path for path in changed if not path.startswith(journal)} == set()
+        assert mike.network() == network
 
 
 def test_an_old_python_is_told_in_a_sentence_and_nothing_is_changed(
