@@ -65,7 +65,14 @@ def _of_node(
         worst_one = obstacles[0]
         others = f" (and {count(len(obstacles) - 1, 'more finding')})" if len(obstacles) > 1 else ""
         rank, tone = (1, "bad") if worst_one.stops else (6, "warn")
-        yield Attention(rank, "alert-triangle", tone, node, f"preflight: {worst_one.text}{others}", worst_one.since)
+        yield Attention(
+            rank,
+            "alert-triangle",
+            tone,
+            node,
+            f"preflight: {worst_one.text.removesuffix('.')}{others}",
+            worst_one.since,
+        )
     if odd := clock(node.clock_skew):
         yield Attention(6, "clock", "warn", node, f"has a clock that is {odd}")
 

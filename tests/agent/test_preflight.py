@@ -306,7 +306,7 @@ def test_a_firewall_that_may_drop(rules):
 def test_only_a_firewall_that_keeps_answers_out_stops_the_mesh(rules, code):
     (finding,) = find(Facts(ruleset=rules, interfaces=("eth0",)))
     assert (finding.code, stops(finding)) == (code, code == "firewall-closed")
-    assert finding.remedy == "nft insert rule inet t base udp dport 51820 accept"
+    assert finding.remedy.startswith("nft insert rule inet t base udp dport 51820 accept  #")
 
 
 def test_rules_that_chase_each_other_end():

@@ -134,7 +134,7 @@ def test_iptables(machines):
         mesh(here, 0, peers=silent_peer())
         mesh(there, 1)
         found = one(examine(here), "firewall")
-        assert found.remedy == "iptables -I INPUT -p udp --dport 51820 -j ACCEPT"
+        assert found.remedy.startswith("iptables -I INPUT -p udp --dport 51820 -j ACCEPT  #")
         mend(here, found)
         assert examine(here) == ()
         until(lambda: handshakes_with(here))

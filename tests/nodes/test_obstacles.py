@@ -92,7 +92,7 @@ def test_the_node_page_shows_each_with_its_remedy(page, node):
     content = page.get(node.get_absolute_url()).content.decode()
     assert "Findings (2)" in content
     assert 'data-copy="sysctl -w a=0 &amp;&amp; echo &#x27;&lt;b&gt;&#x27;"' in content
-    assert content.index("stops the mesh") < content.index("warning</span>")
+    assert content.index("stops traffic") < content.index("warning</span>")
     record_findings(node.pk, [], NOW)
     assert "Findings (" not in page.get(node.get_absolute_url()).content.decode()
 
@@ -104,7 +104,7 @@ def test_the_cluster_page_counts_the_machines(page, cluster):
     record_findings(third.pk, [STRICT, CLOCK], NOW)
     content = page.get(cluster.get_absolute_url()).content.decode()
     assert "2 machines with findings" in content
-    assert "keeps the mesh from working" in content
+    assert "keeps traffic out of the mesh" in content
     note = content[content.index('id="hindered"') :]
     assert note.index(third.name) < note.index(first.name)
     assert second.name not in note[: note.index("</div>")]
@@ -119,6 +119,6 @@ def test_attention_has_them_with_what_stops_the_mesh_before_the_rest(cluster):
         node.session, node.applied_epoch, node.applied_number = "s", 1, cluster.revision
     found = attention.collect(nodes, {cluster.pk: cluster}, {}, {})
     assert [f"{entry.subject.name} {entry.tone} {entry.text}" for entry in found if "preflight" in entry.text] == [
-        "bulk-1 bad preflight: The kernel drops what comes. (and 1 more finding)",
-        "bulk-0 warn preflight: The clock is off.",
+        "bulk-1 bad preflight: The kernel drops what comes (and 1 more finding)",
+        "bulk-0 warn preflight: The clock is off",
     ]

@@ -151,7 +151,7 @@ def _delete_rule(block: Block) -> str:
     chain = block.rule_chain or block.chain
     return (
         f"nft delete rule {block.family} {block.table} {chain} handle {block.handle}"
-        "  # and in the file that it is loaded from"
+        "  # and in the file that the rules are loaded from"
     )
 
 
@@ -173,7 +173,11 @@ def find_closed_firewall(facts: Facts) -> Iterator[Finding]:
                 found[block] = families, closed
     for text, remedies in _one_each(found, ruleset, facts.mine.listen_port).items():
         code, words = text
-        yield Finding(code=code, text=words, remedy=" && ".join(dict.fromkeys(remedies)))
+        remedy = " && ".join(dict.fromkeys(remedies))
+        lasting = (
+            "" if remedy.startswith(("ufw", "firewall-cmd")) else "  # and in the file that the rules are loaded from"
+        )
+        yield Finding(code=code, text=words, remedy=remedy + lasting)
 
 
 def _base(block: Block) -> tuple[str, str, str]:
