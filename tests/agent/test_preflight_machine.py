@@ -5,12 +5,15 @@ The programs that other people configure networks with are in `test_preflight_pr
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import sys
 import time
 from base64 import b64encode
 from dataclasses import replace
 from ipaddress import IPv6Interface, ip_network
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +25,8 @@ from kubespan.agent.userspace import UserspaceWireGuard
 from kubespan.core.endpoint import Endpoint
 from kubespan.core.identity import KeyPair
 from kubespan.core.plan import NOTHING, Desired, Firewall, Link, Peer, Route, Rule, plan
+from tests.agent.console_double import ALPHA
+from tests.agent.test_process import Node
 from tests.namespaces import Lab
 
 pytestmark = pytest.mark.root
@@ -347,3 +352,51 @@ def test_nothing_is_there_for_a_network_that_was_taken_down(machine):
 
     machine.call(take_down)
     assert examine(machine, prefix=PREFIX) == ()
+
+
+# --------------------------------------------------------------------------------------------------------- the commands
+
+AGENT = str(Path(sys.executable).with_name("kubespan-agent"))
+
+
+def test_the_command_says_it_in_words_in_json_and_by_its_exit_status(machine, tmp_path):
+    words = (AGENT, "preflight", "--state-dir", str(tmp_path / "state"))
+    fine = machine.execute(*words)
+    assert (fine.returncode, fine.stdout) == (0, "nothing on this machine stands in the mesh's way\n")
+    machine.run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=1")
+    table = machine.execute(*words)
+    assert (table.returncode, table.stdout.startswith("ERROR    rp-filter: ")) == (1, True)
+    document = json.loads(machine.execute(*words, "-o", "json").stdout)
+    (finding,) = document["findings"]
+    assert (finding["code"], finding["stops"]) == ("rp-filter", True)
+    machine.run("sh", "-c", finding["remedy"])
+    assert machine.execute(*words).returncode == 0
+    assert not (tmp_path / "state").exists()
+
+
+def test_enrolment_refuses_before_anything_changes_and_can_be_told_to_go_on(machine, tmp_path):
+    machine.run("sysctl", "-qw", "net.ipv4.conf.all.rp_filter=1")
+    before = machine.run("nft", "list", "ruleset") + machine.ip("rule")
+    words = (AGENT, "enrol", "http://127.0.0.1:9", "--state-dir", str(tmp_path / "state"))
+    refused = machine.execute(*words, stdin="token")
+    assert refused.returncode == 1
+    assert "ERROR    rp-filter: " in refused.stderr
+    assert "--ignore rp-filter" in refused.stderr
+    assert not (tmp_path / "state").exists()
+    assert machine.run("nft", "list", "ruleset") + machine.ip("rule") == before
+    # Told to, it goes on to where there is no console.
+    assert "cannot reach the console" in machine.execute(*words, "--ignore", "rp-filter", stdin="token").stderr
+
+
+def test_leaving_takes_mesh_and_secret_away_and_keeps_the_keys(tmp_path):
+    with Lab() as lab:
+        node = Node(lab, tmp_path)
+        node.start()
+        assert "stop it first" in node.machine.execute(AGENT, "leave", "--yes", *node.options).stderr
+        node.end(signal.SIGTERM)
+        assert "of no cluster" in node.call("leave", "--yes")
+        assert (node.link(), node.servers()) == ("", set())
+        assert node.bench.store.agent().enrolment is None
+        assert not node.bench.store.path("settings.json").exists()
+        assert node.bench.store.keys() == ALPHA.keys
+        assert "not enrolled" in node.machine.execute(AGENT, "leave", "--yes", *node.options).stderr
