@@ -20,6 +20,8 @@ from kubespan.agent.firewall import (
     PassLoopback,
     PassNeighbours,
     PassOwn,
+    PassPublished,
+    PassServed,
     chains,
 )
 from kubespan.agent.kernel import KernelError
@@ -27,8 +29,8 @@ from kubespan.core.plan import Firewall
 from tests.namespaces import Lab
 
 
-def make(*networks: str, mtu: int = 1420) -> Firewall:
-    return Firewall(mtu=mtu, routed=frozenset(ip_network(network) for network in networks))
+def make(*networks: str, mtu: int = 1420, exempt: tuple[int, ...] = ()) -> Firewall:
+    return Firewall(mtu=mtu, routed=frozenset(ip_network(network) for network in networks), exempt=frozenset(exempt))
 
 
 def test_the_steps_are_the_specification_s():
@@ -54,6 +56,22 @@ def test_both_families_are_clamped_before_they_are_marked():
         Force(4, four),
         Force(6, six),
     ]
+
+
+def test_a_console_s_ports_pass_before_anything_is_forced():
+    table = make("10.0.0.0/8", exempt=(8443, 443))
+    assert chains(table) == {
+        PREROUTING: [PassOwn(1420), PassPublished(443), PassPublished(8443), Force(4, table.routed)],
+        OUTGOING: [
+            PassOwn(1420),
+            PassLoopback(),
+            PassNeighbours(),
+            PassServed(443),
+            PassServed(8443),
+            Clamp(4, table.routed, 1368),
+            Force(4, table.routed),
+        ],
+    }
 
 
 def test_nothing_routed_marks_nothing():
@@ -251,6 +269,9 @@ REAL = {
     "everything": make("0.0.0.0/0", "::/0"),
     "halves": make("0.0.0.0/1", "::/1"),
     "smallest mtu": make("10.0.0.0/8", mtu=1280),
+    "a console's port": make("10.0.0.0/8", exempt=(8443,)),
+    "several ports": make("10.0.0.0/8", "2001:db8::/32", exempt=(80, 443, 65535)),
+    "a port, and nothing routed": make(exempt=(443,)),
     "a thousand": make(*(f"10.{n // 128}.{n % 128 * 2}.0/24" for n in range(1000))),
 }
 
@@ -309,3 +330,28 @@ def test_marks_of_others_survive(machine):
     machine.run("ping", "-c1", "-W1", "192.0.2.2", check=False)
     listed = machine.run("nft", "list", "chain", "ip", "test", "after")
     assert "packets 0" not in listed
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param("delete rule inet kubespan kubespan_outgoing handle {served}", id="lost"),
+        pytest.param(
+            "replace rule inet kubespan kubespan_outgoing handle {served} tcp dport 443 accept", id="other way"
+        ),
+        pytest.param("replace rule inet kubespan kubespan_outgoing handle {served} udp sport 443 accept", id="UDP"),
+        pytest.param(
+            "replace rule inet kubespan kubespan_outgoing handle {served} tcp sport 444 accept", id="other port"
+        ),
+        pytest.param("replace rule inet kubespan kubespan_outgoing handle {served} tcp sport 443 drop", id="drop"),
+        pytest.param("insert rule inet kubespan kubespan_outgoing tcp sport 444 accept", id="a port more"),
+    ],
+)
+def test_an_exempt_port_that_is_altered_is_drift(machine, script):
+    wanted = make("10.0.0.0/8", exempt=(443,))
+    machine.call(lambda: firewall.apply(wanted))
+    listed = machine.run("nft", "-a", "list", "chain", "inet", "kubespan", OUTGOING)
+    (line,) = [line for line in listed.splitlines() if "sport 443" in line]
+    machine.run("nft", script.format(served=line.rpartition(" ")[2]))
+    assert machine.call(firewall.observe) == ALTERED
