@@ -27,9 +27,23 @@ from pathlib import Path
 
 import msgspec
 
+from kubespan.agent.store import AgentState, Enrolment, Store
 from kubespan.core.identity import KeyPair
 from kubespan.core.messages import REPORT_SECONDS, VERSIONS, Snapshot, Welcome
-from tests.agent.console_double import ALPHA, OWN_INDEX, SECRET, Bench, ConsoleDouble, sealed_secret, snapshot
+from tests.agent.console_double import (
+    ALPHA,
+    CLUSTER,
+    CLUSTER_ID,
+    CONSOLE_KEY,
+    OWN_INDEX,
+    SECRET,
+    SIGNING_KEY,
+    VERIFY_KEY,
+    ConsoleDouble,
+    Someone,
+    sealed_secret,
+    snapshot,
+)
 from tests.bench.answering import Answering
 from tests.bench.console import TICKS, CannotRun
 from tests.bench.example import MEMBERS, make_keys, make_snapshot
@@ -192,13 +206,8 @@ def running(lab: Lab, name: str, directory: Path, peers: int) -> Iterator[Runnin
     here, there = lab.machine(name), lab.machine(f"{name}-peers")
     lab.join(here, there, addresses=("192.0.2.1/24", "192.0.2.2/24"))
     keys, settings = make_settings(peers)
-    state = Bench(directory / name)
     with serving(there, lambda: _answer(keys)), serving(here, lambda: _console(settings)) as port:
-        enrolment = msgspec.structs.replace(state.enrolment, url=f"http://127.0.0.1:{port}")
-        agent = state.store.agent()
-        if agent is None:
-            raise RuntimeError("the machine is enrolled")
-        state.store.save_agent(msgspec.structs.replace(agent, enrolment=enrolment))
+        make_state(directory / name, ALPHA, f"http://127.0.0.1:{port}")
         log = directory / f"{name}.log"
         words = [
             sys.executable,
@@ -217,6 +226,24 @@ def running(lab: Lab, name: str, directory: Path, peers: int) -> Iterator[Runnin
         finally:
             process.terminate()
             process.wait()
+
+
+def make_state(directory: Path, someone: Someone, url: str) -> Store:
+    """The state directory of a machine that enrolled at this console."""
+    store = Store(directory)
+    store.create_keys(someone.keys)
+    store.create_node_id(someone.node_id)
+    enrolment = Enrolment(
+        url=url,
+        cluster=CLUSTER,
+        cluster_id=CLUSTER_ID,
+        cluster_name="office",
+        console_key=CONSOLE_KEY,
+        node_id=someone.node_id,
+        address=str(someone.address),
+    )
+    store.save_agent(AgentState(signing_key=SIGNING_KEY, verify_key=VERIFY_KEY, mac=someone.mac, enrolment=enrolment))
+    return store
 
 
 def make_settings(peers: int) -> tuple[list[KeyPair], Snapshot]:

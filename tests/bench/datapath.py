@@ -1,0 +1,194 @@
+"""TCP through our tunnel, beside one configured by hand with the same WireGuard in the same namespaces.
+
+Two machines on a wire, a real agent on each, with wireguard-go. `mesh` is to the other's KubeSpan address, `forced` to
+a network behind it, which nftables marks for the tunnel. `by_hand` is a second wireguard-go between the two, set by
+wg(8) and ip(8); while it is measured the agents stand still, and their table is dormant. Taken in turns, by iperf3.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from kubespan.agent.store import Settings
+from kubespan.core.messages import Snapshot
+from tests.agent.console_double import ALPHA, BRAVO, CLUSTER, SECRET, Someone, snapshot
+from tests.bench.agent import LAUNCH, hidden, make_state
+from tests.bench.console import CannotRun
+from tests.namespaces import Lab, Machine
+
+ROUNDS = 11
+SECONDS = 2
+"""Of each turn; a first second, in which TCP finds its pace, is not among them."""
+UP_SECONDS = 60.0
+MTU = 1420
+BEHIND = {"alpha": "10.91.0.1", "bravo": "10.92.0.1"}
+BY_HAND = {"alpha": "fd00:ab::1", "bravo": "fd00:ab::2"}
+UNDER = {"alpha": "192.0.2.1", "bravo": "192.0.2.2"}
+
+
+def bench(rounds: int = ROUNDS, seconds: int = SECONDS) -> dict[str, object]:
+    """Bits a second over each way, and how ours compare."""
+    if os.geteuid() != 0:
+        raise CannotRun("needs root: network namespaces")
+    if missing := [one for one in ("iperf3", "wg", "wireguard-go", "nft") if shutil.which(one) is None]:
+        raise CannotRun(f"not installed: {', '.join(missing)}")
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kubespan-bench-")))
+        lab = stack.enter_context(Lab())
+        machines = {someone.name: lab.machine(someone.name) for someone in (ALPHA, BRAVO)}
+        lab.join(machines["alpha"], machines["bravo"], addresses=(f"{UNDER['alpha']}/24", f"{UNDER['bravo']}/24"))
+        agents = [stack.enter_context(_agent(machines[one.name], one, directory)) for one in (ALPHA, BRAVO)]
+        _configure_by_hand(machines)
+        ways = {"by_hand": BY_HAND["bravo"], "mesh": str(BRAVO.address), "forced": BEHIND["bravo"]}
+        _await_force(machines)
+        for address in ways.values():
+            _await_ping(machines["alpha"], address)
+        stack.enter_context(_server(machines["bravo"]))
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        for number in range(rounds):
+            # Forwards and backwards, so that none always comes first.
+            for name, address in list(ways.items())[:: 1 if number % 2 else -1]:
+                with _stood_still(machines, agents) if name == "by_hand" else contextlib.nullcontext():
+                    tunnel = "hand" if name == "by_hand" else "kubespan"
+                    rates[name].append(_measure(machines["alpha"], address, tunnel, seconds))
+    return {
+        "seconds": seconds,
+        "rounds": rounds,
+        **{name: _spread(column) for name, column in rates.items()},
+        # Of turns that stand beside one another, so that a change of load troubles both alike.
+        **{f"{name}_ratio": _ratio(rates[name], rates["by_hand"]) for name in ("mesh", "forced")},
+        "ratio": min(_ratio(rates[name], rates["by_hand"]) for name in ("mesh", "forced")),
+    }
+
+
+def _spread(rates: list[float]) -> dict[str, float]:
+    low, middle, high = statistics.quantiles(rates, n=4)
+    return {name: round(rate / 1e6, 1) for name, rate in (("mbit_s", middle), ("from", low), ("to", high))}
+
+
+def _ratio(ours: list[float], reference: list[float]) -> float:
+    return round(statistics.median(one / other for one, other in zip(ours, reference, strict=True)), 3)
+
+
+def _settings() -> Snapshot:
+    members = [
+        someone.member(
+            addresses=(UNDER[someone.name], BEHIND[someone.name]), endpoints=(f"{UNDER[someone.name]}:51820",)
+        )
+        for someone in (ALPHA, BRAVO)
+    ]
+    return snapshot(1, *members)
+
+
+@contextlib.contextmanager
+def _agent(machine: Machine, someone: Someone, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A real agent with settings in its store, and no console to be had."""
+    machine.ip(f"address add {BEHIND[someone.name]}/32 dev lo")
+    machine.ip("route add default dev wire0")
+    state = directory / someone.name
+    store = make_state(state, someone, "http://127.0.0.1:9")
+    store.save_settings(Settings(cluster=CLUSTER, secret=SECRET, secret_generation=1, snapshot=_settings()))
+    words = [sys.executable, "-c", LAUNCH.format(hidden=hidden()), "run", "--data-plane", "userspace"]
+    with (directory / f"{someone.name}.log").open("wb") as log:
+        process = machine.start(*words, "--state-dir", str(state), stdout=log, stderr=subprocess.STDOUT)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _configure_by_hand(machines: dict[str, Machine]) -> None:
+    for someone, other in ((ALPHA, BRAVO), (BRAVO, ALPHA)):
+        machine = machines[someone.name]
+        machine.run("wireguard-go", "hand")
+        lines = [
+            "[Interface]",
+            f"PrivateKey = {someone.keys.private_key}",
+            "ListenPort = 51821",
+            "FwMark = 0x20",  # our table, while it is not dormant, forces the underlay's addresses, too
+            "[Peer]",
+            f"PublicKey = {other.keys.public_key}",
+            f"PresharedKey = {SECRET}",
+            f"AllowedIPs = {BY_HAND[other.name]}/128",
+            f"Endpoint = {UNDER[other.name]}:51821",
+            "PersistentKeepalive = 25",
+        ]
+        machine.run("wg", "setconf", "hand", "/dev/stdin", stdin="\n".join([*lines, ""]))
+        machine.ip(f"link set hand up mtu {MTU}")
+        machine.ip(f"address add {BY_HAND[someone.name]}/64 dev hand nodad")
+
+
+@contextlib.contextmanager
+def _stood_still(machines: dict[str, Machine], agents: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Nothing of ours but WireGuard at work: neither the agents nor their rules."""
+
+    def set_flags(flags: str) -> None:
+        for machine in machines.values():
+            machine.run("nft", f"add table inet kubespan {flags}")
+
+    for agent in agents:
+        agent.send_signal(signal.SIGSTOP)
+    set_flags("{ flags dormant; }")
+    try:
+        yield
+    finally:
+        set_flags("")
+        for agent in agents:
+            agent.send_signal(signal.SIGCONT)
+
+
+def _await_force(machines: dict[str, Machine]) -> None:
+    """Wait until both agents have seen the other one, before which nothing is forced."""
+    deadline = time.monotonic() + UP_SECONDS
+    while any("daddr" not in machine.run("nft", "list", "ruleset") for machine in machines.values()):
+        if time.monotonic() > deadline:
+            raise RuntimeError("the agents do not force any traffic")
+        time.sleep(0.1)
+
+
+def _await_ping(machine: Machine, address: str) -> None:
+    deadline = time.monotonic() + UP_SECONDS
+    ping = ["ping", "-c1", "-W1", address]
+    while machine.execute(*ping).returncode:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{address} does not answer")
+
+
+@contextlib.contextmanager
+def _server(machine: Machine) -> Iterator[None]:
+    process = machine.start("iperf3", "--server", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not machine.run("ss", "-Hltn", "sport = :5201"):
+            time.sleep(0.05)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _measure(machine: Machine, address: str, tunnel: str, seconds: int) -> float:
+    """Bits a second that arrived, through this tunnel."""
+    before = _count_sent(machine, tunnel)
+    words = ["iperf3", "--client", address, "--time", str(seconds), "--omit", "1", "--json"]
+    found = json.loads(machine.run(*words))["end"]["sum_received"]
+    if _count_sent(machine, tunnel) - before < found["bytes"]:
+        raise RuntimeError(f"traffic to {address} did not go through {tunnel}")
+    return float(found["bits_per_second"])
+
+
+def _count_sent(machine: Machine, interface: str) -> int:
+    """Bytes that the interface was given."""
+    (link,) = json.loads(machine.run("ip", "-json", "-statistics", "link", "show", interface))
+    return int(link["stats64"]["tx"]["bytes"])
