@@ -22,6 +22,8 @@ from nodes.models import (
     Console,
     Node,
     Obstacle,
+    Rollout,
+    RolloutStep,
     Rotation,
     Token,
     Tombstone,
@@ -121,6 +123,26 @@ class RotationAdmin(Shown):
     list_display = ("cluster", "generation", "automatic", "started", "started_by")
     list_select_related = ("cluster",)
     search_fields = ("cluster__name", "started_by")
+
+
+@admin.register(Rollout)
+class RolloutAdmin(Shown):
+    """Upgrades of agents."""
+
+    list_display = ("cluster", "version", "state", "started", "started_by", "ended")
+    list_filter = ("state", "cluster")
+    list_select_related = ("cluster",)
+    search_fields = ("cluster__name", "version", "sha256", "started_by")
+
+
+@admin.register(RolloutStep)
+class RolloutStepAdmin(Shown):
+    """What became of each node in an upgrade."""
+
+    list_display = ("rollout", "node", "order", "state", "before", "told", "ended")
+    list_filter = ("state",)
+    list_select_related = ("rollout__cluster", "node")
+    search_fields = ("node__name", "reason")
 
 
 @admin.register(Change)

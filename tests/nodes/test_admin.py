@@ -10,7 +10,7 @@ from django.urls import reverse
 
 from kubespan.core.messages import Finding, Notice
 from nodes.counters import count
-from nodes.models import Cluster, Rotation, Token
+from nodes.models import Cluster, Rollout, RolloutStep, Rotation, Token
 from nodes.services import nodes, obstacles, people, rotation, sessions
 from tests.factories import NOW, Machine, enrol, make_cluster, make_token
 
@@ -33,6 +33,10 @@ def rows():
     edge = enrol(cluster, Machine("edge"))
     sessions.record_notice(edge.pk, Notice(kind="drift", text="healed"), NOW)
     obstacles.record_findings(edge.pk, [Finding(code="port-taken", text="UDP port 1 is taken", remedy="kill 1")], NOW)
+    rollout = Rollout.objects.create(
+        cluster=cluster, version="0.2.0", sha256="ab" * 32, size=1, started=NOW, started_by="tests"
+    )
+    RolloutStep.objects.create(rollout=rollout, node=edge, order=0, before="0.1.0")
     nodes.remove_node("tests", enrol(cluster, Machine("gone")), "gone", NOW)
 
 
