@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import threading
+import time
 from base64 import b64encode
 from dataclasses import replace
 
@@ -11,12 +15,15 @@ from kubespan.agent import wireguard as kernel_wireguard
 from kubespan.agent.userspace import UserspaceWireGuard
 from kubespan.agent.wireguard import KernelWireGuard, decode_device
 from kubespan.core.plan import RemovePeers, SetFirewall, SetPeers, plan
-from tests.agent.data_plane import DATA_PLANES, bring, data_plane, look, make_desired, make_peer
+from tests.agent.data_plane import DATA_PLANES, SECRET, bring, data_plane, look, make_desired, make_key, make_peer
+from tests.bench.answering import Answering
 from tests.namespaces import Lab
 
 pytestmark = pytest.mark.root
 
 THOUSAND = 1000
+LIVE = 100 if os.environ.get("KUBESPAN_VM") else THOUSAND
+"""Peers that answer: their half of a handshake is Python's, which an emulated processor is slow at."""
 
 
 @pytest.fixture(params=DATA_PLANES)
@@ -112,6 +119,50 @@ def test_a_thousand_peers_come_change_and_go(machine, wireguard, told):
     bring(machine, wireguard, replace(grown, peers={more.public_key: more}))
     assert set(look(machine, wireguard).peers) == {more.public_key}
     assert len(named(told)) == THOUSAND - 1
+
+
+@pytest.fixture
+def answering(machine):
+    """A machine whose only business is to be at the other end: live peers of `machine`, by their numbers."""
+    numbers = range(10, 10 + LIVE)
+    with Lab() as lab:
+        there = lab.machine("there")
+        lab.join(machine, there, addresses=("192.0.2.1/24", "192.0.2.2/24"))
+        ready, ended = threading.Event(), threading.Event()
+
+        async def answer():
+            loop = asyncio.get_running_loop()
+            peers = [make_key(number) for number in numbers]
+            transport, _ = await loop.create_datagram_endpoint(
+                lambda: Answering(peers, SECRET), local_addr=("192.0.2.2", 51820)
+            )
+            ready.set()
+            await loop.run_in_executor(None, ended.wait)
+            transport.close()
+
+        thread = threading.Thread(target=there.call, args=(answer,))
+        thread.start()
+        assert ready.wait(60)
+        yield [make_peer(n, f"fd7f::{n:x}/128", endpoint="192.0.2.2:51820") for n in numbers]
+        ended.set()
+        thread.join()
+
+
+def test_one_peer_more_disturbs_no_session(machine, wireguard, answering):
+    wanted = make_desired(*answering)
+    bring(machine, wireguard, wanted)
+    deadline = time.monotonic() + 60
+    before = look(machine, wireguard)
+    while not all(counters.last_handshake for counters in before.counters.values()):
+        assert time.monotonic() < deadline
+        before = look(machine, wireguard)
+    more = make_peer(9, "fd7f::9/128")
+    assert bring(machine, wireguard, make_desired(*answering, more)) == [SetPeers((more,))]
+    after = look(machine, wireguard)
+    for key, counters in before.counters.items():
+        assert after.counters[key].last_handshake == counters.last_handshake
+        assert after.counters[key].received == counters.received
+    assert len(before.counters) == LIVE
 
 
 def test_a_peer_with_very_many_networks_among_others(machine, wireguard, monkeypatch):

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from base64 import b64encode
-from ipaddress import ip_network
+from ipaddress import IPv6Address, ip_network
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,10 @@ from kubespan.agent import userspace
 from kubespan.agent.kernel import Device, KernelError
 from kubespan.agent.netlink import LinuxKernel
 from kubespan.agent.userspace import UserspaceWireGuard, decode_device, encode_device, encode_peers, encode_removals
+from kubespan.core.affiliate import Affiliate
 from kubespan.core.endpoint import Endpoint
 from kubespan.core.identity import KeyPair
+from kubespan.core.peer_spec import peer_specs
 from kubespan.core.plan import Link, Peer, PeerCounters
 from tests.namespaces import Lab
 
@@ -117,6 +119,21 @@ persistent_keepalive_interval=0
 )
 def test_an_endpoint_of_an_answer(text, expected):
     assert str(userspace._parse_endpoint(text)) == expected
+
+
+def test_what_is_read_again_is_the_same_object():
+    """A thousand peers are looked at all day, and their networks are large objects."""
+    answer = f"private_key={OTHER}\n" + encode_peers([PEER]) + "\n"
+    first, second = (decode_device(answer).peers[PEER.public_key] for _ in range(2))
+    assert first == PEER
+    assert first.endpoint is second.endpoint
+    assert all(one is other for one, other in zip(first.allowed_ips, second.allowed_ips, strict=True))
+    # What was decided of the peer's own words is known by the same objects.
+    addresses = (IPv6Address("fd00::1"),)
+    (spec,) = peer_specs(
+        [Affiliate("n", addresses, public_key=PEER.public_key, address=addresses[0])], "own"
+    ).specs.values()
+    assert spec.allowed_ips[0] is first.allowed_ips[1]
 
 
 def test_under_systemd_it_has_a_scope_of_its_own(tmp_path, monkeypatch):

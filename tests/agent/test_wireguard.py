@@ -58,6 +58,12 @@ def test_peers_are_read_as_they_are_written():
     assert set(device.counters.values()) == {PeerCounters()}
 
 
+def test_what_is_read_again_is_the_same_object():
+    first, second = (decode_device(encode_peers(PEERS)).peers[key(1)] for _ in range(2))
+    assert first.endpoint is second.endpoint
+    assert all(one is other for one, other in zip(first.allowed_ips, second.allowed_ips, strict=True))
+
+
 def test_the_device_is_read_as_it_is_written():
     link = Link(mtu=1420, listen_port=51820, private_key=key(7))
     device = decode_device([encode_device(link)])

@@ -59,7 +59,7 @@ LOCK = Path(__file__).parent.parent.parent / "requirements" / "agent.lock"
 PORT = 51820
 
 IMPORTS = (
-    "asyncio", "ssl", "msgspec", "structlog", "cryptography.hazmat.primitives.hpke", "click", "yaml", "urllib3",
+    "asyncio", "ssl", "msgspec", "structlog", "cryptography.hazmat.primitives.hpke", "click", "yaml",
     "websockets.asyncio.client", "pyroute2", "kubespan.agent.__main__", "kubespan.agent.start",
 )  # fmt: skip
 """In this order, so that what two share counts for the first."""

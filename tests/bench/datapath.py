@@ -27,7 +27,7 @@ from tests.bench.agent import LAUNCH, hidden, make_state
 from tests.bench.console import CannotRun
 from tests.namespaces import Lab, Machine
 
-ROUNDS = 11
+ROUNDS = 15
 SECONDS = 2
 """Of each turn; a first second, in which TCP finds its pace, is not among them."""
 UP_SECONDS = 60.0
