@@ -24,7 +24,9 @@ def record_findings(node_pk: int, findings: Sequence[Finding], now: datetime) ->
         for one in findings[:MOST]
     ]
     with transaction.atomic():
-        node = Node.objects.approved().select_for_update().only("pk", "cluster_id").filter(pk=node_pk).first()
+        # Without an order: that of nodes begins with the cluster's name, and its row would be locked as well.
+        approved = Node.objects.approved().order_by().select_for_update()
+        node = approved.only("pk", "cluster_id").filter(pk=node_pk).first()
         if node is None:
             return
         known = {(one.code, one.text, one.remedy): one.since for one in node.obstacles.all()}
