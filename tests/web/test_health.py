@@ -1,10 +1,12 @@
 """The probes: alive without looking at anything, ready only with everything."""
 
+import contextlib
 import json
+import sqlite3
 
 import pytest
 from django.conf import settings
-from django.db import connections
+from django.db import connection, connections
 from django.test import RequestFactory
 
 from nodes import health
@@ -84,6 +86,18 @@ def test_the_database_is_away(python, production):
     environ = production | {"REDIS_URL": settings.REDIS_URL, "DJANGO_SETTINGS_MODULE": "kubespan_web.settings"}
     ran = python("-c", program, **environ)
     assert json.loads(ran.stdout)["checks"]["database"] == "cannot connect: OperationalError"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_page_says_when_somebody_else_keeps_the_embedded_database(client):
+    password = "a long password of nobody"
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA busy_timeout = 50")  # of 20 s
+    with contextlib.closing(sqlite3.connect(connection.settings_dict["NAME"], isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        answer = client.post("/first/", {"code": "c", "username": "u", "password": password, "again": password})
+    assert answer.status_code == 503
+    assert "locked by somebody else" in answer.text
 
 
 ASK = """
