@@ -35,6 +35,7 @@ from tests.crowd import Crowd
 from tests.end_to_end.pinger import Pinger
 from tests.faults.balancer import Balancer
 from tests.faults.changes import Always, Book, Browser, NotAcknowledged, Services, Wish, endpoints
+from tests.faults.machine import Look, look, others_share
 from tests.faults.schedule import Kill, schedule
 from tests.faults.site import Part, Rows, Site, await_back, free_port
 
@@ -45,7 +46,8 @@ CROWD = int(os.environ.get("KUBESPAN_FAULTS_CROWD", "300"))
 KILLS = int(os.environ.get("KUBESPAN_FAULTS_KILLS", "20"))
 SEED = int(os.environ.get("KUBESPAN_FAULTS_SEED", "20260"))
 LIMIT = 10.0
-"""Seconds after which everyone must hold what was acknowledged after the killed one was back."""
+"""Seconds after which everyone must hold what was acknowledged after the killed one was back; what other programs took
+of the machine meanwhile is not counted (machine.py)."""
 PATIENCE = 60.0
 """Seconds until a test gives up waiting: it is to tell by how much the limit was missed."""
 UP_SECONDS = 120.0
@@ -66,6 +68,10 @@ class World:
     cluster: str
     guests: str
     """Token by which machines ask to join that an operator must approve."""
+
+    def look(self) -> Look:
+        """What has been taken of the processors; `wireguard-go` has left its agent's session, and us."""
+        return look(pid for agent in self.mesh.agents.values() for pid in agent.machine.processes())
 
     def followed(self, name: str) -> Revision:
         """The revision that a real agent says it follows."""
@@ -214,12 +220,31 @@ def cut(world: World, away: float) -> float:
     return float(world.crowd.ask("drop")["at"])
 
 
-def recover(world: World, kill: Kill, strike: Callable[[float], float]) -> float:
-    """One fault; gives how long after its end everyone had what was changed after it."""
+@dataclass(frozen=True)
+class Recovery:
+    """How long after a fault's end everyone had what was changed after it."""
+
+    wall: float
+    others: float
+    """Which part of the machine other programs had meanwhile, from 0 to 1."""
+
+    @property
+    def seconds(self) -> float:
+        """What it would have taken without them."""
+        return self.wall * (1 - self.others)
+
+    def __str__(self) -> str:
+        return f"{self.seconds:5.2f} s ({self.wall:.2f} s with others' {self.others:.0%} of the machine)"
+
+
+def recover(world: World, kill: Kill, strike: Callable[[float], float]) -> Recovery:
+    """One fault, and what comes after it."""
     time.sleep(kill.calm)
     back = strike(kill.away)
+    before = world.look()
     revision = world.book.await_revision(back, PATIENCE)
-    return max(0.0, world.await_all(revision, PATIENCE) - back)
+    last = world.await_all(revision, PATIENCE)
+    return Recovery(max(0.0, last - back), others_share(before, world.look()))
 
 
 # ---------------------------------------------------------------------------------------------------------- the proof
@@ -234,31 +259,34 @@ def test_any_one_is_killed_and_nothing_acknowledged_is_lost(world: World, tmp_pa
         change_by_services(world, turns(world, crowd[::2]), fresh),
         change_by_pages(world, turns(world, crowd[1::2]), fresh),
     ]
-    seconds: dict[str, list[float]] = defaultdict(list)
+    found: dict[str, list[Recovery]] = defaultdict(list)
     with ping_all(world, tmp_path) as pingers:
         with Always(*works):
             strikes = victims(world)
             for number, kill in enumerate(schedule(SEED, [*strikes], KILLS), 1):
-                seconds[kill.victim].append(recover(world, kill, strikes[kill.victim]))
-                print(
-                    f"{number:3} {kill.victim:12} away {kill.away:.1f} s, back to one: {seconds[kill.victim][-1]:.2f} s"
-                )
+                found[kill.victim].append(recover(world, kill, strikes[kill.victim]))
+                print(f"{number:3} {kill.victim:12} away {kill.away:.1f} s, recovered in {found[kill.victim][-1]}")
         last = newest(world)
         world.await_all(last, PATIENCE)
         await_true(lambda: all_applied(world), PATIENCE, "the console does not know that all follow the last revision")
         lost = {pinger.log.name: pinger.lost for pinger in pingers}
-    say(world.book, seconds)
+    say(world.book, found)
     check_book(world)
     assert not any(lost.values()), f"lost pings: {lost}"
-    worst = max(itertools.chain(*seconds.values()))
-    assert worst < LIMIT, f"everyone had the last revision only after {worst:.1f} s"
+    worst = max(itertools.chain(*found.values()), key=lambda recovery: recovery.seconds)
+    assert worst.seconds < LIMIT, f"everyone had the last revision only after {worst}"
 
 
-def say(book: Book, seconds: dict[str, list[float]]) -> None:
+def say(book: Book, found: dict[str, list[Recovery]]) -> None:
     """Print what was measured."""
     print(f"{book.count} changes acknowledged, {len(book.failures)} not")
-    for victim, found in sorted(seconds.items()):
-        print(f"{victim:12} median {statistics.median(found):.2f} s, most {max(found):.2f} s, of {len(found)}")
+    for victim, recoveries in sorted(found.items()):
+        seconds = [recovery.seconds for recovery in recoveries]
+        wall = max(recovery.wall for recovery in recoveries)
+        median, most = statistics.median(seconds), max(seconds)
+        print(
+            f"{victim:12} {len(seconds)} kills, median {median:5.2f} s, most {most:5.2f} s ({wall:.2f} s with others)"
+        )
 
 
 @contextmanager
