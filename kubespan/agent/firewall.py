@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import (
     IPv4Network,
     IPv6Network,
@@ -187,6 +188,7 @@ class _Altered(Exception):
     """The listing has something that the agent never writes."""
 
 
+@lru_cache(maxsize=1)  # of a thousand networks it takes longer to understand than to get, and rarely changes
 def read(listing: str) -> Firewall:
     """Understand nft's JSON listing of the table; `ALTERED` where anything in it is not as the agent writes it."""
     try:

@@ -103,6 +103,8 @@ def test_a_thousand_peers_come_change_and_go(machine, wireguard, told):
     after = look(machine, wireguard)
     assert {key: after.counters[key] for key in observed.counters} == observed.counters
     assert {key: after.peers[key] for key in observed.peers} == observed.peers
+    # The table's listing is as before: it is not understood anew.
+    assert after.firewall is observed.firewall
 
     # One changes, one goes, one moves to another endpoint.
     changed = replace(peers[0], allowed_ips=(*peers[0].allowed_ips, *make_peer(0, "fd70::/64").allowed_ips))
