@@ -27,6 +27,7 @@ from kubespan.agent.start import load, own_address
 from kubespan.agent.store import Store
 from kubespan.agent.trust import ConsoleUrl, parse_certificate, tls_context
 from kubespan.core.endpoint import Endpoint
+from kubespan.core.messages import Finding
 from tests.fakes import FakeKernel
 
 LINE = re.compile(r"echo (\S+) \| sudo kubespan-agent enrol (https://\S+) --pin (sha256:[0-9a-f]{64}) --token-file -")
@@ -131,6 +132,11 @@ class World:
             case "skip", (name, seconds):
                 self.machines[name].clock.skipped += float(seconds)
                 self.machines[name].agent.talk.news.set()
+            case "find", (name, *findings):
+                talk = self.machines[name].agent.talk
+                parts = [finding.split("|") for finding in findings]
+                talk.findings = tuple(Finding(code=code, text=text, remedy=remedy) for code, text, remedy in parts)
+                talk.sayable.set()
             case _:
                 raise ValueError(f"{verb}: no such verb")
 

@@ -79,6 +79,35 @@ def test_every_page(open_browser, mesh, view):
     browser.check()
 
 
+FINDINGS = (
+    (
+        "rp-filter|The kernel drops what peers send.|printf '%s\\n' 'net.ipv4.conf.all.rp_filter = 0' "
+        "> /etc/sysctl.d/99-z-kubespan.conf && sysctl -e -p /etc/sysctl.d/99-z-kubespan.conf"
+    ),
+    "firewall|The firewall ufw may drop what peers send to UDP port 51820.|ufw allow 51820/udp",
+)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_findings_come_and_go_by_themselves(open_browser, mesh, machines, view):
+    browser = open_browser(**view, reduced_motion="reduce").sign_in()
+    page = browser.page
+    page.goto("/nodes/?q=nas")
+    page.get_by_role("link", name="nas", exact=True).click()
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    machines.tell("find", "nas", *FINDINGS)
+    expect(page.get_by_role("heading", name="Findings (2)")).to_be_visible()
+    expect(page.get_by_text("stops traffic")).to_be_visible()
+    browser.check()
+    page.goto("/")
+    expect(page.get_by_text("preflight: The kernel drops what peers send (and 1 more finding)")).to_be_visible()
+    page.goto(f"/clusters/{mesh}/")
+    expect(page.get_by_text("1 machine with findings.")).to_be_visible()
+    browser.check()
+    machines.tell("find", "nas")
+    expect(page.get_by_text("1 machine with findings.")).to_be_hidden()
+
+
 @pytest.mark.parametrize("view", VIEWS)
 def test_the_admin(open_browser, mesh, view):
     """Django's own pages keep to the policy as well; of each kind one."""
