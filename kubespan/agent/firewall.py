@@ -25,7 +25,7 @@ from ipaddress import (
 from typing import Any
 
 from kubespan.agent.kernel import KernelError
-from kubespan.core.endpoint import IPNetwork
+from kubespan.core.endpoint import IPNetwork, share
 from kubespan.core.plan import FROM_WIREGUARD, MARK_MASK, TO_WIREGUARD, Firewall
 
 TABLE = "kubespan"
@@ -356,7 +356,7 @@ def _read_networks(right: Any) -> list[IPNetwork]:
                 networks += summarize_address_range(ip_address(first), ip_address(last))
             case _:
                 raise _Altered
-    return list(collapse_addresses(networks))  # type: ignore[type-var]  # all of one family
+    return list(map(share, collapse_addresses(networks)))  # type: ignore[type-var]  # all of one family
 
 
 def _forces(mangle: Mapping[str, Any]) -> bool:
