@@ -11,6 +11,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from nodes.playground import RunningConsole
 from tests.browser.machines import Machines
+from tests.handout import hand_out
 
 PASSWORD = "correct horse battery"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -48,6 +49,10 @@ def console(tmp_path_factory):
     """A console from nothing, with nobody in it yet."""
     addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
     running = RunningConsole(tmp_path_factory.mktemp("console"), listen=addresses[0], tls_listen=addresses[1])
+    handed_out = running.directory / "agent"
+    handed_out.mkdir()
+    hand_out(handed_out)  # whether this tree has one built or not
+    running.env["KUBESPAN_AGENT_FILES"] = str(handed_out)
     running.start()
     yield running
     running.stop()

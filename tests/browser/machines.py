@@ -30,7 +30,8 @@ from kubespan.core.endpoint import Endpoint
 from kubespan.core.messages import Finding
 from tests.fakes import FakeKernel
 
-LINE = re.compile(r"echo (\S+) \| sudo kubespan-agent enrol (https://\S+) --pin (sha256:[0-9a-f]{64}) --token-file -")
+LINE = re.compile(r"echo (kst_\S+) \| .*?(https://\S+) (?:--pin )?(sha256:[0-9a-f]{64})")
+"""Token, console and pin, in the line that brings an agent along and in the one for a machine that has it."""
 SYSTEM = "Debian GNU/Linux 12 (bookworm)"
 
 
@@ -200,7 +201,7 @@ class Machines:
 
     def join(self, name: str, line: str, *networks: str) -> None:
         """Enrol by the line that the console shows, and start."""
-        token, url, pin = LINE.fullmatch(line).groups()
+        token, url, pin = LINE.search(line).groups()
         self.tell("enrol", name, url, pin, token, *networks)
         self.tell("start", name)
 

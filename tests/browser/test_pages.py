@@ -58,7 +58,8 @@ def test_every_page(open_browser, mesh, view):
     plain = ["/clusters/", "/clusters/create/", "/clusters/import/", "/nodes/", "/nodes/?q=nobody", "/tokens/"]
     plain += ["/activity/", "/activity/?tab=audit"]
     plain += [
-        cluster + tab for tab in ("options/", "activity/", "activity/?kind=audit", "secret/", "rotation/", "delete/")
+        cluster + tab
+        for tab in ("options/", "agents/", "activity/", "activity/?kind=audit", "secret/", "rotation/", "delete/")
     ]
     for address in plain:
         page.goto(address)
