@@ -66,6 +66,7 @@ def configure(form: str, level: str) -> dict[str, Any]:
             *(step for step in _SHARED if not isinstance(step, structlog.stdlib.ExtraAdder)),
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET),  # the level is the standard library's
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )

@@ -24,7 +24,7 @@ from kubespan.agent.loop import Agent, Ending, Place
 from kubespan.agent.mesh import Own
 from kubespan.agent.trust import ConsoleUrl, Way, tls_context
 from kubespan.agent.upgrade import Succession
-from kubespan.core.messages import Claim, Upgrade, UpgradeFailed
+from kubespan.core.messages import Applied, Claim, Upgrade, UpgradeFailed
 from kubespan.core.release import ARCHIVE_PATH, RELEASE_PATH, Release
 from tests.agent.archives import sha256, small_archive
 from tests.agent.certificates import make_certificate
@@ -165,6 +165,7 @@ async def test_what_the_console_offers_is_fetched_put_in_place_and_made_way_for(
         task = asyncio.create_task(agent.run(console.way))
         line = await console.line()
         await line.let_in(sealed_secret(), snapshot())
+        await line.hear(Applied)
         await line.say(OFFER)
         assert await task is Ending.REPLACED
     assert fetched.asked == [OFFER]
