@@ -156,7 +156,7 @@ def the_overview_follows(page, machines):
     page.keyboard.press("g")
     page.keyboard.press("o")
     attention = page.get_by_role("region", name="Needs attention")
-    expect(attention).to_contain_text("edge-1 has a clock that is 400 s ahead")
+    expect(attention).to_contain_text("edge-1 has a clock that is 6 m ahead")
     machines.tell("stop", "edge-2")
     expect(attention).to_contain_text("edge-2 is away")
     machines.tell("start", "edge-2")

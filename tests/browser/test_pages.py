@@ -149,7 +149,7 @@ def test_errors_look_like_the_rest(open_browser, mesh, console):
     browser.check_both()
     with without_tokens(console):
         alice.goto("/tokens/")
-        expect(alice.get_by_role("heading", name="Something went wrong here")).to_be_visible()
+        expect(alice.get_by_role("heading", name="The database is away")).to_be_visible()
         html = alice.content()
     page.route("**/broken/", lambda route: route.fulfill(body=html, content_type="text/html"))
     page.goto("/broken/")
