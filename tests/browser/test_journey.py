@@ -175,7 +175,7 @@ def a_node_is_removed_everywhere(browser, machines):
     dialog.get_by_label("Type edge-1 to go on").fill("edge-1")
     go_on.click()
     expect(page.get_by_text("edge-1 is removed.")).to_be_visible()
-    expect(page.get_by_text("Every member has dropped it.")).to_be_visible()
+    expect(page.get_by_text("Every member that this console knows has dropped it.")).to_be_visible()
     browser.check_both()
     page.get_by_role("link", name="homelab").first.click()
     expect(page.locator("[data-count=nodes]")).to_have_text("1")
