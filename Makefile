@@ -72,6 +72,10 @@ lock: .uv/bin/uv ## pin every dependency with hashes from pyproject.toml; ARGS=-
 	compile console --extra console -c requirements/dev.lock; \
 	compile agent -c requirements/dev.lock
 
+.PHONY: proto
+proto: environment ## generate the discovery protocol's messages from the .proto files
+	@$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. kubespan/discovery/proto/*.proto
+
 .PHONY: frontend
 frontend: environment ## what pages load: npm packages by lock file, built into nodes/static
 	@scripts/frontend.sh build

@@ -1,0 +1,1 @@
+"""Finding each other: the discovery protocol's service and client (spec/discovery-protocol.md)."""

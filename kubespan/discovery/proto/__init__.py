@@ -1,0 +1,1 @@
+"""The protocol's messages: the .proto files, and what `make proto` generates from them."""
