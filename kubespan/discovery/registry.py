@@ -20,8 +20,12 @@ class NotServed(Exception):
     """This service does not serve that cluster."""
 
 
+class Unavailable(Exception):
+    """It cannot be answered now; the client tries again."""
+
+
 class Registry(Protocol):
-    """What the gRPC end needs. All of it raises NotServed for a cluster that is not served here."""
+    """What the gRPC end needs. All of it raises NotServed for a cluster that is not served here, and Unavailable."""
 
     async def update(self, cluster_id: str, update: Update) -> None:
         """Take in what somebody says of an affiliate; raises Exhausted, perhaps after a part was taken in."""

@@ -20,7 +20,7 @@ from kubespan.discovery.limiter import Limiter
 from kubespan.discovery.limits import Exhausted, InvalidRequest
 from kubespan.discovery.metrics import Metrics
 from kubespan.discovery.proto import cluster_pb2 as proto
-from kubespan.discovery.registry import NotServed, Registry
+from kubespan.discovery.registry import NotServed, Registry, Unavailable
 from kubespan.discovery.service import SERVER_OPTIONS, SERVICE
 from kubespan.discovery.state import Update
 from kubespan.discovery.watchers import describe
@@ -169,6 +169,8 @@ class Service:
             await _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
         except NotServed:
             await _abort(context, grpc.StatusCode.NOT_FOUND, NOT_SERVED)
+        except Unavailable:
+            await _abort(context, grpc.StatusCode.UNAVAILABLE, "try again later")
         finally:
             self.metrics.handling.labels(*labels).observe(self._now() - started)
             self.metrics.handled.labels(*labels, _code(context)).inc()

@@ -56,6 +56,13 @@ class Update:
 
 
 @dataclass(frozen=True, slots=True)
+class Deletion:
+    """Somebody wants an affiliate forgotten."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of an update: perhaps a change, perhaps a refusal, perhaps both (spec §5.3, steps 1 and 3)."""
 
@@ -68,16 +75,24 @@ class ClusterState:
     """The affiliates of one cluster."""
 
     affiliates: dict[str, SealedAffiliate] = field(default_factory=dict)
+    elsewhere: int = 0
+    """How many more the cluster has that are not in here: whoever keeps them elsewhere reads only what is touched."""
 
     def update(self, update: Update, now: float) -> Outcome:
         """Take in what somebody says of an affiliate."""
         before = self.affiliates.get(update.id)
-        if before is None and len(self.affiliates) >= AFFILIATES:
+        if before is None and self.elsewhere + len(self.affiliates) >= AFFILIATES:
             return Outcome(refusal=Exhausted("too many affiliates in the cluster"))
         after, refusal = _merge(before or SealedAffiliate(update.id, now), update, now + update.ttl)
         self.affiliates[update.id] = after
         changed = before is None or _content(before) != _content(after)
         return Outcome(Event(update.id, after) if changed else None, refusal)
+
+    def apply(self, operation: Update | Deletion, now: float) -> Outcome:
+        """Do what is asked."""
+        if isinstance(operation, Deletion):
+            return Outcome(self.delete(operation.id))
+        return self.update(operation, now)
 
     def delete(self, affiliate_id: str) -> Event | None:
         """Forget an affiliate; none where there is no such."""
@@ -102,6 +117,11 @@ class ClusterState:
             self.affiliates.pop(event.id, None)
         else:
             self.affiliates[event.id] = event.affiliate
+
+
+def due(affiliate: SealedAffiliate) -> float:
+    """When something of it expires next."""
+    return min([affiliate.expires, *(endpoint.expires for endpoint in affiliate.endpoints)])
 
 
 def _merge(before: SealedAffiliate, update: Update, expires: float) -> tuple[SealedAffiliate, Exhausted | None]:

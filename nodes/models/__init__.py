@@ -2,6 +2,7 @@
 
 from nodes.models.activity import Audit, Transition
 from nodes.models.clusters import Change, Cluster, Console, Rotation
+from nodes.models.discovery import DiscoveryAffiliate, DiscoveryClock, DiscoveryCluster
 from nodes.models.members import Candidate, Node, Tombstone
 from nodes.models.obstacles import Obstacle
 from nodes.models.rollouts import Rollout, RolloutStep
@@ -13,6 +14,9 @@ __all__ = [
     "Change",
     "Cluster",
     "Console",
+    "DiscoveryAffiliate",
+    "DiscoveryClock",
+    "DiscoveryCluster",
     "Node",
     "Obstacle",
     "Rollout",

@@ -1,0 +1,1 @@
+"""The discovery service beside the console's rows: any number of processes, one state."""

@@ -1,0 +1,329 @@
+"""Clusters whose affiliates are rows, for any number of discovery processes (kubespan.discovery.registry.Registry).
+
+Requests are gathered for a moment and written together, one transaction a cluster. Changes are numbered; each process
+mirrors the clusters that somebody watches there, follows the numbers that come through Redis, and reads the rows where
+one is missing. Redis may be away: then a process hears of others' changes when it next compares numbers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import msgspec
+import redis
+import structlog
+from django.db import InterfaceError, OperationalError
+
+from kubespan.discovery.limits import Exhausted
+from kubespan.discovery.metrics import Metrics
+from kubespan.discovery.registry import Unavailable
+from kubespan.discovery.state import ClusterState, Deletion, Event, Outcome, SealedAffiliate, Update, differences
+from kubespan.discovery.watchers import Broadcast, Watcher
+from nodes.agents.rows import in_thread
+from nodes.connections import async_redis, subscriber_redis
+from nodes.services import discovery as services
+
+CHANNEL = "kubespan:discovery"
+GATHER = 0.01
+"""Seconds for which requests are gathered; a thousand machines at once are a few transactions."""
+COMPARE_SECONDS = 5.0
+"""Between comparisons of numbers, in case Redis lost one."""
+COLLECT_SECONDS = 60.0
+BEAT_SECONDS = 10.0
+GRACE_SECONDS = 120.0
+"""After a start nobody is declared gone: machines come back with a back-off of up to a minute, and renew then."""
+RETRY_SECONDS = 1.0
+KNOWN_SECONDS = 5.0
+"""How long a cluster is served without looking whether it still is."""
+NEVER = float("-inf")
+
+AWAY = (OperationalError, InterfaceError)
+
+log = structlog.get_logger(__name__)
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+
+class Parcel(msgspec.Struct, frozen=True, array_like=True):
+    """Changes of a cluster, as they travel between processes."""
+
+    cluster: int
+    since: int
+    events: tuple[tuple[str, SealedAffiliate | None], ...]
+
+
+_parcels = msgspec.msgpack.Decoder(Parcel)
+_encoder = msgspec.msgpack.Encoder()
+
+
+@dataclass(slots=True)
+class Mirror:
+    """A cluster as this process knows it, for those who watch it here."""
+
+    number: int
+    state: ClusterState
+    broadcast: Broadcast
+    ahead: dict[int, Parcel] = field(default_factory=dict)
+    """Changes that came before those that they follow."""
+
+    def follow(self, parcel: Parcel) -> bool:
+        """Take changes; false where some before them are missing."""
+        self.ahead[parcel.since] = parcel
+        for since in sorted(self.ahead):
+            parcel = self.ahead[since]
+            last = since + len(parcel.events)
+            if since > self.number:
+                return False
+            del self.ahead[since]
+            if last > self.number:
+                self._take(Event(*event) for event in parcel.events[self.number - since :])
+                self.number = last
+        return True
+
+    def replace(self, contents: services.Contents) -> None:
+        """Take the rows as they are; watchers hear of what is different."""
+        if contents.number < self.number:
+            return
+        self._take(list(differences(self.state.affiliates, contents.affiliates)))
+        self.state.affiliates = dict(contents.affiliates)
+        self.number = contents.number
+        self.ahead = {since: parcel for since, parcel in self.ahead.items() if since >= contents.number}
+
+    def _take(self, events: Iterable[Event]) -> None:
+        events = list(events)
+        for event in events:
+            self.state.take(event)
+        self.broadcast.tell(events)
+
+
+@dataclass(slots=True)
+class _Asked:
+    """An operation that waits to be written, and who waits for it."""
+
+    operation: Update | Deletion
+    outcome: asyncio.Future[Outcome]
+
+
+class DatabaseRegistry:
+    """See kubespan.discovery.registry.Registry."""
+
+    def __init__(
+        self,
+        *,
+        serve_all: bool = False,
+        metrics: Metrics | None = None,
+        wall: Callable[[], float] = time.time,
+        grace: float = GRACE_SECONDS,
+    ) -> None:
+        self.mirrors: dict[int, Mirror] = {}
+        self._serve_all = serve_all
+        self._metrics = metrics
+        self._wall = wall
+        self._grace = grace
+        self._downtime = 0.0
+        self._asked: dict[int, list[_Asked]] = {}
+        self._writing: set[int] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.Task[None]] = set()
+        self._known: dict[str, tuple[int, float]] = {}
+        self._redis = async_redis()
+
+    @property
+    def now(self) -> float:
+        """Discovery time."""
+        return self._wall() - self._downtime
+
+    async def start(self) -> None:
+        """Begin to listen and to collect; raises what the database raises when it cannot be reached."""
+        self._downtime = await in_thread(services.beat, self._wall())
+        for work in (self._listen(), self._beat_always(), self._collect_always(), self._compare_always()):
+            self._spawn(work)
+
+    async def stop(self) -> None:
+        """Write what was asked, and let go of everything."""
+        if self._writers:
+            await asyncio.wait(self._writers)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._redis.aclose()
+
+    # What the gRPC end asks.
+
+    async def update(self, cluster_id: str, update: Update) -> None:
+        """Take in what somebody says of an affiliate."""
+        outcome = await self._ask(cluster_id, update)
+        if outcome.refusal is not None:
+            raise Exhausted(*outcome.refusal.args)
+
+    async def delete(self, cluster_id: str, affiliate_id: str) -> None:
+        """Forget an affiliate, if it is there."""
+        await self._ask(cluster_id, Deletion(affiliate_id))
+
+    async def list(self, cluster_id: str) -> list[SealedAffiliate]:
+        """All affiliates of a cluster."""
+        cluster = await self._find(cluster_id)
+        contents = await self._or_unavailable(services.read, cluster)
+        return list(contents.affiliates.values())
+
+    @asynccontextmanager
+    async def watch(self, cluster_id: str) -> AsyncIterator[Watcher]:
+        """Watch a cluster from a snapshot on."""
+        cluster = await self._find(cluster_id)
+        mirror = await self._mirror(cluster)
+        watcher = mirror.broadcast.join(mirror.state.affiliates.values)
+        try:
+            yield watcher
+        finally:
+            mirror.broadcast.leave(watcher)
+            if not mirror.broadcast.watchers and self.mirrors.get(cluster) is mirror:
+                del self.mirrors[cluster]
+
+    async def _find(self, cluster_id: str) -> int:
+        now = time.monotonic()
+        cluster, until = self._known.get(cluster_id, (0, NEVER))
+        if until < now:
+            find = functools.partial(services.find, serve_all=self._serve_all)
+            cluster = await self._or_unavailable(find, cluster_id)
+            self._known = {known: row for known, row in self._known.items() if row[1] >= now}
+            self._known[cluster_id] = cluster, now + KNOWN_SECONDS
+        return cluster
+
+    async def _or_unavailable(self, function: Callable[[A], T], argument: A) -> T:
+        try:
+            return await in_thread(function, argument)
+        except AWAY as error:
+            raise Unavailable(str(error)) from None
+
+    async def _mirror(self, cluster: int) -> Mirror:
+        """The mirror of a cluster; what is told while its rows are read is kept for after."""
+        if cluster not in self.mirrors:
+            fresh = Mirror(-1, ClusterState(), Broadcast())
+            self.mirrors[cluster] = fresh
+        mirror = self.mirrors[cluster]
+        if mirror.number < 0:
+            await self._catch_up(cluster, mirror)
+        return mirror
+
+    async def _catch_up(self, cluster: int, mirror: Mirror) -> None:
+        contents = await self._or_unavailable(services.read, cluster)
+        mirror.replace(contents)
+        for parcel in list(mirror.ahead.values()):
+            mirror.follow(parcel)
+
+    # Writing.
+
+    async def _ask(self, cluster_id: str, operation: Update | Deletion) -> Outcome:
+        cluster = await self._find(cluster_id)
+        asked = _Asked(operation, asyncio.get_running_loop().create_future())
+        self._asked.setdefault(cluster, []).append(asked)
+        if cluster not in self._writing:
+            self._writing.add(cluster)
+            self._spawn(self._write(cluster), self._writers)
+        return await asked.outcome
+
+    async def _write(self, cluster: int) -> None:
+        """Write what is asked of a cluster until nothing is."""
+        try:
+            await asyncio.sleep(GATHER)
+            while waiting := self._asked.pop(cluster, []):
+                try:
+                    operations = [asked.operation for asked in waiting]
+                    applied = await in_thread(services.apply, cluster, operations, self.now)
+                except Exception as error:
+                    if not isinstance(error, AWAY):
+                        log.exception("what was asked could not be written")
+                    for asked in waiting:
+                        with suppress(asyncio.InvalidStateError):
+                            asked.outcome.set_exception(Unavailable(str(error)))
+                    continue
+                await self._tell(applied)
+                for asked, outcome in zip(waiting, applied.outcomes, strict=True):
+                    with suppress(asyncio.InvalidStateError):
+                        asked.outcome.set_result(outcome)
+        finally:
+            self._writing.discard(cluster)
+
+    async def _tell(self, applied: services.Applied) -> None:
+        """Have all processes hear of changes, this one first."""
+        if not applied.events:
+            return
+        events = tuple((event.id, event.affiliate) for event in applied.events)
+        parcel = Parcel(applied.cluster, applied.since, events)
+        self._follow(parcel)
+        try:
+            await self._redis.publish(CHANNEL, _encoder.encode(parcel))
+        except (redis.RedisError, OSError) as error:
+            log.warning("other discovery processes were not told", error=str(error))
+
+    def _follow(self, parcel: Parcel) -> None:
+        mirror = self.mirrors.get(parcel.cluster)
+        if mirror is not None and not mirror.follow(parcel) and mirror.number >= 0:
+            self._spawn(self._fill(parcel.cluster, mirror))
+
+    async def _fill(self, cluster: int, mirror: Mirror) -> None:
+        """Some changes are missing: mostly they come a moment later, by another way."""
+        await asyncio.sleep(0.2)
+        if mirror.ahead:
+            with suppress(Unavailable):
+                await self._catch_up(cluster, mirror)
+
+    # What goes on all the time.
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async with subscriber_redis() as client, client.pubsub(ignore_subscribe_messages=True) as subscription:
+                    await subscription.subscribe(CHANNEL)
+                    await self._compare()
+                    async for message in subscription.listen():
+                        self._follow(_parcels.decode(message["data"]))
+            except (redis.RedisError, OSError, msgspec.DecodeError) as error:
+                log.warning("other discovery processes are not heard", error=str(error))
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _compare_always(self) -> None:
+        while True:
+            await asyncio.sleep(COMPARE_SECONDS)
+            await self._compare()
+
+    async def _compare(self) -> None:
+        if not self.mirrors:
+            return
+        try:
+            numbers = await in_thread(services.numbers, list(self.mirrors))
+            for cluster, number in numbers.items():
+                mirror = self.mirrors.get(cluster)
+                if mirror is not None and 0 <= mirror.number < number:
+                    await self._catch_up(cluster, mirror)
+        except (*AWAY, Unavailable) as error:
+            log.warning("numbers were not compared", error=str(error))
+
+    async def _beat_always(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            with suppress(*AWAY):
+                self._downtime = await in_thread(services.beat, self._wall())
+
+    async def _collect_always(self) -> None:
+        await asyncio.sleep(self._grace)
+        while True:
+            try:
+                for applied in await in_thread(services.collect, self.now):
+                    await self._tell(applied)
+            except AWAY as error:
+                log.warning("nothing was collected", error=str(error))
+            await asyncio.sleep(COLLECT_SECONDS)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]] | None = None) -> None:
+        among = self._tasks if among is None else among
+        task = asyncio.get_running_loop().create_task(work)
+        among.add(task)
+        task.add_done_callback(among.discard)

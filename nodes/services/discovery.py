@@ -1,0 +1,170 @@
+"""The discovery service's rows: each change is one transaction under the cluster's row, and gets a number.
+
+Decisions are `kubespan.discovery.state`'s; here they are fed from rows and written back. Only the affiliates that a
+change touches are read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+from django.db import transaction
+
+from kubespan.discovery.registry import NotServed
+from kubespan.discovery.state import (
+    ClusterState,
+    Deletion,
+    Event,
+    Outcome,
+    SealedAffiliate,
+    SealedEndpoint,
+    Update,
+    due,
+)
+from nodes.models import Cluster, DiscoveryAffiliate, DiscoveryClock, DiscoveryCluster
+
+DOWNTIME_AFTER = 30.0
+"""Seconds without any discovery process after which the time counts as downtime."""
+BATCH = 500
+"""Rows of one statement."""
+COLUMNS = ("data", "endpoints", "expires", "due")
+
+Operation = Update | Deletion
+
+_endpoints = msgspec.msgpack.Decoder(tuple[tuple[bytes, float], ...])
+_encoder = msgspec.msgpack.Encoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What came of several operations on one cluster, and the numbers of the changes that they made."""
+
+    cluster: int
+    outcomes: tuple[Outcome, ...]
+    since: int
+    """The number before the first of the changes."""
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The changes, in order."""
+        return tuple(outcome.event for outcome in self.outcomes if outcome.event is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """All affiliates of a cluster as of a number."""
+
+    cluster: int
+    number: int
+    affiliates: dict[str, SealedAffiliate]
+
+
+def find(cluster_id: str, *, serve_all: bool) -> int:
+    """The row of a cluster, made where it is served and has none yet; raises NotServed."""
+    row = DiscoveryCluster.objects.filter(cluster_id=cluster_id).values_list("pk", flat=True).first()
+    if not serve_all and not Cluster.objects.filter(cluster_id=cluster_id).exists():
+        raise NotServed
+    if row is not None:
+        return row
+    return DiscoveryCluster.objects.get_or_create(cluster_id=cluster_id)[0].pk
+
+
+def apply(cluster_pk: int, operations: Sequence[Operation], now: float) -> Applied:
+    """Do what was asked, in order. `now` is discovery time, as everywhere here."""
+    with transaction.atomic():
+        cluster = DiscoveryCluster.objects.select_for_update().get(pk=cluster_pk)
+        touched = {operation.id for operation in operations}
+        rows = {row.affiliate_id: row for row in cluster.affiliates.filter(affiliate_id__in=touched)}
+        state = ClusterState(
+            {row.affiliate_id: value(row) for row in rows.values()}, cluster.affiliates.count() - len(rows)
+        )
+        before = dict(state.affiliates)
+        outcomes = tuple(state.apply(operation, now) for operation in operations)
+        _write(cluster, rows, before, state.affiliates)
+        since = cluster.number
+        _count(cluster, sum(outcome.event is not None for outcome in outcomes))
+    return Applied(cluster.pk, outcomes, since)
+
+
+def collect(now: float) -> list[Applied]:
+    """Forget what has expired, cluster by cluster."""
+    clusters = DiscoveryCluster.objects.filter(affiliates__due__lte=now).distinct()
+    return [_collect(cluster_pk, now) for cluster_pk in clusters.values_list("pk", flat=True)]
+
+
+def _collect(cluster_pk: int, now: float) -> Applied:
+    with transaction.atomic():
+        cluster = DiscoveryCluster.objects.select_for_update().get(pk=cluster_pk)
+        rows = {row.affiliate_id: row for row in cluster.affiliates.filter(due__lte=now)}
+        state = ClusterState({row.affiliate_id: value(row) for row in rows.values()})
+        before = dict(state.affiliates)
+        outcomes = tuple(Outcome(event) for event in state.collect(now))
+        _write(cluster, rows, before, state.affiliates)
+        since = cluster.number
+        _count(cluster, len(outcomes))
+    return Applied(cluster.pk, outcomes, since)
+
+
+def _count(cluster: DiscoveryCluster, events: int) -> None:
+    if events:
+        cluster.number += events
+        cluster.save(update_fields=["number"])
+
+
+def _write(
+    cluster: DiscoveryCluster,
+    rows: dict[str, DiscoveryAffiliate],
+    before: dict[str, SealedAffiliate],
+    after: dict[str, SealedAffiliate],
+) -> None:
+    """Write what is different; at most three statements for any number of affiliates."""
+    gone = [rows[affiliate_id].pk for affiliate_id in before.keys() - after.keys()]
+    if gone:
+        DiscoveryAffiliate.objects.filter(pk__in=gone).delete()
+    changed: list[DiscoveryAffiliate] = []
+    made: list[DiscoveryAffiliate] = []
+    for affiliate_id, affiliate in after.items():
+        if affiliate_id in rows and affiliate == before[affiliate_id]:
+            continue
+        row = rows.get(affiliate_id) or DiscoveryAffiliate(cluster=cluster, affiliate_id=affiliate_id)
+        row.data, row.expires, row.due = affiliate.data, affiliate.expires, due(affiliate)
+        row.endpoints = _encoder.encode([(endpoint.data, endpoint.expires) for endpoint in affiliate.endpoints])
+        (changed if affiliate_id in rows else made).append(row)
+    if changed:
+        DiscoveryAffiliate.objects.bulk_update(changed, COLUMNS, batch_size=BATCH)
+    if made:
+        DiscoveryAffiliate.objects.bulk_create(made, batch_size=BATCH)
+
+
+def value(row: DiscoveryAffiliate) -> SealedAffiliate:
+    """A row as the discovery room knows it."""
+    endpoints = tuple(SealedEndpoint(*pair) for pair in _endpoints.decode(row.endpoints)) if row.endpoints else ()
+    return SealedAffiliate(row.affiliate_id, row.expires, bytes(row.data), endpoints)
+
+
+def read(cluster_pk: int) -> Contents:
+    """All affiliates of a cluster, and the number that they are as of."""
+    with transaction.atomic():
+        # Locked, so that the number and the rows are of one moment on every database.
+        cluster = DiscoveryCluster.objects.select_for_update().get(pk=cluster_pk)
+        rows = list(cluster.affiliates.order_by("pk"))
+    return Contents(cluster.pk, cluster.number, {row.affiliate_id: value(row) for row in rows})
+
+
+def numbers(cluster_pks: Iterable[int]) -> dict[int, int]:
+    """The newest number of each of these clusters."""
+    return dict(DiscoveryCluster.objects.filter(pk__in=list(cluster_pks)).values_list("pk", "number"))
+
+
+def beat(wall: float) -> float:
+    """Note that a discovery process is alive; gives the downtime so far, to which a gap since the last one is added."""
+    with transaction.atomic():
+        DiscoveryClock.objects.get_or_create(pk=1, defaults={"seen": wall})
+        clock = DiscoveryClock.objects.select_for_update().get(pk=1)
+        if wall - clock.seen > DOWNTIME_AFTER:
+            clock.downtime += wall - clock.seen
+        clock.seen = max(wall, clock.seen)
+        clock.save()
+    return clock.downtime

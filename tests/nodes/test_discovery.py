@@ -1,0 +1,178 @@
+"""Discovery's rows and the processes around them: one state for all, whatever is away."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from kubespan.discovery.limits import AFFILIATES, Exhausted
+from kubespan.discovery.proto.cluster_pb2 import WatchResponse
+from kubespan.discovery.registry import NotServed
+from kubespan.discovery.state import Deletion, Update
+from nodes.agents.rows import in_thread
+from nodes.discovery import registry as registries
+from nodes.discovery.registry import DatabaseRegistry
+from nodes.models import DiscoveryAffiliate, DiscoveryCluster
+from nodes.services import discovery
+from tests.factories import make_cluster
+
+pytestmark = pytest.mark.django_db(transaction=True)
+PATIENCE = 15.0
+
+
+def update(affiliate_id="af1", data=b"d", endpoints=(), ttl=60.0):
+    return Update(affiliate_id, data, tuple(endpoints), ttl)
+
+
+@contextlib.asynccontextmanager
+async def running(**options):
+    registry = DatabaseRegistry(**{"serve_all": True, "grace": 3600.0} | options)
+    await registry.start()
+    try:
+        yield registry
+    finally:
+        await registry.stop()
+
+
+async def hear(watcher):
+    """What the next message says: contents by id, or the ids of those that are gone."""
+    async with asyncio.timeout(PATIENCE):
+        message = WatchResponse.FromString(await watcher.take())
+    if message.deleted:
+        return {one.id for one in message.affiliates}
+    return {one.id: (one.data, list(one.endpoints)) for one in message.affiliates}
+
+
+# Rows.
+
+
+@pytest.fixture
+def cluster():
+    return discovery.find("c", serve_all=True)
+
+
+def test_rows_keep_what_is_said_and_number_what_changed(cluster):
+    applied = discovery.apply(cluster, [update(endpoints=[b"e1"]), update("af2"), update(endpoints=[b"e1"])], 100.0)
+    assert ([event.id for event in applied.events], applied.since) == (["af1", "af2"], 0)
+    assert discovery.apply(cluster, [Deletion("af2"), Deletion("af3")], 110.0).since == 2
+    contents = discovery.read(cluster)
+    assert contents.number == 3
+    assert {one.id: (one.data, one.expires) for one in contents.affiliates.values()} == {"af1": (b"d", 160.0)}
+    assert DiscoveryAffiliate.objects.get().due == 160.0
+
+
+def test_the_limit_counts_those_that_are_not_touched(cluster):
+    discovery.apply(cluster, [update(f"af{number}") for number in range(AFFILIATES - 1)], 0.0)
+    first, second = discovery.apply(cluster, [update("x"), update("y")], 0.0).outcomes
+    assert (first.refusal, str(second.refusal)) == (None, "too many affiliates in the cluster")
+
+
+def test_many_at_once_cost_as_much_as_one(cluster, django_assert_num_queries, django_assert_max_num_queries):
+    with django_assert_max_num_queries(10) as few:
+        discovery.apply(cluster, [update("a")], 0.0)
+    with django_assert_num_queries(len(few)):
+        discovery.apply(cluster, [update(f"af{number}") for number in range(100)], 0.0)
+
+
+def test_only_what_is_due_is_collected(cluster):
+    discovery.apply(cluster, [update("af1", endpoints=[b"e1"], ttl=60.0), update("af1", b"", [b"e2"], 180.0)], 0.0)
+    discovery.apply(cluster, [update("af2", ttl=60.0)], 0.0)
+    assert discovery.collect(50.0) == []
+    (applied,) = discovery.collect(120.0)
+    assert {event.id: event.affiliate and len(event.affiliate.endpoints) for event in applied.events} == {
+        "af1": 1, "af2": None}  # fmt: skip
+    assert discovery.read(cluster).number == applied.since + 2
+    assert discovery.collect(120.0) == []
+
+
+def test_which_clusters_are_served():
+    known = make_cluster()
+    assert discovery.find(known.cluster_id, serve_all=False) == discovery.find(known.cluster_id, serve_all=True)
+    with pytest.raises(NotServed):
+        discovery.find("unknown", serve_all=False)
+    assert not DiscoveryCluster.objects.filter(cluster_id="unknown").exists()
+    discovery.find("unknown", serve_all=True)
+    with pytest.raises(NotServed):
+        discovery.find("unknown", serve_all=False)
+
+
+def test_downtime_makes_nobody_older():
+    assert discovery.beat(1000.0) == 0.0
+    assert discovery.beat(1010.0) == 0.0
+    assert discovery.beat(2010.0) == 1000.0
+    assert discovery.beat(2000.0) == 1000.0  # a clock that was set back
+    assert discovery.beat(2015.0) == 1000.0
+
+
+# Processes.
+
+
+async def test_what_one_process_is_told_the_watchers_of_another_hear(valkey):
+    async with running() as one, running() as other, other.watch("c") as watcher:
+        assert await hear(watcher) == {}
+        await one.update("c", update(endpoints=[b"e1"]))
+        assert await hear(watcher) == {"af1": (b"d", [b"e1"])}
+        await other.update("c", update("af2"))
+        assert await hear(watcher) == {"af2": (b"d", [])}
+        await one.delete("c", "af1")
+        assert await hear(watcher) == {"af1"}
+        assert [affiliate.id for affiliate in await other.list("c")] == ["af2"]
+
+
+async def test_many_processes_and_changes_leave_everybody_with_the_same(valkey):
+    async with running() as one, running() as other, one.watch("c") as here, other.watch("c") as there:
+        asked = [registry.update("c", update(f"af{number}", b"%d" % step)) for number in range(20) for step, registry in
+                 enumerate((one, other, one))]  # fmt: skip
+        await asyncio.gather(*asked)
+        wanted = {affiliate.id: affiliate.data for affiliate in await one.list("c")}
+        for watcher in (here, there):
+            known = {}
+            while known != wanted:
+                known.update({key: data for key, (data, _) in (await hear(watcher)).items()})
+
+
+async def test_a_restart_keeps_everything_and_declares_nobody_gone(valkey):
+    clock = [1000.0]
+    async with running(wall=lambda: clock[0]) as registry:
+        await registry.update("c", update(ttl=60.0))
+    clock[0] += 500.0  # nobody serves
+    async with running(wall=lambda: clock[0], grace=0.0) as registry, registry.watch("c") as watcher:
+        assert await hear(watcher) == {"af1": (b"d", [])}
+        assert await in_thread(discovery.collect, registry.now) == []
+        clock[0] += 61.0
+        applied = await in_thread(discovery.collect, registry.now)
+        assert [event.id for event in applied[0].events] == ["af1"]
+
+
+async def test_without_redis_others_are_heard_by_their_numbers(valkey, monkeypatch):
+    monkeypatch.setattr(registries, "COMPARE_SECONDS", 0.05)
+    async with running() as one, running() as other, other.watch("c") as watcher:
+        assert await hear(watcher) == {}
+        valkey.stop()
+        await one.update("c", update())
+        assert await hear(watcher) == {"af1": (b"d", [])}
+
+
+async def test_limits_reach_the_client(valkey):
+    async with running() as registry:
+        await registry.update("c", update(endpoints=[bytes([number]) for number in range(1, 65)]))
+        with pytest.raises(Exhausted, match="too many endpoints"):
+            await registry.update("c", update(endpoints=[b"one more"]))
+
+
+async def test_an_unknown_cluster_is_not_served(valkey):
+    async with running(serve_all=False) as registry:
+        with pytest.raises(NotServed):
+            await registry.list("unknown")
+        cluster = await in_thread(make_cluster)
+        assert await registry.list(cluster.cluster_id) == []
+
+
+async def test_who_watches_no_more_leaves_nothing(valkey):
+    async with running() as registry:
+        async with registry.watch("c") as watcher:
+            await hear(watcher)
+            assert len(registry.mirrors) == 1
+        assert registry.mirrors == {}
