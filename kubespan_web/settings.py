@@ -25,6 +25,8 @@ KUBESPAN_DATA = Path(env("KUBESPAN_DATA", tempfile.gettempdir()))  # of worth on
 AGENT_FILES = Path(env("KUBESPAN_AGENT_FILES", str(BASE_DIR / "build" / "agent")))  # made by `make agent`
 REDIS_URL = env("REDIS_URL")
 TRUSTED_PROXIES = networks("TRUSTED_PROXIES")  # whose X-Forwarded-* are believed; asgi.py
+DISCOVERY_SERVE = env("DISCOVERY_SERVE", "known")  # clusters of this console, or `all`
+DISCOVERY_REDIRECT = env("DISCOVERY_REDIRECT", "")  # host:port that every client is sent to instead
 DEBUG = flag("KUBESPAN_DEBUG")
 SECURE = KUBESPAN_URL.startswith("https:")
 

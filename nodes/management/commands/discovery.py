@@ -1,0 +1,83 @@
+"""The discovery service: gRPC for Talos machines and agents, and its figures for Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import grpc
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from django.db import OperationalError
+from prometheus_client import start_http_server
+
+from kubespan.discovery.server import STOP_SECONDS, Manners, Service, serve
+from nodes import embedded
+from nodes.discovery.registry import DatabaseRegistry
+from nodes.discovery.tls import CertificateFiles
+from nodes.supervisor import stop_on_signals
+
+FORGET_SECONDS = 60.0
+"""Between lettings-go of clients that have been quiet."""
+
+
+class Command(BaseCommand):
+    """`manage.py discovery`."""
+
+    help = "Serve the discovery protocol."
+
+    def add_arguments(self, parser):
+        parser.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:3000", help="gRPC")
+        parser.add_argument("--metrics", metavar="HOST:PORT", default="127.0.0.1:2122", help="Prometheus; empty: none")
+        parser.add_argument("--certificate", type=Path, help="PEM; read again when it changes")
+        parser.add_argument("--key", type=Path, help="its key, PEM")
+
+    def handle(self, *args, **options):
+        if (options["certificate"] is None) != (options["key"] is None):
+            raise CommandError("give both --certificate and --key, or neither where a proxy in front does TLS")
+        try:
+            asyncio.run(self.run(options))
+        except (embedded.NotPossible, OperationalError, OSError) as reason:
+            raise CommandError(str(reason)) from None
+
+    async def run(self, options: dict) -> None:
+        stop = asyncio.Event()
+        stop_on_signals(stop)
+        registry = DatabaseRegistry(serve_all=settings.DISCOVERY_SERVE == "all")
+        manners = Manners(redirect=settings.DISCOVERY_REDIRECT, trusted=tuple(settings.TRUSTED_PROXIES))
+        service = Service(registry, manners)
+        await registry.start()
+        server, port = await serve(service, options["listen"], credentials(options))
+        metrics = listen_metrics(options["metrics"], service)
+        self.stdout.write(f"discovery: {options['listen'].rpartition(':')[0]}:{port}")
+        self.stdout.flush()
+        forgetting = asyncio.create_task(forget_always(service))
+        await stop.wait()
+        forgetting.cancel()
+        await server.stop(STOP_SECONDS)
+        await registry.stop()
+        if metrics is not None:
+            metrics.shutdown()
+
+
+def credentials(options: dict) -> grpc.ServerCredentials | None:
+    """TLS by files, if any were given."""
+    if options["certificate"] is None:
+        return None
+    return CertificateFiles(options["certificate"], options["key"]).credentials()
+
+
+def listen_metrics(address: str, service: Service):
+    """Serve `/metrics` from a thread of its own."""
+    if not address:
+        return None
+    host, port = embedded.split_address(address)
+    server, _ = start_http_server(port, host, service.metrics.registry)
+    return server
+
+
+async def forget_always(service: Service) -> None:
+    """Let go of what is remembered of quiet clients, now and then."""
+    while True:
+        await asyncio.sleep(FORGET_SECONDS)
+        service.forget_quiet_clients()
