@@ -21,7 +21,7 @@ class CertificateFiles:
 
     def credentials(self) -> grpc.ServerCredentials:
         """For a server; raises OSError when a file cannot be read."""
-        return grpc.dynamic_ssl_server_credentials(self._configuration(), self._renewed)
+        return grpc.dynamic_ssl_server_credentials(self._configuration(), self._renewed)  # type: ignore[arg-type] # none is meant
 
     def _configuration(self) -> grpc.ServerCertificateConfiguration:
         key, certificate = self._pair

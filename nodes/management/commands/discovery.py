@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError
 from prometheus_client import start_http_server
 
+from kubespan.core.endpoint import parse_network
 from kubespan.discovery.server import STOP_SECONDS, Manners, Service, serve
 from nodes import embedded
 from nodes.discovery.registry import DatabaseRegistry
@@ -44,7 +45,9 @@ class Command(BaseCommand):
         stop = asyncio.Event()
         stop_on_signals(stop)
         registry = DatabaseRegistry(serve_all=settings.DISCOVERY_SERVE == "all")
-        manners = Manners(redirect=settings.DISCOVERY_REDIRECT, trusted=tuple(settings.TRUSTED_PROXIES))
+        manners = Manners(
+            redirect=settings.DISCOVERY_REDIRECT, trusted=tuple(map(parse_network, settings.TRUSTED_PROXIES))
+        )
         service = Service(registry, manners)
         await registry.start()
         server, port = await serve(service, options["listen"], credentials(options))
