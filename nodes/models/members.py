@@ -49,7 +49,14 @@ class Node(models.Model):
 
         PENDING = "pending", "pending"
         APPROVED = "approved", "approved"
+        LEFT = "left", "left"
         REMOVED = "removed", "removed"
+
+    class Kind(models.TextChoices):
+        """Who speaks for it: an agent of ours, or Talos through discovery."""
+
+        LINUX = "linux", "Linux"
+        TALOS = "talos", "Talos"
 
     cluster = models.ForeignKey(Cluster, on_delete=models.CASCADE, related_name="nodes")
     index = models.PositiveIntegerField(
@@ -58,13 +65,24 @@ class Node(models.Model):
     node_id = models.CharField(max_length=256)
     name = models.CharField(max_length=253)
     public_key = models.CharField(max_length=44, help_text="WireGuard public key.")
-    verify_key = models.CharField(max_length=44, help_text="Ed25519 public key that its connections are signed with.")
+    verify_key = models.CharField(
+        max_length=44,
+        blank=True,
+        help_text="Ed25519 public key that its connections are signed with; a Talos machine has none.",
+    )
+    kind = models.CharField(max_length=8, choices=Kind, default=Kind.LINUX, db_default=Kind.LINUX)
+    machine_type = models.CharField(max_length=16, default="worker", db_default="worker")
     address = models.GenericIPAddressField(protocol="IPv6", help_text="KubeSpan address.")
     status = models.CharField(max_length=16, choices=Status, default=Status.PENDING)
     token = models.ForeignKey(Token, null=True, blank=True, on_delete=models.SET_NULL, related_name="nodes")
     enrolled = models.DateTimeField()
     approved_at = models.DateTimeField(null=True, blank=True)
     removed_at = models.DateTimeField(null=True, blank=True)
+    left_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="Since when discovery no longer lists a Talos machine; its peers may still keep it.",
+    )
 
     # What the machine says of itself (its claim), as it stands after checking.
     hostname = models.CharField(max_length=253, blank=True)
@@ -84,6 +102,15 @@ class Node(models.Model):
 
     # What an operator set for it.
     networks = models.JSONField(default=list, blank=True, help_text="Advertised networks that an operator said yes to.")
+    announced_endpoints = models.JSONField(
+        default=list,
+        db_default=models.Value([], models.JSONField()),
+        blank=True,
+        help_text="What a Talos machine offers.",
+    )
+    announced_digest = models.CharField(
+        max_length=64, blank=True, default="", db_default="", help_text="Of all that it last announced: SHA-256."
+    )
     excluded_networks = models.JSONField(default=list, blank=True)
     extra_endpoints = models.JSONField(default=list, blank=True)
 
@@ -126,7 +153,9 @@ class Node(models.Model):
                 fields=("public_key",), condition=~models.Q(status="removed"), name="node_key_once"
             ),
             models.UniqueConstraint(
-                fields=("verify_key",), condition=~models.Q(status="removed"), name="node_verify_key_once"
+                fields=("verify_key",),
+                condition=~models.Q(status="removed") & ~models.Q(verify_key=""),
+                name="node_verify_key_once",
             ),
             models.UniqueConstraint(
                 fields=("cluster", "address"), condition=~models.Q(status="removed"), name="node_address_once"
@@ -172,6 +201,7 @@ class Candidate(models.Model):
         OBSERVED = "observed", "observed"
         CONFIGURED = "configured", "configured"
         HARVESTED = "harvested", "harvested"
+        ANNOUNCED = "announced", "announced"
 
     node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="candidates")
     endpoint = models.CharField(max_length=64)
@@ -194,7 +224,7 @@ class Tombstone(models.Model):
     removed_node = models.OneToOneField(Node, on_delete=models.CASCADE, related_name="tombstone")
     node_id = models.CharField(max_length=256)
     public_key = models.CharField(max_length=44)
-    verify_key = models.CharField(max_length=44)
+    verify_key = models.CharField(max_length=44, blank=True)
     address = models.GenericIPAddressField(protocol="IPv6")
     at = models.DateTimeField()
     epoch = models.PositiveBigIntegerField(default=1)

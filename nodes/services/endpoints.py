@@ -29,6 +29,10 @@ def is_observable(address: IPAddress) -> bool:
 
 def list_candidates(node: Node, options: ClusterOptions, harvested: Iterable[str]) -> Wanted:
     """List a node's endpoints in the order in which they are advertised, each with its source."""
+    if node.kind == Node.Kind.TALOS:
+        wanted = dict.fromkeys(node.announced_endpoints, Source.ANNOUNCED)
+        wanted |= dict.fromkeys((*node.extra_endpoints, *options.extra_endpoints), Source.CONFIGURED)
+        return _with_harvested(wanted, options, harvested)
     local = [ip_address(text) for text in node.addresses]
     peer = ip_address(node.peer_address) if node.peer_address else None
     extra = [Endpoint.parse(text) for text in (*node.extra_endpoints, *options.extra_endpoints)]
@@ -41,6 +45,10 @@ def list_candidates(node: Node, options: ClusterOptions, harvested: Iterable[str
         port=node.listen_port,
     )
     wanted = {str(endpoint): _source(endpoint, local, extra) for endpoint in advertised}
+    return _with_harvested(wanted, options, harvested)
+
+
+def _with_harvested(wanted: dict[str, Candidate.Source], options: ClusterOptions, harvested: Iterable[str]) -> Wanted:
     if options.harvest_extra_endpoints:
         for endpoint in harvested:
             wanted.setdefault(endpoint, Source.HARVESTED)

@@ -243,7 +243,7 @@ def _is_tombstoned(node: Node) -> bool:
     same = (
         models.Q(node_id=node.node_id)
         | models.Q(public_key=node.public_key)
-        | models.Q(verify_key=node.verify_key)
+        | models.Q(verify_key=node.verify_key) & ~models.Q(verify_key="")
         | models.Q(address=node.address)
     )
     return Tombstone.objects.filter(same, cluster=node.cluster_id).exists()

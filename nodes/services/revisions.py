@@ -271,6 +271,7 @@ def member(node: Node, endpoints: Iterable[str], excluded: Iterable[str]) -> Mem
         networks=tuple(node.advertised_networks),
         excluded=tuple(dict.fromkeys((*node.excluded_networks, *excluded))),
         hostname=node.hostname,
+        machine_type=node.machine_type,
         operating_system=node.operating_system,
     )
 

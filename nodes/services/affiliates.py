@@ -1,0 +1,358 @@
+"""Discovery and console are one membership: Talos machines become nodes, and our nodes become affiliates.
+
+For clusters whose secret this console holds. Discovery is not authenticated (docs/security.md): whoever knows a cluster
+id can write there, and replay what was written. So what comes from it is opened, checked as any claim is, and waits for
+an operator where it was never seen before; what goes there is written by this console alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import partial
+from ipaddress import IPv6Address, ip_address, ip_interface
+
+from django.db import transaction
+from django.db.models import Q
+
+from kubespan.core.affiliate import Affiliate
+from kubespan.core.cluster import ula_prefix
+from kubespan.core.endpoint import Endpoint
+from kubespan.core.messages import MessageError, parse_key
+from kubespan.discovery.limits import TTL_SECONDS
+from kubespan.discovery.sealing import (
+    NONCE_BYTES,
+    Damaged,
+    NotAuthentic,
+    dump_affiliate,
+    open_affiliate,
+    open_endpoint,
+    seal_affiliate,
+    seal_endpoint,
+)
+from kubespan.discovery.state import Deletion, SealedAffiliate, Update
+from nodes.counters import count
+from nodes.models import Candidate, Change, Cluster, DiscoveryCluster, Node, Tombstone
+from nodes.secrets import Unreadable
+from nodes.services import after, audit, claims, discovery, endpoints, revisions
+from nodes.services.enrolment import believe
+
+LEFT_KEPT = timedelta(minutes=5)
+"""How long a machine that discovery no longer lists stays a member; longer while a peer still hears of it."""
+PENDING_LIMIT = 256
+"""Machines of one cluster that may wait for a yes; whoever knows a cluster id can announce any number."""
+
+Source = Candidate.Source
+
+
+@dataclass(slots=True)
+class Opened:
+    """What discovery lists for a cluster, as far as its secret opens it; by the id inside."""
+
+    affiliates: dict[str, Affiliate] = field(default_factory=dict)
+    strange: set[str] = field(default_factory=set)
+    """Published under these ids: sealed with another secret, or changed."""
+    damaged: set[str] = field(default_factory=set)
+    """Likewise: what cannot be."""
+
+    @property
+    def wrong_secret(self) -> bool:
+        """Whether the console's secret is not the cluster's."""
+        return bool(self.strange) and not self.affiliates
+
+
+def open_all(sealed: Iterable[SealedAffiliate], secret: bytes) -> Opened:
+    """Open what is listed; a blob under another id than its own is a replay and counts as damaged."""
+    opened = Opened()
+    for one in sealed:
+        if not one.data:
+            continue
+        try:
+            affiliate = open_affiliate(one.data, secret)
+        except NotAuthentic:
+            opened.strange.add(one.id)
+            continue
+        except Damaged:
+            opened.damaged.add(one.id)
+            continue
+        if affiliate.node_id != one.id:
+            opened.damaged.add(one.id)
+            continue
+        opened.affiliates[one.id] = replace(affiliate, endpoints=_open_endpoints(one, secret, opened.damaged))
+    return opened
+
+
+def _open_endpoints(sealed: SealedAffiliate, secret: bytes, damaged: set[str]) -> tuple[Endpoint, ...]:
+    found = []
+    for endpoint in sealed.endpoints:
+        try:
+            found.append(open_endpoint(endpoint.data, secret))
+        except Damaged:
+            damaged.add(sealed.id)
+    return tuple(found)
+
+
+# From discovery to the console.
+
+
+def follow(cluster_pk: int, now: datetime) -> Opened | None:
+    """Bring the Talos machines of a cluster up to date with what discovery lists; none where there is nothing to read.
+
+    Never more than a handful of queries besides those for machines that changed.
+    """
+    cluster = Cluster.objects.get(pk=cluster_pk)
+    listed = _read(cluster)
+    if listed is None:
+        return None
+    secret = _secret(cluster)
+    if secret is None:
+        return None
+    opened = open_all(listed.values(), secret)
+    with transaction.atomic():
+        cluster = revisions.lock(cluster_pk)
+        nodes = {node.node_id: node for node in cluster.nodes.present()}
+        for node_id, affiliate in opened.affiliates.items():
+            node = nodes.get(node_id)
+            if node is None:
+                _discover(cluster, affiliate, now)
+            elif node.kind == Node.Kind.TALOS:
+                _take(cluster, node, affiliate, now)
+            else:
+                _take_seen(cluster, node, affiliate.endpoints, now)
+        for node in nodes.values():
+            if node.kind == Node.Kind.TALOS and node.node_id not in opened.affiliates and node.left_at is None:
+                _note_left(cluster, node, now)
+    return opened
+
+
+def _read(cluster: Cluster) -> dict[str, SealedAffiliate] | None:
+    row = DiscoveryCluster.objects.filter(cluster_id=cluster.cluster_id).first()
+    return None if row is None else discovery.read(row.pk).affiliates
+
+
+def _secret(cluster: Cluster) -> bytes | None:
+    try:
+        return base64.b64decode(cluster.secret.reveal())
+    except Unreadable:
+        return None
+
+
+def _discover(cluster: Cluster, affiliate: Affiliate, now: datetime) -> None:
+    """A machine that was never seen: it waits for an operator, unless it cannot be, or was removed."""
+    fault = _fault(cluster, affiliate)
+    if fault:
+        transaction.on_commit(partial(count, f"discovery.{fault}"), robust=True)
+        return
+    node = Node(
+        cluster=cluster,
+        kind=Node.Kind.TALOS,
+        node_id=affiliate.node_id,
+        name=_free_name(cluster, affiliate),
+        public_key=affiliate.public_key,
+        address=str(affiliate.address),
+        enrolled=now,
+        last_seen=now,
+        away=False,
+    )
+    _describe(cluster, node, affiliate)
+    node.save()
+    endpoints.refresh([node], cluster.kubespan, now)
+    audit.write("discovery", "node.discovered", node, now)
+    after.announce(cluster.pk, "node.enrolled", node=node.pk)
+
+
+def _fault(cluster: Cluster, affiliate: Affiliate) -> str:
+    """Why a machine that discovery lists is no node, as a counter's name; empty for none."""
+    try:
+        parse_key(affiliate.public_key, "its key")
+    except MessageError:
+        return "no-kubespan"
+    if affiliate.address is None or affiliate.address not in ula_prefix(cluster.cluster_id):
+        return "address"
+    same = Q(node_id=affiliate.node_id) | Q(public_key=affiliate.public_key)
+    if Tombstone.objects.filter(same, cluster=cluster).exists():
+        return "removed"
+    taken = Q(public_key=affiliate.public_key) | Q(cluster=cluster, address=str(affiliate.address))
+    if Node.objects.present().filter(taken).exists():
+        return "duplicate"
+    if cluster.nodes.pending().count() >= PENDING_LIMIT:
+        return "crowded"
+    return ""
+
+
+def _free_name(cluster: Cluster, affiliate: Affiliate) -> str:
+    name = claims.printable(affiliate.nodename or affiliate.hostname or affiliate.node_id, 200)
+    if cluster.nodes.present().filter(name=name).exists():
+        return f"{name}-{affiliate.node_id[:8]}"
+    return name
+
+
+def _describe(cluster: Cluster, node: Node, affiliate: Affiliate) -> None:
+    """Set the columns that a Talos machine speaks for, as far as it is believed."""
+    node.announced_digest = digest(affiliate)
+    node.hostname = claims.printable(affiliate.hostname, 253)
+    node.operating_system = claims.printable(affiliate.operating_system, 128)
+    node.machine_type = affiliate.machine_type
+    node.announced_endpoints = [
+        str(endpoint) for endpoint in affiliate.endpoints if endpoint.port and endpoints.is_observable(endpoint.ip)
+    ][: endpoints.HARVEST_LIMIT]
+    node.excluded_networks = [str(network) for network in affiliate.exclude_advertised_networks]
+    believe(node, cluster, map(str, affiliate.addresses), map(str, affiliate.additional_addresses))
+
+
+def digest(affiliate: Affiliate) -> str:
+    """Names all that a machine announced, to see that it says the same again."""
+    told = (dump_affiliate(affiliate), *(str(endpoint).encode() for endpoint in affiliate.endpoints))
+    return hashlib.sha256(b"\0".join(told)).hexdigest()
+
+
+_COLUMNS = (
+    "announced_digest", "hostname", "operating_system", "machine_type", "announced_endpoints", "excluded_networks", "addresses",
+    "claimed_networks", "ruled_networks", "refused_claims",
+)  # fmt: skip
+
+
+def _take(cluster: Cluster, node: Node, affiliate: Affiliate, now: datetime) -> None:
+    """A machine that is known: what it says now, but never another key or address."""
+    if affiliate.public_key != node.public_key or affiliate.address != IPv6Address(node.address):
+        transaction.on_commit(partial(count, "discovery.another-key"), robust=True)
+        return
+    if digest(affiliate) == node.announced_digest and node.left_at is None and not node.refused_claims:
+        return
+    before = {name: getattr(node, name) for name in _COLUMNS}
+    was_member, returned = _as_member(cluster, node), node.left_at is not None
+    _describe(cluster, node, affiliate)
+    if not returned and before == {name: getattr(node, name) for name in _COLUMNS}:
+        return
+    node.left_at, node.last_seen = None, now
+    if node.status == Node.Status.LEFT:
+        node.status = Node.Status.APPROVED
+    node.save()
+    endpoints.refresh([node], cluster.kubespan, now)
+    if (member := _as_member(cluster, node)) is not None and member != was_member:
+        revisions.append(cluster, Change.Kind.MEMBER, node, now=now)
+    after.announce(cluster.pk, "node.changed", node=node.pk)
+
+
+def _as_member(cluster: Cluster, node: Node) -> object:
+    """What others must know of it; none while it is no member."""
+    if node.status != Node.Status.APPROVED:
+        return None
+    listed = node.candidates.order_by("order", "pk").values_list("endpoint", flat=True)
+    return revisions.member(node, listed, cluster.kubespan.exclude_advertised_networks)
+
+
+def _take_seen(cluster: Cluster, node: Node, seen: Iterable[Endpoint], now: datetime) -> None:
+    """Where Talos machines saw one of our nodes: endpoints for the others to try, where the cluster wants them."""
+    if not cluster.kubespan.harvest_extra_endpoints or node.status != Node.Status.APPROVED:
+        return
+    known = {row.endpoint: row for row in node.candidates.all()}
+    wanted = [str(endpoint) for endpoint in seen if endpoint.port and endpoints.is_observable(endpoint.ip)]
+    Candidate.objects.filter(
+        pk__in=[known[text].pk for text in wanted if text in known and known[text].source == Source.HARVESTED]
+    ).update(seen=now)
+    fresh = [text for text in wanted if text not in known][: endpoints.HARVEST_LIMIT]
+    if not fresh:
+        return
+    order = len(known)
+    Candidate.objects.bulk_create(
+        Candidate(node=node, endpoint=text, source=Source.HARVESTED, order=order + place, seen=now)
+        for place, text in enumerate(fresh)
+    )
+    revisions.append(cluster, Change.Kind.MEMBER, node, now=now)
+
+
+def _note_left(cluster: Cluster, node: Node, now: datetime) -> None:
+    """Discovery lists it no more: it was deleted there, or has expired. Its peers keep it for now."""
+    node.left_at = now
+    node.save(update_fields=["left_at"])
+    after.announce(cluster.pk, "node.changed", node=node.pk)
+
+
+def drop_left(heard: Mapping[int, bool], now: datetime) -> int:
+    """End the membership of Talos machines that left a while ago and that no peer hears (`heard`, by primary key)."""
+    dropped = 0
+    candidates = Node.objects.approved().filter(kind=Node.Kind.TALOS, left_at__lt=now - LEFT_KEPT)
+    for node in candidates.select_related("cluster"):
+        if heard.get(node.pk):
+            continue
+        with transaction.atomic():
+            cluster = revisions.lock(node.cluster_id)
+            if not Node.objects.approved().filter(pk=node.pk, left_at=node.left_at).update(status=Node.Status.LEFT):
+                continue
+            revisions.append(cluster, Change.Kind.GONE, node, now=now)
+            after.announce(cluster.pk, "node.away", node=node.pk)
+        dropped += 1
+    return dropped
+
+
+# From the console to discovery.
+
+
+def publish(cluster_pk: int, discovery_now: float) -> discovery.Applied | None:
+    """Publish the cluster's connected nodes as affiliates, and where its agents saw Talos machines.
+
+    The same words are sent again in the same bytes, which renews them and wakes nobody.
+    """
+    cluster = Cluster.objects.get(pk=cluster_pk)
+    secret = _secret(cluster)
+    if secret is None:
+        return None
+    row = discovery.find(cluster.cluster_id, serve_all=False)
+    listed = discovery.read(row).affiliates
+    operations: list[Update | Deletion] = []
+    members = cluster.nodes.approved().prefetch_related("candidates")
+    for node in members:
+        if node.kind == Node.Kind.TALOS:
+            seen = [text for text in _endpoints(node, harvested=True) if text not in node.announced_endpoints]
+            if seen and cluster.kubespan.harvest_extra_endpoints and node.node_id in listed:
+                operations.append(Update(node.node_id, b"", _seal_all(seen, secret), TTL_SECONDS))
+        elif node.session:
+            data = _data(describe(node), listed.get(node.node_id), secret)
+            operations.append(
+                Update(node.node_id, data, _seal_all(_endpoints(node, harvested=False), secret), TTL_SECONDS)
+            )
+    removed = Tombstone.objects.filter(cluster=cluster).values_list("node_id", flat=True)
+    present = {node.node_id for node in members}
+    operations += [Deletion(node_id) for node_id in removed if node_id in listed and node_id not in present]
+    return discovery.apply(row, operations, discovery_now) if operations else None
+
+
+def describe(node: Node) -> Affiliate:
+    """One of our nodes as a Talos machine reads it: always a worker, by its own name."""
+    return Affiliate(
+        node_id=node.node_id,
+        addresses=tuple(map(ip_address, node.addresses)),
+        hostname=node.hostname,
+        nodename=node.name,
+        machine_type="worker",
+        operating_system=node.operating_system,
+        public_key=node.public_key,
+        address=IPv6Address(node.address),
+        additional_addresses=tuple(map(ip_interface, (*node.networks, *node.ruled_networks))),
+        exclude_advertised_networks=tuple(map(ip_interface, node.excluded_networks)),
+    )
+
+
+def _data(affiliate: Affiliate, listed: SealedAffiliate | None, secret: bytes) -> bytes:
+    """The sealed words: those that are listed already if they are the same, else with a new nonce."""
+    if listed is not None and listed.data:
+        try:
+            if open_affiliate(listed.data, secret) == affiliate:
+                return listed.data
+        except (Damaged, NotAuthentic):
+            pass  # somebody wrote over them
+    return seal_affiliate(affiliate, secret, os.urandom(NONCE_BYTES))
+
+
+def _endpoints(node: Node, *, harvested: bool) -> list[str]:
+    rows = sorted(node.candidates.all(), key=lambda row: (row.order, row.pk))
+    return [row.endpoint for row in rows if (row.source == Source.HARVESTED) == harvested]
+
+
+def _seal_all(texts: Iterable[str], secret: bytes) -> tuple[bytes, ...]:
+    return tuple(seal_endpoint(Endpoint.parse(text), secret) for text in texts)

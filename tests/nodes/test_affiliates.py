@@ -1,0 +1,298 @@
+"""Discovery and console are one membership: real rows, sealed as Talos machines seal them."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import replace
+from datetime import timedelta
+from ipaddress import IPv6Address, ip_address, ip_interface
+
+import pytest
+
+from kubespan.core.affiliate import Affiliate
+from kubespan.core.cluster import ula_prefix
+from kubespan.core.endpoint import Endpoint
+from kubespan.core.identity import KeyPair
+from kubespan.core.options import ClusterOptions
+from kubespan.discovery.limits import TTL_SECONDS
+from kubespan.discovery.sealing import open_affiliate, open_endpoint, seal_affiliate, seal_endpoint
+from kubespan.discovery.state import Deletion, Update
+from nodes.counters import read_counters
+from nodes.models import Audit, Change, Cluster, Node
+from nodes.services import affiliates, clusters, discovery, nodes
+from tests.factories import NOW, Machine, enrol, make_cluster
+
+pytestmark = pytest.mark.django_db(transaction=True)
+LATER = NOW + timedelta(hours=1)
+
+
+class Talos:
+    """A cluster with machines that speak to discovery alone."""
+
+    def __init__(self, **options):
+        self.cluster = make_cluster(**options)
+        self.secret = base64.b64decode(self.cluster.secret.reveal())
+        self.row = discovery.find(self.cluster.cluster_id, serve_all=False)
+        self.at = 1000.0
+
+    def machine(self, number=1, **changes):
+        """What a Talos machine says of itself."""
+        prefix = ula_prefix(self.cluster.cluster_id)
+        return replace(
+            Affiliate(
+                node_id=f"talos-{number}",
+                addresses=(ip_address(f"10.5.0.{number}"),),
+                hostname=f"talos-{number}.example",
+                nodename=f"talos-{number}",
+                machine_type="controlplane",
+                operating_system="Talos (v1.9.0)",
+                public_key=KeyPair.make(bytes([number]) * 32).public_key,
+                address=IPv6Address(int(prefix.network_address) + number),
+                api_server_port=6443,
+            ),
+            **changes,
+        )
+
+    def say(self, *machines, endpoints=("192.0.2.1:51820",), secret=None, under=None):
+        """Publish machines, as their clients would."""
+        secret = secret or self.secret
+        sealed = tuple(seal_endpoint(Endpoint.parse(text), secret) for text in endpoints)
+        operations = [
+            Update(under or one.node_id, seal_affiliate(one, secret, bytes(11) + bytes([number])), sealed, TTL_SECONDS)
+            for number, one in enumerate(machines)
+        ]
+        discovery.apply(self.row, operations, self.at)
+
+    def follow(self, now=NOW):
+        return affiliates.follow(self.cluster.pk, now)
+
+    def approve(self, now=NOW):
+        for node in Node.objects.pending():
+            nodes.approve_node("alice", node, now)
+
+    def listed(self):
+        return discovery.read(self.row).affiliates
+
+
+@pytest.fixture
+def talos(valkey):
+    return Talos()
+
+
+# From discovery to the console.
+
+
+def test_a_machine_that_was_never_seen_waits_for_a_yes_and_then_is_a_member(talos):
+    talos.say(talos.machine(), endpoints=["192.0.2.1:51820", "[2001:db8::1]:51820"])
+    talos.follow()
+    node = Node.objects.get()
+    assert (node.kind, node.status, node.name, node.machine_type) == ("talos", "pending", "talos-1", "controlplane")
+    assert (node.hostname, node.operating_system) == ("talos-1.example", "Talos (v1.9.0)")
+    assert (node.addresses, node.public_key) == (["10.5.0.1"], talos.machine().public_key)
+    assert Audit.objects.filter(verb="node.discovered", node=node).exists()
+    assert not Change.objects.exists()
+    talos.approve()
+    change = Change.objects.get()
+    assert (change.kind, change.index) == ("member", 0)
+    endpoints = list(Node.objects.get().candidates.values_list("endpoint", "source"))
+    assert endpoints == [("192.0.2.1:51820", "announced"), ("[2001:db8::1]:51820", "announced")]
+
+
+def test_what_it_says_anew_is_one_change_and_the_same_again_is_none(talos):
+    talos.say(talos.machine())
+    talos.follow()
+    talos.approve()
+    talos.follow(LATER)
+    assert Cluster.objects.get().revision == 1
+    talos.say(talos.machine(addresses=(ip_address("10.5.0.1"), ip_address("10.5.1.1"))))
+    talos.follow(LATER)
+    assert Node.objects.get().addresses == ["10.5.0.1", "10.5.1.1"]
+    assert Cluster.objects.get().revision == 2
+
+
+def test_its_networks_wait_for_a_yes_of_their_own(talos):
+    talos.say(talos.machine(additional_addresses=(ip_interface("10.244.1.1/24"),)))
+    talos.follow()
+    talos.approve()
+    assert Node.objects.get().claimed_networks == ["10.244.1.0/24"]
+
+
+def test_an_address_of_another_member_is_not_believed(talos):
+    enrol(talos.cluster, Machine(addresses=("10.5.0.1",)))
+    talos.say(talos.machine())
+    talos.follow()
+    node = Node.objects.get(kind="talos")
+    assert (node.addresses, node.refused_claims[0]["claim"]) == ([], "10.5.0.1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "counter"),
+    [
+        pytest.param({"public_key": ""}, "no-kubespan", id="no KubeSpan"),
+        pytest.param({"public_key": "x"}, "no-kubespan", id="a key that is none"),
+        pytest.param({"address": IPv6Address("fd00::1")}, "address", id="an address of another cluster"),
+    ],
+)
+def test_what_cannot_be_is_no_node(talos, changes, counter):
+    talos.say(talos.machine(**changes))
+    talos.follow()
+    assert not Node.objects.exists()
+    assert read_counters()[f"discovery.{counter}"] == 1
+
+
+def test_a_removed_machine_does_not_come_back_by_id_or_key(talos):
+    talos.say(talos.machine())
+    talos.follow()
+    talos.approve()
+    node = Node.objects.get()
+    nodes.remove_node("alice", node, node.name, NOW)
+    talos.follow()
+    talos.say(talos.machine(2, public_key=talos.machine(1).public_key))
+    talos.follow()
+    assert not Node.objects.present().exists()
+    assert read_counters()["discovery.removed"] >= 2
+
+
+def test_another_key_under_a_known_id_is_not_believed(talos):
+    talos.say(talos.machine())
+    talos.follow()
+    talos.approve()
+    talos.say(talos.machine(public_key=talos.machine(9).public_key))
+    talos.follow()
+    assert Node.objects.get().public_key == talos.machine(1).public_key
+    assert read_counters()["discovery.another-key"] == 1
+
+
+def test_a_blob_under_another_id_is_a_replay(talos):
+    talos.say(talos.machine(1), under="talos-2")
+    assert talos.follow().damaged == {"talos-2"}
+    assert not Node.objects.exists()
+
+
+def test_a_wrong_secret_is_told_from_damage(talos):
+    talos.say(talos.machine(1), secret=bytes(32))
+    opened = talos.follow()
+    assert (opened.wrong_secret, opened.strange) == (True, {"talos-1"})
+    talos.say(talos.machine(2))
+    opened = talos.follow()
+    assert (opened.wrong_secret, opened.strange) == (False, {"talos-1"})
+
+
+def test_who_is_listed_no_more_has_left_and_stays_while_a_peer_hears_it(talos):
+    talos.say(talos.machine())
+    talos.follow()
+    talos.approve()
+    discovery.apply(talos.row, [Deletion("talos-1")], talos.at)
+    talos.follow(NOW)
+    node = Node.objects.get()
+    assert (node.left_at, node.status) == (NOW, "approved")
+    assert affiliates.drop_left({node.pk: True}, LATER) == 0
+    assert affiliates.drop_left({}, NOW + timedelta(minutes=1)) == 0
+    assert affiliates.drop_left({}, LATER) == 1
+    node.refresh_from_db()
+    assert node.status == "left"
+    assert list(Change.objects.values_list("kind", flat=True)) == ["member", "gone"]
+    talos.say(talos.machine())
+    talos.follow(LATER)
+    node.refresh_from_db()
+    assert (node.status, node.left_at, node.index) == ("approved", None, 0)
+    assert list(Change.objects.values_list("kind", flat=True)) == ["member", "gone", "member"]
+
+
+# From the console to discovery.
+
+
+def connected(node):
+    Node.objects.filter(pk=node.pk).update(session="here")
+
+
+def test_a_connected_node_is_published_as_a_talos_machine_reads_it(talos):
+    machine = Machine(addresses=("10.0.0.5",), name="debian")
+    node = enrol(talos.cluster, machine)
+    connected(node)
+    affiliates.publish(talos.cluster.pk, talos.at)
+    (listed,) = talos.listed().values()
+    opened = open_affiliate(listed.data, talos.secret)
+    assert listed.id == opened.node_id == node.node_id
+    assert (opened.nodename, opened.machine_type, opened.public_key) == ("debian", "worker", node.public_key)
+    assert (opened.address, opened.api_server_port) == (IPv6Address(node.address), None)
+    assert str(open_endpoint(listed.endpoints[0].data, talos.secret)) == "10.0.0.5:51820"
+    assert listed.expires == talos.at + TTL_SECONDS
+
+
+def test_it_is_renewed_with_the_same_bytes_and_wakes_nobody(talos):
+    connected(enrol(talos.cluster))
+    affiliates.publish(talos.cluster.pk, talos.at)
+    (before,) = talos.listed().values()
+    applied = affiliates.publish(talos.cluster.pk, talos.at + 60)
+    (after,) = talos.listed().values()
+    assert applied.events == ()
+    assert (after.data, after.expires) == (before.data, before.expires + 60)
+
+
+def test_what_somebody_wrote_over_it_is_written_over_again(talos):
+    node = enrol(talos.cluster)
+    connected(node)
+    affiliates.publish(talos.cluster.pk, talos.at)
+    discovery.apply(talos.row, [Update(node.node_id, b"junk", (), 60.0)], talos.at)
+    affiliates.publish(talos.cluster.pk, talos.at)
+    assert open_affiliate(talos.listed()[node.node_id].data, talos.secret).node_id == node.node_id
+
+
+def test_a_node_that_is_away_is_not_renewed_and_a_removed_one_is_taken_away(talos):
+    node = enrol(talos.cluster)
+    assert affiliates.publish(talos.cluster.pk, talos.at) is None
+    connected(node)
+    affiliates.publish(talos.cluster.pk, talos.at)
+    nodes.remove_node("alice", Node.objects.get(), node.name, NOW)
+    applied = affiliates.publish(talos.cluster.pk, talos.at)
+    assert [event.affiliate for event in applied.events] == [None]
+    assert talos.listed() == {}
+
+
+def test_our_own_affiliates_are_no_talos_machines(talos):
+    connected(enrol(talos.cluster))
+    affiliates.publish(talos.cluster.pk, talos.at)
+    talos.follow()
+    assert Node.objects.count() == 1
+
+
+def test_endpoints_harvested_on_either_side_reach_the_other(valkey):
+    talos = Talos(harvest_extra_endpoints=True)
+    node = enrol(talos.cluster)
+    connected(node)
+    talos.say(talos.machine())
+    talos.follow()
+    talos.approve()
+    affiliates.publish(talos.cluster.pk, talos.at)
+    # A Talos machine saw ours, and our agent saw the Talos machine.
+    seen = seal_endpoint(Endpoint.parse("198.51.100.9:40000"), talos.secret)
+    discovery.apply(talos.row, [Update(node.node_id, b"", (seen,), TTL_SECONDS)], talos.at)
+    talos.follow()
+    assert node.candidates.filter(endpoint="198.51.100.9:40000", source="harvested").exists()
+    other = Node.objects.get(kind="talos")
+    nodes.record_harvest(talos.cluster.pk, [(node.index, other.index, Endpoint.parse("203.0.113.7:1234"))], NOW)
+    affiliates.publish(talos.cluster.pk, talos.at)
+    endpoints = [str(open_endpoint(one.data, talos.secret)) for one in talos.listed()["talos-1"].endpoints]
+    assert endpoints == ["192.0.2.1:51820", "203.0.113.7:1234"]
+    # What was harvested of ours is not published as if we said it.
+    own = [str(open_endpoint(one.data, talos.secret)) for one in talos.listed()[node.node_id].endpoints]
+    assert own.count("198.51.100.9:40000") == 1
+    clusters.set_options("alice", Cluster.objects.get(), ClusterOptions(), NOW)
+    affiliates.follow(talos.cluster.pk, NOW)
+    assert not node.candidates.filter(source="harvested").exists()
+
+
+def test_following_many_costs_the_same_where_nothing_changed(
+    talos, django_assert_num_queries, django_assert_max_num_queries
+):
+    talos.say(*(talos.machine(number) for number in range(1, 4)))
+    talos.follow()
+    talos.approve()
+    with django_assert_max_num_queries(15) as few:
+        talos.follow()
+    talos.say(*(talos.machine(number) for number in range(1, 40)))
+    talos.follow()
+    talos.approve()
+    with django_assert_num_queries(len(few)):
+        talos.follow()
