@@ -63,6 +63,7 @@ app.conf.beat_schedule = {
     "go on with upgrades of agents": every(5, "advance_rollouts"),
     "find nodes that lag": every(15, "check_lag"),
     "find nodes that fell silent": every(15, "mark_silent_nodes"),
+    "keep discovery and nodes the same": every(30, "keep_affiliates"),
     "forget what has expired": every(600, "expire"),
 }
 app.conf.beat_max_loop_interval = 5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import redis
 import structlog
 from celery import shared_task
@@ -10,8 +12,8 @@ from django.utils import timezone
 from nodes import live
 from nodes.connections import sync_redis
 from nodes.health import WORKER_KEY
-from nodes.models import Node
-from nodes.services import nodes, revisions, rollouts, rotation, sessions, transitions
+from nodes.models import Cluster, Node
+from nodes.services import affiliates, discovery, nodes, revisions, rollouts, rotation, sessions, transitions
 
 HEARTBEAT_SECONDS = 45
 """How long a worker counts as living after its last beat, which comes every 10 s."""
@@ -26,6 +28,7 @@ def push_cluster(cluster_pk: int) -> None:
         revisions.push(cluster_pk)
     except redis.RedisError as error:
         log.warning("not pushed", cluster=cluster_pk, error=str(error))
+    publish_affiliates(cluster_pk)
 
 
 @shared_task
@@ -65,6 +68,38 @@ def expire() -> None:
 def advance_rollouts() -> None:
     """Look how far upgrades of agents are, and tell who is next."""
     rollouts.advance_all(timezone.now())
+
+
+@shared_task
+def follow_discovery(cluster_pk: int) -> None:
+    """Take in what discovery lists for a cluster, and publish what it does not list yet."""
+    try:
+        discovery.begin_to_follow(cluster_pk)
+    except redis.RedisError as error:
+        log.warning("discovery may be followed once more than needed", error=str(error))
+    if Cluster.objects.filter(pk=cluster_pk).exists():
+        affiliates.follow(cluster_pk, timezone.now())
+        publish_affiliates(cluster_pk)
+
+
+@shared_task
+def publish_affiliates(cluster_pk: int) -> None:
+    """Publish a cluster's connected nodes where that is news to discovery, or would expire."""
+    applied = affiliates.publish(cluster_pk, discovery.discovery_time(time.time()))
+    if applied is not None:
+        discovery.tell(applied)
+
+
+@shared_task
+def keep_affiliates() -> None:
+    """Publish and follow all clusters, and let go of Talos machines that left and that nobody hears."""
+    for cluster_pk in Cluster.objects.values_list("pk", flat=True):
+        follow_discovery(cluster_pk)
+    now = timezone.now()
+    try:
+        affiliates.drop_left([node for node in affiliates.left_long_ago(now) if not affiliates.is_heard(node)], now)
+    except redis.RedisError as error:
+        log.warning("who is heard is not known", error=str(error))
 
 
 @shared_task

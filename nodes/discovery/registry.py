@@ -27,9 +27,9 @@ from kubespan.discovery.state import ClusterState, Deletion, Event, Outcome, Sea
 from kubespan.discovery.watchers import Broadcast, Watcher
 from nodes.agents.rows import in_thread
 from nodes.connections import async_redis, subscriber_redis
+from nodes.discovery.parcels import CHANNEL, Parcel, dump_parcel, parse_parcel
 from nodes.services import discovery as services
 
-CHANNEL = "kubespan:discovery"
 GATHER = 0.01
 """Seconds for which requests are gathered; a thousand machines at once are a few transactions."""
 COMPARE_SECONDS = 5.0
@@ -49,18 +49,6 @@ log = structlog.get_logger(__name__)
 
 A = TypeVar("A")
 T = TypeVar("T")
-
-
-class Parcel(msgspec.Struct, frozen=True, array_like=True):
-    """Changes of a cluster, as they travel between processes."""
-
-    cluster: int
-    since: int
-    events: tuple[tuple[str, SealedAffiliate | None], ...]
-
-
-_parcels = msgspec.msgpack.Decoder(Parcel)
-_encoder = msgspec.msgpack.Encoder()
 
 
 @dataclass(slots=True)
@@ -255,11 +243,10 @@ class DatabaseRegistry:
         """Have all processes hear of changes, this one first."""
         if not applied.events:
             return
-        events = tuple((event.id, event.affiliate) for event in applied.events)
-        parcel = Parcel(applied.cluster, applied.since, events)
+        parcel = applied.parcel()
         self._follow(parcel)
         try:
-            await self._redis.publish(CHANNEL, _encoder.encode(parcel))
+            await self._redis.publish(CHANNEL, dump_parcel(parcel))
         except (redis.RedisError, OSError) as error:
             log.warning("other discovery processes were not told", error=str(error))
 
@@ -284,7 +271,7 @@ class DatabaseRegistry:
                     await subscription.subscribe(CHANNEL)
                     await self._compare()
                     async for message in subscription.listen():
-                        self._follow(_parcels.decode(message["data"]))
+                        self._follow(parse_parcel(message["data"]))
             except (redis.RedisError, OSError, msgspec.DecodeError) as error:
                 log.warning("other discovery processes are not heard", error=str(error))
             await asyncio.sleep(RETRY_SECONDS)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -23,6 +23,7 @@ from kubespan.core.affiliate import Affiliate
 from kubespan.core.cluster import ula_prefix
 from kubespan.core.endpoint import Endpoint
 from kubespan.core.messages import MessageError, parse_key
+from kubespan.core.peer_status import PeerState
 from kubespan.discovery.limits import TTL_SECONDS
 from kubespan.discovery.sealing import (
     NONCE_BYTES,
@@ -35,16 +36,21 @@ from kubespan.discovery.sealing import (
     seal_endpoint,
 )
 from kubespan.discovery.state import Deletion, SealedAffiliate, Update
+from nodes import live
 from nodes.counters import count
-from nodes.models import Candidate, Change, Cluster, DiscoveryCluster, Node, Tombstone
+from nodes.models import Candidate, Change, Cluster, Node, Tombstone
 from nodes.secrets import Unreadable
 from nodes.services import after, audit, claims, discovery, endpoints, revisions
 from nodes.services.enrolment import believe
 
+UP = str(PeerState.UP)
 LEFT_KEPT = timedelta(minutes=5)
 """How long a machine that discovery no longer lists stays a member; longer while a peer still hears of it."""
 PENDING_LIMIT = 256
 """Machines of one cluster that may wait for a yes; whoever knows a cluster id can announce any number."""
+
+RENEW_BEFORE = TTL_SECONDS / 2
+"""Seconds before its expiry from which on an affiliate is renewed (spec/discovery-protocol.md §6.2)."""
 
 Source = Candidate.Source
 
@@ -105,13 +111,11 @@ def follow(cluster_pk: int, now: datetime) -> Opened | None:
     Never more than a handful of queries besides those for machines that changed.
     """
     cluster = Cluster.objects.get(pk=cluster_pk)
-    listed = _read(cluster)
-    if listed is None:
-        return None
+    row = discovery.asked_for(cluster)
     secret = _secret(cluster)
-    if secret is None:
+    if row is None or secret is None:
         return None
-    opened = open_all(listed.values(), secret)
+    opened = open_all(discovery.read(row).affiliates.values(), secret)
     with transaction.atomic():
         cluster = revisions.lock(cluster_pk)
         nodes = {node.node_id: node for node in cluster.nodes.present()}
@@ -127,11 +131,6 @@ def follow(cluster_pk: int, now: datetime) -> Opened | None:
             if node.kind == Node.Kind.TALOS and node.node_id not in opened.affiliates and node.left_at is None:
                 _note_left(cluster, node, now)
     return opened
-
-
-def _read(cluster: Cluster) -> dict[str, SealedAffiliate] | None:
-    row = DiscoveryCluster.objects.filter(cluster_id=cluster.cluster_id).first()
-    return None if row is None else discovery.read(row.pk).affiliates
 
 
 def _secret(cluster: Cluster) -> bytes | None:
@@ -211,8 +210,8 @@ def digest(affiliate: Affiliate) -> str:
 
 
 _COLUMNS = (
-    "announced_digest", "hostname", "operating_system", "machine_type", "announced_endpoints", "excluded_networks", "addresses",
-    "claimed_networks", "ruled_networks", "refused_claims",
+    "announced_digest", "hostname", "operating_system", "machine_type", "announced_endpoints", "excluded_networks",
+    "addresses", "claimed_networks", "ruled_networks", "refused_claims",
 )  # fmt: skip
 
 
@@ -273,13 +272,21 @@ def _note_left(cluster: Cluster, node: Node, now: datetime) -> None:
     after.announce(cluster.pk, "node.changed", node=node.pk)
 
 
-def drop_left(heard: Mapping[int, bool], now: datetime) -> int:
-    """End the membership of Talos machines that left a while ago and that no peer hears (`heard`, by primary key)."""
+def left_long_ago(now: datetime) -> list[Node]:
+    """Members that discovery has not listed for a while."""
+    return list(Node.objects.approved().filter(kind=Node.Kind.TALOS, left_at__lt=now - LEFT_KEPT))
+
+
+def is_heard(node: Node) -> bool:
+    """Whether some peer has a link to it that is up; raises redis.RedisError."""
+    peers = node.cluster.nodes.approved().connected().values_list("pk", flat=True)
+    return any(seen.state == UP for seen in live.read_links_to(node, peers).values())
+
+
+def drop_left(nodes: Iterable[Node], now: datetime) -> int:
+    """End the membership of machines that left and that nobody hears; how many they were."""
     dropped = 0
-    candidates = Node.objects.approved().filter(kind=Node.Kind.TALOS, left_at__lt=now - LEFT_KEPT)
-    for node in candidates.select_related("cluster"):
-        if heard.get(node.pk):
-            continue
+    for node in nodes:
         with transaction.atomic():
             cluster = revisions.lock(node.cluster_id)
             if not Node.objects.approved().filter(pk=node.pk, left_at=node.left_at).update(status=Node.Status.LEFT):
@@ -296,30 +303,42 @@ def drop_left(heard: Mapping[int, bool], now: datetime) -> int:
 def publish(cluster_pk: int, discovery_now: float) -> discovery.Applied | None:
     """Publish the cluster's connected nodes as affiliates, and where its agents saw Talos machines.
 
-    The same words are sent again in the same bytes, which renews them and wakes nobody.
+    Only once somebody has asked discovery for the cluster. The same words are sent again in the same bytes, which renews them and wakes nobody.
     """
     cluster = Cluster.objects.get(pk=cluster_pk)
+    row = discovery.asked_for(cluster)
     secret = _secret(cluster)
-    if secret is None:
+    if row is None or secret is None:
         return None
-    row = discovery.find(cluster.cluster_id, serve_all=False)
     listed = discovery.read(row).affiliates
     operations: list[Update | Deletion] = []
     members = cluster.nodes.approved().prefetch_related("candidates")
     for node in members:
         if node.kind == Node.Kind.TALOS:
             seen = [text for text in _endpoints(node, harvested=True) if text not in node.announced_endpoints]
-            if seen and cluster.kubespan.harvest_extra_endpoints and node.node_id in listed:
-                operations.append(Update(node.node_id, b"", _seal_all(seen, secret), TTL_SECONDS))
+            known = listed.get(node.node_id)
+            if seen and known and cluster.kubespan.harvest_extra_endpoints:
+                sealed = _seal_all(seen, secret)
+                if _needs_saying(known, known.data, sealed, discovery_now):
+                    operations.append(Update(node.node_id, b"", sealed, TTL_SECONDS))
         elif node.session:
-            data = _data(describe(node), listed.get(node.node_id), secret)
-            operations.append(
-                Update(node.node_id, data, _seal_all(_endpoints(node, harvested=False), secret), TTL_SECONDS)
-            )
+            known = listed.get(node.node_id)
+            data = _data(describe(node), known, secret)
+            own = _seal_all(_endpoints(node, harvested=False), secret)
+            if _needs_saying(known, data, own, discovery_now):
+                operations.append(Update(node.node_id, data, own, TTL_SECONDS))
     removed = Tombstone.objects.filter(cluster=cluster).values_list("node_id", flat=True)
     present = {node.node_id for node in members}
     operations += [Deletion(node_id) for node_id in removed if node_id in listed and node_id not in present]
     return discovery.apply(row, operations, discovery_now) if operations else None
+
+
+def _needs_saying(known: SealedAffiliate | None, data: bytes, endpoints: Iterable[bytes], now: float) -> bool:
+    """Whether this is news to discovery, or would expire before long."""
+    if known is None or known.data != data or known.expires < now + RENEW_BEFORE:
+        return True
+    kept = {endpoint.data for endpoint in known.endpoints if endpoint.expires >= now + RENEW_BEFORE}
+    return not kept.issuperset(endpoints)
 
 
 def describe(node: Node) -> Affiliate:

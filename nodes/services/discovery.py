@@ -8,9 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
+import redis
+import structlog
+from celery import current_app
 from django.db import transaction
+from kombu.exceptions import OperationalError
 
 from kubespan.discovery.registry import NotServed
 from kubespan.discovery.state import (
@@ -23,6 +28,8 @@ from kubespan.discovery.state import (
     Update,
     due,
 )
+from nodes.connections import sync_redis
+from nodes.discovery.parcels import CHANNEL, Parcel, dump_parcel
 from nodes.models import Cluster, DiscoveryAffiliate, DiscoveryClock, DiscoveryCluster
 
 DOWNTIME_AFTER = 30.0
@@ -32,6 +39,8 @@ BATCH = 500
 COLUMNS = ("data", "endpoints", "expires", "due")
 
 Operation = Update | Deletion
+
+log = structlog.get_logger(__name__)
 
 _endpoints = msgspec.msgpack.Decoder(tuple[tuple[bytes, float], ...])
 _encoder = msgspec.msgpack.Encoder()
@@ -51,6 +60,10 @@ class Applied:
         """The changes, in order."""
         return tuple(outcome.event for outcome in self.outcomes if outcome.event is not None)
 
+    def parcel(self) -> Parcel:
+        """The changes as they travel to other processes."""
+        return Parcel(self.cluster, self.since, tuple((event.id, event.affiliate) for event in self.events))
+
 
 @dataclass(frozen=True, slots=True)
 class Contents:
@@ -61,6 +74,11 @@ class Contents:
     affiliates: dict[str, SealedAffiliate]
 
 
+FOLLOW_GATHER = 0.5
+"""Seconds for which changes are gathered before they are followed: machines come in bursts."""
+FOLLOW_MARKER_SECONDS = 30
+
+
 def find(cluster_id: str, *, serve_all: bool) -> int:
     """The row of a cluster, made where it is served and has none yet; raises NotServed."""
     row = DiscoveryCluster.objects.filter(cluster_id=cluster_id).values_list("pk", flat=True).first()
@@ -68,7 +86,15 @@ def find(cluster_id: str, *, serve_all: bool) -> int:
         raise NotServed
     if row is not None:
         return row
-    return DiscoveryCluster.objects.get_or_create(cluster_id=cluster_id)[0].pk
+    row, made = DiscoveryCluster.objects.get_or_create(cluster_id=cluster_id)
+    if made:
+        ask_follow(cluster_id)  # from now on the console's own nodes are published there
+    return row.pk
+
+
+def asked_for(cluster: Cluster) -> int | None:
+    """The row of a cluster, if anybody has asked discovery for it yet."""
+    return DiscoveryCluster.objects.filter(cluster_id=cluster.cluster_id).values_list("pk", flat=True).first()
 
 
 def apply(cluster_pk: int, operations: Sequence[Operation], now: float) -> Applied:
@@ -85,6 +111,8 @@ def apply(cluster_pk: int, operations: Sequence[Operation], now: float) -> Appli
         _write(cluster, rows, before, state.affiliates)
         since = cluster.number
         _count(cluster, sum(outcome.event is not None for outcome in outcomes))
+        if cluster.number > since:
+            transaction.on_commit(partial(ask_follow, cluster.cluster_id), robust=True)
     return Applied(cluster.pk, outcomes, since)
 
 
@@ -104,6 +132,7 @@ def _collect(cluster_pk: int, now: float) -> Applied:
         _write(cluster, rows, before, state.affiliates)
         since = cluster.number
         _count(cluster, len(outcomes))
+        transaction.on_commit(partial(ask_follow, cluster.cluster_id), robust=True)
     return Applied(cluster.pk, outcomes, since)
 
 
@@ -168,3 +197,43 @@ def beat(wall: float) -> float:
         clock.seen = max(wall, clock.seen)
         clock.save()
     return clock.downtime
+
+
+def discovery_time(wall: float) -> float:
+    """What time it is for affiliates: the wall's, less the downtime."""
+    return wall - (DiscoveryClock.objects.values_list("downtime", flat=True).filter(pk=1).first() or 0.0)
+
+
+def tell(applied: Applied) -> None:
+    """Have all discovery processes hear of changes that were made elsewhere; without Redis they compare numbers."""
+    if not applied.events:
+        return
+    try:
+        sync_redis().publish(CHANNEL, dump_parcel(applied.parcel()))
+    except redis.RedisError as error:
+        log.warning("discovery processes were not told", error=str(error))
+
+
+def ask_follow(cluster_id: str) -> None:
+    """Have a worker bring the console's nodes up to date with a cluster's affiliates; many askings are one turn.
+
+    Without Redis nothing happens: the timetable finds the cluster again.
+    """
+    cluster_pk = Cluster.objects.filter(cluster_id=cluster_id).values_list("pk", flat=True).first()
+    if cluster_pk is None:
+        return
+    try:
+        if sync_redis().set(_marker(cluster_pk), 1, nx=True, ex=FOLLOW_MARKER_SECONDS):
+            send = current_app.send_task
+            send("nodes.tasks.follow_discovery", [cluster_pk], countdown=FOLLOW_GATHER, retry=False)
+    except (redis.RedisError, OperationalError) as error:
+        log.warning("discovery is not followed yet", cluster=cluster_pk, error=str(error))
+
+
+def begin_to_follow(cluster_pk: int) -> None:
+    """What changes from here on asks for a turn of its own."""
+    sync_redis().delete(_marker(cluster_pk))
+
+
+def _marker(cluster_pk: int) -> str:
+    return f"kubespan:follow:{cluster_pk}"

@@ -186,9 +186,10 @@ def test_who_is_listed_no_more_has_left_and_stays_while_a_peer_hears_it(talos):
     talos.follow(NOW)
     node = Node.objects.get()
     assert (node.left_at, node.status) == (NOW, "approved")
-    assert affiliates.drop_left({node.pk: True}, LATER) == 0
-    assert affiliates.drop_left({}, NOW + timedelta(minutes=1)) == 0
-    assert affiliates.drop_left({}, LATER) == 1
+    assert affiliates.left_long_ago(NOW + timedelta(minutes=1)) == []
+    assert affiliates.left_long_ago(LATER) == [node]
+    assert not affiliates.is_heard(node)
+    assert affiliates.drop_left([node], LATER) == 1
     node.refresh_from_db()
     assert node.status == "left"
     assert list(Change.objects.values_list("kind", flat=True)) == ["member", "gone"]
@@ -224,10 +225,11 @@ def test_it_is_renewed_with_the_same_bytes_and_wakes_nobody(talos):
     connected(enrol(talos.cluster))
     affiliates.publish(talos.cluster.pk, talos.at)
     (before,) = talos.listed().values()
-    applied = affiliates.publish(talos.cluster.pk, talos.at + 60)
+    assert affiliates.publish(talos.cluster.pk, talos.at + 60) is None  # it is good for a while
+    applied = affiliates.publish(talos.cluster.pk, talos.at + TTL_SECONDS / 2 + 1)
     (after,) = talos.listed().values()
     assert applied.events == ()
-    assert (after.data, after.expires) == (before.data, before.expires + 60)
+    assert (after.data, after.expires) == (before.data, before.expires + TTL_SECONDS / 2 + 1)
 
 
 def test_what_somebody_wrote_over_it_is_written_over_again(talos):
