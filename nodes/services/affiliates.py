@@ -303,7 +303,8 @@ def drop_left(nodes: Iterable[Node], now: datetime) -> int:
 def publish(cluster_pk: int, discovery_now: float) -> discovery.Applied | None:
     """Publish the cluster's connected nodes as affiliates, and where its agents saw Talos machines.
 
-    Only once somebody has asked discovery for the cluster. The same words are sent again in the same bytes, which renews them and wakes nobody.
+    Only once somebody has asked discovery for the cluster. The same words are sent again in the same bytes, which
+    renews them and wakes nobody.
     """
     cluster = Cluster.objects.get(pk=cluster_pk)
     row = discovery.asked_for(cluster)

@@ -86,10 +86,10 @@ def find(cluster_id: str, *, serve_all: bool) -> int:
         raise NotServed
     if row is not None:
         return row
-    row, made = DiscoveryCluster.objects.get_or_create(cluster_id=cluster_id)
+    cluster, made = DiscoveryCluster.objects.get_or_create(cluster_id=cluster_id)
     if made:
         ask_follow(cluster_id)  # from now on the console's own nodes are published there
-    return row.pk
+    return cluster.pk
 
 
 def asked_for(cluster: Cluster) -> int | None:
