@@ -19,7 +19,7 @@ demo: environment frontend handout ## a console and a real mesh of four machines
 
 .PHONY: run
 run: environment frontend handout ## a console on http://127.0.0.1:8000 with everything that it needs, kept in .data
-	@KUBESPAN_DATA=$${KUBESPAN_DATA:-.data} $(BIN)/python manage.py run $(ARGS)
+	@KUBESPAN_DATA=$${KUBESPAN_DATA:-.data} $(BIN)/python manage.py run --discovery-listen 127.0.0.1:3000 $(ARGS)
 
 .PHONY: test
 test: environment frontend handout ## all tests; with ARGS, pytest's own: make test ARGS='tests/core -q'

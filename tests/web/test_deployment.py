@@ -21,7 +21,8 @@ def test_the_compose_file_follows_the_specification():
 
 
 def test_every_process_is_there():
-    assert set(COMPOSE["services"]) == {"migrate", "web", "worker", "beat", "redis", "postgres", "caddy"}
+    processes = {"migrate", "web", "worker", "beat", "discovery"}
+    assert set(COMPOSE["services"]) == processes | {"redis", "postgres", "caddy"}
     assert COMPOSE["services"]["caddy"]["profiles"] == ["tls"]
 
 

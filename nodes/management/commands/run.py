@@ -30,6 +30,11 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser):
         embedded.add_options(parser)
+        parser.add_argument(
+            "--discovery-listen",
+            metavar="HOST:PORT",
+            help="the discovery service too: by the console's own certificate where there is --tls-listen, else plain",
+        )
 
     def handle(self, *args, **options):
         data = settings.KUBESPAN_DATA
@@ -69,12 +74,27 @@ def listeners(data: Path, options: dict) -> list[Child]:
     if not is_loopback(host):
         raise embedded.NotPossible(f"--listen {options['listen']}: plain HTTP is for loopback only; use --tls-listen")
     found = [web("web", host, port)]
+    own = None
     if options["tls_listen"]:
         host, port = embedded.split_address(options["tls_listen"])
         own = certificates.ensure(data, [host, *options["tls_name"]], timezone.now())
         files = ["--ssl-certfile", str(own.certificate), "--ssl-keyfile", str(own.key)]
         found.append(web("web over TLS", host, port, *files))
+    if options.get("discovery_listen"):
+        found.append(discovery(options["discovery_listen"], own))
     return found
+
+
+def discovery(listen: str, own: certificates.Certificate | None) -> Child:
+    """The discovery service; plain only where nobody else can listen in, as with web pages."""
+    host, port = embedded.split_address(listen)
+    if own is None and not is_loopback(host):
+        raise embedded.NotPossible(f"--discovery-listen {listen}: plain is for loopback only; use --tls-listen as well")
+    check_free(host, port)
+    command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "discovery", "--listen", listen, "--metrics", ""]
+    if own is not None:
+        command += ["--certificate", str(own.certificate), "--key", str(own.key)]
+    return Child("discovery", command)
 
 
 def web(name: str, host: str, port: int, *more: str) -> Child:
