@@ -12,9 +12,18 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
+            name='DiscoveryCluster',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('cluster_id', models.CharField(help_text='Kept verbatim.', max_length=256, unique=True)),
+                ('number', models.PositiveBigIntegerField(default=0, help_text='Number of the newest change that watchers hear of.')),
+            ],
+        ),
+        migrations.CreateModel(
             name='DiscoveryAffiliate',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('cluster', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='affiliates', to='nodes.discoverycluster')),
                 ('affiliate_id', models.CharField(max_length=256)),
                 ('data', models.BinaryField(default=b'', help_text='Sealed; empty where only others spoke of its endpoints.')),
                 ('endpoints', models.BinaryField(default=b'', help_text='Sealed endpoints, each with when it expires; msgpack.')),
@@ -28,14 +37,6 @@ class Migration(migrations.Migration):
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('seen', models.FloatField(help_text='When a discovery process was last alive, in seconds since 1970.')),
                 ('downtime', models.FloatField(default=0.0, help_text='Seconds for which none was, in all.')),
-            ],
-        ),
-        migrations.CreateModel(
-            name='DiscoveryCluster',
-            fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('cluster_id', models.CharField(help_text='Kept verbatim.', max_length=256, unique=True)),
-                ('number', models.PositiveBigIntegerField(default=0, help_text='Number of the newest change that watchers hear of.')),
             ],
         ),
         migrations.RemoveConstraint(
@@ -90,11 +91,6 @@ class Migration(migrations.Migration):
         migrations.AddConstraint(
             model_name='node',
             constraint=models.UniqueConstraint(condition=models.Q(models.Q(('status', 'removed'), _negated=True), models.Q(('verify_key', ''), _negated=True)), fields=('verify_key',), name='node_verify_key_once'),
-        ),
-        migrations.AddField(
-            model_name='discoveryaffiliate',
-            name='cluster',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='affiliates', to='nodes.discoverycluster'),
         ),
         migrations.AddConstraint(
             model_name='discoveryaffiliate',
