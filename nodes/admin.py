@@ -20,6 +20,9 @@ from nodes.models import (
     Change,
     Cluster,
     Console,
+    DiscoveryAffiliate,
+    DiscoveryClock,
+    DiscoveryCluster,
     Node,
     Obstacle,
     Rollout,
@@ -143,6 +146,36 @@ class RolloutStepAdmin(Shown):
     list_filter = ("state",)
     list_select_related = ("rollout__cluster", "node")
     search_fields = ("node__name", "reason")
+
+
+@admin.register(DiscoveryCluster)
+class DiscoveryClusterAdmin(Shown):
+    """Clusters at the discovery service."""
+
+    hidden = ("cluster_id",)  # a capability
+    list_display = ("pk", "number")
+    search_fields = ("=pk",)
+    ordering = ("pk",)
+
+
+@admin.register(DiscoveryAffiliate)
+class DiscoveryAffiliateAdmin(Shown):
+    """Affiliates at the discovery service; what they say is sealed."""
+
+    hidden = ("data", "endpoints")
+    list_display = ("affiliate_id", "cluster", "expires")
+    list_filter = ("cluster",)
+    list_select_related = ("cluster",)
+    search_fields = ("affiliate_id",)
+    ordering = ("cluster", "affiliate_id")
+
+
+@admin.register(DiscoveryClock)
+class DiscoveryClockAdmin(Shown):
+    """How long nobody served discovery."""
+
+    list_display = ("seen", "downtime")
+    search_fields = ("=pk",)
 
 
 @admin.register(Change)

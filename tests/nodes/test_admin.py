@@ -9,9 +9,10 @@ from django.contrib.auth.models import User
 from django.urls import reverse
 
 from kubespan.core.messages import Finding, Notice
+from kubespan.discovery.state import Update
 from nodes.counters import count
 from nodes.models import Cluster, Rollout, RolloutStep, Rotation, Token
-from nodes.services import nodes, obstacles, people, rotation, sessions
+from nodes.services import discovery, nodes, obstacles, people, rotation, sessions
 from tests.factories import NOW, Machine, enrol, make_cluster, make_token
 
 pytestmark = pytest.mark.django_db
@@ -36,6 +37,9 @@ def rows():
     rollout = Rollout.objects.create(
         cluster=cluster, version="0.2.0", sha256="ab" * 32, size=1, started=NOW, started_by="tests"
     )
+    discovery.beat(0.0)
+    here = discovery.find(cluster.cluster_id, serve_all=False)
+    discovery.apply(here, [Update("af1", b"sealed", (), 60.0)], 0.0)
     RolloutStep.objects.create(rollout=rollout, node=edge, order=0, before="0.1.0")
     nodes.remove_node("tests", enrol(cluster, Machine("gone")), "gone", NOW)
 
