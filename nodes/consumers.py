@@ -280,7 +280,8 @@ def _node_row(cluster: Cluster, node: Node, summary: live.Summary | None) -> Nod
         name=node.name,
         status=node.status,  # type: ignore[arg-type] # its choices are the same words
         address=node.address,
-        connected=summary is not None,
+        connected=node.is_here if node.is_talos else summary is not None,
+        talos=node.is_talos,
         last_seen=max(filter(None, (seen, summary.at)), default=None) if summary else seen,
         applied=node.applied_number,
         behind=node.behind(cluster) if approved else 0,
@@ -312,7 +313,7 @@ def _on_page(queryset: Any) -> Any:
     """Only the columns that pages show; claims and endpoints stay where they are."""
     return queryset.only(
         "pk", "cluster", "index", "name", "status", "address", "applied_epoch", "applied_number", "fault", "last_seen",
-        "obstacles_at",
+        "obstacles_at", "kind", "left_at",
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ FULL_LINKS = 50
 """Nodes up to which a cluster's page gets all links; of a larger one, those that are not up."""
 
 State = Literal["unknown", "up", "down"]
-Status = Literal["pending", "approved", "removed"]
+Status = Literal["pending", "approved", "left", "removed"]
 
 
 class LinkCounts(msgspec.Struct, frozen=True):
@@ -42,6 +42,7 @@ class NodeRow(msgspec.Struct, frozen=True):
     behind: int
     fault: str
     links: LinkCounts
+    talos: bool = False
     found: float | None = None
     """When what its preflight finds was last different, as Unix time."""
 

@@ -32,7 +32,8 @@ class NodeQuerySet(models.QuerySet["Node"]):
 
     def behind(self, cluster: Cluster) -> NodeQuerySet:
         """Those that have not applied the cluster's newest revision."""
-        return self.exclude(applied_epoch=cluster.epoch, applied_number__gte=cluster.revision)
+        ours = self.filter(kind=Node.Kind.LINUX)
+        return ours.exclude(applied_epoch=cluster.epoch, applied_number__gte=cluster.revision)
 
     def not_cut_off(self, tombstone: Tombstone) -> NodeQuerySet:
         """Members that may still have the removed node as a peer: what they applied is older than its removal."""
@@ -175,6 +176,16 @@ class Node(models.Model):
         return reverse("node", args=[self.pk])
 
     @property
+    def is_talos(self) -> bool:
+        """Whether it is known through discovery alone: no agent of ours speaks for it."""
+        return self.kind == Node.Kind.TALOS
+
+    @property
+    def is_here(self) -> bool:
+        """Whether its agent is connected, or discovery lists it."""
+        return self.left_at is None if self.is_talos else bool(self.session)
+
+    @property
     def away_since(self) -> datetime | None:
         """When it was last heard of, if it is not connected."""
         return None if self.session else self.last_seen
@@ -186,6 +197,8 @@ class Node(models.Model):
 
     def behind(self, cluster: Cluster) -> int:
         """By how many revisions what it applied lags behind its cluster."""
+        if self.is_talos:
+            return 0  # it applies what it finds by itself, and tells nobody
         if self.applied_epoch != cluster.epoch:
             return cluster.revision
         return max(0, cluster.revision - self.applied_number)

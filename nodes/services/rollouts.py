@@ -60,7 +60,7 @@ class Verdict:
 def read_offer(cluster: Cluster) -> Offer:
     """Look which members may be upgraded to what this console hands out."""
     release = delivery.read_release()
-    members = list(Node.objects.approved().filter(cluster=cluster).order_by("name"))
+    members = list(Node.objects.approved().filter(cluster=cluster, kind=Node.Kind.LINUX).order_by("name"))
     otherwise = [node for node in members if not _handed_out(node.agent_version)]
     older = [node for node in members if release and may_follow(release.version, node.agent_version)]
     return Offer(

@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from django import template
 from django.templatetags.static import static
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from kubespan.core.rotation import Standing
@@ -54,7 +54,9 @@ def state(kind: str, text: str = "", since: datetime | None = None) -> SafeStrin
 
 @register.simple_tag
 def presence(node: Node) -> SafeString:
-    """Whether the agent is connected, and since when."""
+    """Whether the agent is connected, and since when; of a Talos machine, whether discovery lists it."""
+    if node.is_talos:
+        return state("away", "left discovery", node.left_at) if node.left_at else state("connected", "in discovery")
     if node.session:
         return state("connected", "connected", node.connected_at)
     if node.last_seen is None:
@@ -76,6 +78,8 @@ CONSEQUENCES = {
 @register.simple_tag
 def consequence(node: Node, stand: Standing, rotation: Rotation) -> str:
     """What a switch now would mean to a machine that is not ready."""
+    if node.is_talos:
+        return "Is cut off from the switch until its own configuration names the new secret"
     has_it = node.secret_kept == rotation.generation
     return CONSEQUENCES[stand, has_it and stand is Standing.AWAY]
 
@@ -83,6 +87,8 @@ def consequence(node: Node, stand: Standing, rotation: Rotation) -> str:
 @register.simple_tag
 def configuration(node: Node, cluster: Cluster) -> SafeString:
     """Whether what the node applied is its cluster's newest revision."""
+    if node.is_talos:
+        return state("none", "by Talos")
     if node.status != Node.Status.APPROVED:
         return state("none", "nothing to apply")
     if node.fault:
@@ -96,11 +102,15 @@ def configuration(node: Node, cluster: Cluster) -> SafeString:
 @register.simple_tag
 def membership(node: Node) -> SafeString:
     """Whether it may take part; nothing where that goes without saying."""
-    tones = {Node.Status.PENDING: ("warn", "pending approval"), Node.Status.REMOVED: ("", "removed")}
-    if node.status not in tones:
-        return SafeString("")
-    tone, text = tones[Node.Status(node.status)]
-    return format_html('<span class="ks-chip" data-tone="{}">{}</span>', tone, text)
+    tones = {
+        Node.Status.PENDING: ("warn", "pending approval"),
+        Node.Status.LEFT: ("", "left"),
+        Node.Status.REMOVED: ("", "removed"),
+    }
+    chips = [("info", "Talos")] if node.is_talos else []
+    if node.status in tones:
+        chips.append(tones[Node.Status(node.status)])
+    return format_html_join(" ", '<span class="ks-chip" data-tone="{}">{}</span>', chips)
 
 
 @register.simple_tag

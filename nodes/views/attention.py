@@ -55,9 +55,7 @@ def _of_node(
         yield Attention(0, "alert-triangle", "bad", node, f"could not apply its settings: {node.fault}")
     elif node.session and (behind := node.behind(cluster)):
         yield Attention(4, "refresh", "warn", node, f"is behind by {count(behind, 'revision')}")
-    if not node.session:
-        text = "is away; its mesh goes on, but changes do not reach it" if node.last_seen else "has never connected"
-        yield Attention(2, "plug-connected", "warn", node, text, node.last_seen or node.enrolled)
+    yield from _of_presence(node)
     if waiting := set(node.claimed_networks) - set(node.networks):
         text = f"asks to advertise {', '.join(sorted(waiting))}; nobody has said yes"
         yield Attention(5, "route", "warn", node, text)
@@ -75,6 +73,18 @@ def _of_node(
         )
     if odd := clock(node.clock_skew):
         yield Attention(6, "clock", "warn", node, f"has a clock that is {odd}")
+
+
+def _of_presence(node: Node) -> Iterable[Attention]:
+    if node.is_here:
+        return
+    if node.is_talos:
+        text, since = "left discovery; its peers keep it while they hear it", node.left_at
+    elif node.last_seen:
+        text, since = "is away; its mesh goes on, but changes do not reach it", node.last_seen
+    else:
+        text, since = "has never connected", node.enrolled
+    yield Attention(2, "plug-connected", "warn", node, text, since)
 
 
 def _cannot_reach(node: Node, summary: Summary, members: Mapping[tuple[int, int], Node], link: Seen | None) -> str:

@@ -32,12 +32,12 @@ class ClusterListView(OperatorMixin, View):
 
     def get(self, request):
         clusters = list(Cluster.objects.with_counts().order_by("name"))
-        nodes = list(Node.objects.approved().only("pk", "cluster_id", "session"))
+        nodes = list(Node.objects.approved().only("pk", "cluster_id", "session", "kind", "left_at"))
         add_links(nodes)
         for cluster in clusters:
             members = [node for node in nodes if node.cluster_id == cluster.pk]
             cluster.size, cluster.pending = cluster.approved_count, cluster.pending_count
-            cluster.connected = sum(bool(node.session) for node in members)
+            cluster.connected = sum(node.is_here for node in members)
             cluster.links = LinkCounts()
             for node in members:
                 cluster.links = cluster.links.plus(node.links)
@@ -134,7 +134,7 @@ class ClusterView(ClusterTab):
             pending=pending,
             page=page,
             size=len(approved),
-            connected=sum(bool(node.session) for node in approved),
+            connected=sum(node.is_here for node in approved),
             links=links,
             drift=sum(bool(node.fault or node.behind(self.cluster)) for node in approved),
             hindered=hindered(self.cluster),

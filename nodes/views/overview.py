@@ -25,7 +25,7 @@ class OverviewView(OperatorMixin, View):
         for cluster in clusters.values():
             members = [node for node in approved if node.cluster_id == cluster.pk]
             cluster.size = len(members)
-            cluster.connected = sum(bool(node.session) for node in members)
+            cluster.connected = sum(node.is_here for node in members)
             cluster.pending = sum(
                 node.cluster_id == cluster.pk and node.status == Node.Status.PENDING for node in nodes
             )
@@ -33,7 +33,7 @@ class OverviewView(OperatorMixin, View):
         context = {
             "clusters": list(clusters.values()),
             "nodes": len(approved),
-            "connected": sum(bool(node.session) for node in approved),
+            "connected": sum(node.is_here for node in approved),
             "links": total(known.get(node.pk) for node in approved),
             "drift": sum(bool(node.fault or node.behind(clusters[node.cluster_id])) for node in approved),
             "attention": entries[: attention.SHOWN],

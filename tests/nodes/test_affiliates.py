@@ -298,3 +298,26 @@ def test_following_many_costs_the_same_where_nothing_changed(
     talos.approve()
     with django_assert_num_queries(len(few)):
         talos.follow()
+
+
+# What pages say of them.
+
+
+def test_pages_say_how_a_talos_machine_stands(talos, client, django_user_model):
+    client.force_login(django_user_model.objects.create_superuser("alice"))
+    talos.say(talos.machine())
+    talos.follow()
+    node = Node.objects.get()
+    page = client.get(node.get_absolute_url()).content.decode()
+    assert "talosctl get kubespanidentity" in page
+    assert "kubespan-agent status" not in page
+    talos.approve()
+    page = client.get(talos.cluster.get_absolute_url()).content.decode()
+    assert "in discovery" in page
+    assert "never connected" not in page
+    assert "behind by" not in page
+    assert "talos-1" not in client.get("/").content.decode()  # nothing needs attention
+    discovery.apply(talos.row, [Deletion("talos-1")], talos.at)
+    talos.follow(NOW)
+    assert "left discovery" in client.get(talos.cluster.get_absolute_url()).content.decode()
+    assert "left discovery" in client.get("/").content.decode()

@@ -69,6 +69,7 @@ export function showFacts(place: Element, row: NodeRow, at: number): void {
     const text = linksText(row.links);
     if (fill(links, text + worst(row.links), text === "—" ? "—" : stateElement(worst(row.links), text))) flash(links);
   }
+  if (row.talos) return;
   const agent = cell("agent");
   if (agent) showPresence(agent, row, at);
   const configuration = cell("configuration");

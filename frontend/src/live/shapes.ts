@@ -1,7 +1,7 @@
 // What sockets send: the same shapes as nodes/pages.py. Fields with `?` are left out where nothing changed.
 
 export type State = "unknown" | "up" | "down";
-export type Status = "pending" | "approved" | "removed";
+export type Status = "pending" | "approved" | "left" | "removed";
 
 export interface LinkCounts {
   up: number;
@@ -21,6 +21,8 @@ export interface NodeRow {
   behind: number;
   fault: string;
   links: LinkCounts;
+  /** Known through discovery alone: the server says how it stands. */
+  talos?: boolean;
   found?: number | null;
 }
 
