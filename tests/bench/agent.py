@@ -179,7 +179,7 @@ def _command(pid: int) -> bytes:
     return b""
 
 
-def _used(pid: int) -> float:
+def used(pid: int) -> float:
     """Seconds of processor, with those of children that have ended."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11:15])) / TICKS
@@ -189,11 +189,11 @@ def _measure_shares(agents: Sequence[Running], windows: int, window: float) -> l
     pids = [*(agent.pid() for agent in agents), agents[0].wireguard_pid()]
     columns: list[list[float]] = [[] for _ in pids]
     for _ in range(windows):
-        started, before = time.monotonic(), [_used(pid) for pid in pids]
+        started, before = time.monotonic(), [used(pid) for pid in pids]
         time.sleep(window)
         seconds = time.monotonic() - started
-        for pid, column, used in zip(pids, columns, before, strict=True):
-            column.append((_used(pid) - used) / seconds)
+        for pid, column, earlier in zip(pids, columns, before, strict=True):
+            column.append((used(pid) - earlier) / seconds)
     return [
         {"share": round(statistics.median(column), 5), "from": round(min(column), 5), "to": round(max(column), 5)}
         for column in columns
