@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from websockets.sync.client import connect
 
 from kubespan.agent.store import Store
+from kubespan.core.identity import KeyPair, make_signing_key
 from kubespan.core.messages import ENROL_PATH, VERSIONS, EnrolRequest, dump
 from nodes import embedded
 from nodes.certificates import fingerprint
@@ -202,10 +203,8 @@ def work(browser: Browser, office: str, console: RunningConsole, token: str) -> 
     form = {"cluster": office.split("/")[2], "uses": "1", "lifetime": "3600"}
     browser.send(f"{office}enrolment/", form)
     browser.shown.pop(f"{office}enrolment/ (200, form)")  # it shows that token, once
-    request = EnrolRequest(
-        versions=VERSIONS, token=token, node_id="x", name="x", public_key="x", verify_key="x", interface_id="x"
-    )
-    for body in (dump(request), dump(request)[:-5], b"token=" + token.encode()):
+    request = dump(newcomer(token))
+    for body in (request, request[:-5], b"token=" + token.encode()):
         post(console.url + ENROL_PATH, body, browser)
     browser.open("/nothing/")
     browser.open(f"{office}secret/", {"password": PASSWORD})  # without the form's token
@@ -233,34 +232,50 @@ def look(browser: Browser, office: str, traces: Traces) -> None:
 
 
 def fail(browser: Browser, here: Path, token: str) -> None:
-    """Have the console fail in the middle of its work: an error page, and a trace in its log."""
+    """Have the console fail in the middle of its work: error pages, and traces in its log."""
+    changes = (
+        ("ALTER TABLE nodes_token RENAME TO nodes_token_away", "ALTER TABLE nodes_token_away RENAME TO nodes_token"),
+        (
+            "UPDATE nodes_cluster SET options = json_set(options, '$.nonsense', 1)",
+            "UPDATE nodes_cluster SET options = json_remove(options, '$.nonsense')",
+        ),
+    )
+    _, listed = browser.open("/clusters/")
+    office = re.search(r"/clusters/[0-9a-f-]{36}/", listed)
+    assert office
     with closing(sqlite3.connect(here / "console.sqlite3", timeout=60)) as rows:
-        rows.execute("ALTER TABLE nodes_token RENAME TO nodes_token_away")
-        rows.commit()
-        try:
-            assert browser.open("/tokens/")[0] == 500
-            body = dump(
-                EnrolRequest(
-                    versions=VERSIONS,
-                    token=token,
-                    node_id="x",
-                    name="x",
-                    public_key="x",
-                    verify_key="x",
-                    interface_id="x",
-                )
-            )
-            assert post(browser.url + ENROL_PATH, body, browser) in {400, 500}
-        finally:
-            rows.execute("ALTER TABLE nodes_token_away RENAME TO nodes_token")
+        for spoil, mend in changes:
+            rows.execute(spoil)
             rows.commit()
+            try:
+                statuses = [browser.open(path)[0] for path in ("/tokens/", f"{office[0]}options/")]
+                statuses.append(post(browser.url + ENROL_PATH, dump(newcomer(token)), browser))
+            finally:
+                rows.execute(mend)
+                rows.commit()
+            assert {500, 503} & set(statuses), statuses
+
+
+def newcomer(token: str) -> EnrolRequest:
+    """A request that is good in itself."""
+    pair = KeyPair.make(bytes(range(32)))
+    _, verify_key = make_signing_key(bytes(range(1, 33)))
+    return EnrolRequest(
+        versions=VERSIONS,
+        token=token,
+        node_id="newcomer",
+        name="newcomer",
+        public_key=pair.public_key,
+        verify_key=verify_key,
+        interface_id="1" * 16,
+    )
 
 
 def test_the_journey_was_whole(traces: Traces) -> None:
     """Else the silence of the others would mean little."""
     assert traces.pages > 25
     statuses = {int(status) for name in traces.browser.shown for status in re.findall(r"\((\d{3})", name)}
-    assert {200, 400, 403, 404, 500} <= statuses
+    assert {200, 400, 403, 404, 500, 503} <= statuses
     assert len(traces.secrets) == 13
     assert b"PUBLISH" in traces.redis_said
     assert b"kubespan-agent" in traces.processes

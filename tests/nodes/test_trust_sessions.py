@@ -139,6 +139,7 @@ async def test_one_that_waits_overhears_nothing(console, version):
     plain = await in_thread(lambda: token_for(cluster))
     members = [await in_thread(Machine().enrol, plain) for _ in range(2)]
     waiting = await console.greet(stranger, version=version)
+    first = await waiting.socket.recv(decode=False)
     await waiting.say(a_claim(members[0].node.address, "10.0.0.1"))
     player = await console.connect(members[0])
     await player.say(a_claim("203.0.113.77"))
@@ -151,7 +152,7 @@ async def test_one_that_waits_overhears_nothing(console, version):
     await player.reach(await in_thread(revisions.current, cluster.pk))
     words = await in_thread(everything_of, cluster, members)
     await in_thread(lambda: nodes.remove_node("tests", stranger.node, stranger.name, timezone.now()))
-    heard = await hear_all(waiting.socket)
+    heard = first + b"\n" + await hear_all(waiting.socket)
 
     assert [word for word in words if word.encode() in heard] == []
     kinds = [type(parse_from_console(frame)) for frame in heard.splitlines()]
@@ -211,11 +212,12 @@ async def test_the_yes_brings_what_was_kept_back_and_only_in_a_version_that_know
 async def test_to_version_1_nothing_is_said_that_it_does_not_know(console):
     cluster, (old, _), plain = await in_thread(make_cluster)
     player = await console.greet(old, version=1)
+    first = [await player.socket.recv(decode=False) for _ in range(3)]
     await in_thread(Machine().enrol, plain)
     await in_thread(lambda: clusters.set_options("tests", cluster, ClusterOptions(mtu=1400), timezone.now()))
     await in_thread(lambda: nodes.remove_node("tests", old.node, old.name, timezone.now()))
     await push(cluster)
-    frames = (await hear_all(player.socket)).splitlines()
+    frames = [*first, *(await hear_all(player.socket)).splitlines()]
     kinds = [type(parse_from_console(frame, 1)) for frame in frames]
     assert {Welcome, ClusterSecret, Snapshot, Removed} <= set(kinds)
     assert not any(b"cluster_id" in frame for frame in frames)
