@@ -151,6 +151,8 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traces]:
                 browser.listen(path, 1)
             look(browser, office, traces)
             await_true(lambda: mesh.agents["alpha"].links().get("charlie") == "up", UP_SECONDS, "no mesh with charlie")
+            rotate(console)
+            traces.secrets["next cluster secret"] = secret_held(mesh, "alpha")
             fail(browser, here, tokens["token"])
             with redis.Redis(unix_socket_path=str(embedded.socket_path(here))) as client:
                 traces.redis_kept = dump_redis(client)
@@ -231,6 +233,26 @@ def look(browser: Browser, office: str, traces: Traces) -> None:
         traces.revealed[name] = browser.shown.pop(name)
 
 
+def rotate(console: RunningConsole) -> None:
+    """Everybody gets another secret."""
+    started = console.call("rotate_secret", "office", "start", "--automatic")
+    generation = started["rotation"]["generation"]
+
+    def done() -> bool:
+        told = console.call("rotate_secret", "office")
+        return told["secret_generation"] == generation and not told["not_yet_switched"]
+
+    await_true(done, UP_SECONDS, "the secret was not rotated")
+
+
+def secret_held(mesh: Mesh, name: str) -> str:
+    """What a machine's own file has."""
+    store = Store(mesh.agents[name].state)
+    settings = store.settings(store.agent().enrolment.cluster)  # type: ignore[union-attr]
+    assert settings is not None
+    return settings.secret
+
+
 def fail(browser: Browser, here: Path, token: str) -> None:
     """Have the console fail in the middle of its work: error pages, and traces in its log."""
     changes = (
@@ -276,7 +298,8 @@ def test_the_journey_was_whole(traces: Traces) -> None:
     assert traces.pages > 25
     statuses = {int(status) for name in traces.browser.shown for status in re.findall(r"\((\d{3})", name)}
     assert {200, 400, 403, 404, 500, 503} <= statuses
-    assert len(traces.secrets) == 13
+    assert len(traces.secrets) == 14
+    assert traces.secrets["next cluster secret"] != traces.secrets["cluster secret"]
     assert b"PUBLISH" in traces.redis_said
     assert b"kubespan-agent" in traces.processes
     assert "Traceback" in (traces.directory / "console" / "console.log").read_text()
@@ -320,10 +343,10 @@ def test_no_secret_is_in_the_database_or_another_file_of_the_console(traces: Tra
     assert find_in_files(files, traces.secrets) == []
 
 
-def test_only_a_machines_own_files_hold_its_keys(traces: Traces) -> None:
+def test_only_a_machines_own_files_hold_its_keys_and_only_the_present_secret(traces: Traces) -> None:
     for name in NAMES:
         files = list((traces.directory / f"{name}.state").iterdir())
-        foreign = {key: text for key, text in traces.secrets.items() if name not in key and key != "cluster secret"}
+        foreign = {key: text for key, text in traces.secrets.items() if name not in key and "next" not in key}
         assert find_in_files(files, foreign) == []
         open_files = [path.name for path in files if path.is_file() and path.stat().st_mode & 0o077]
         assert open_files == []
