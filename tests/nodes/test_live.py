@@ -196,7 +196,7 @@ async def test_a_transition_becomes_a_row_and_a_reconnect_does_not(console):
     await one.report({1: (UNKNOWN, A)}, complete=True)
     await one.report({1: (UP, A)})
     await until(lambda: Transition.objects.filter(node=pk, peer=peer, before="unknown", after="up").exists())
-    await until(lambda: live.read_links(one.machine.node)[1].state == "up")
+    await until(lambda: [seen.state for seen in live.read_links(one.machine.node).values()] == ["up"])
     again = await console.connect(one.machine)
     await again.report({1: (UP, A)}, complete=True)
     await again.report({1: (DOWN, A)})
