@@ -21,7 +21,8 @@ COPY requirements/console.lock /requirements.lock
 RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir --no-compile --require-hashes -r /requirements.lock
 
 FROM python:3.11-slim-bookworm
-ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 STATIC_ROOT=/srv/static LOG_FORMAT=json
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 STATIC_ROOT=/srv/static LOG_FORMAT=json \
+    MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=65536 MALLOC_TRIM_THRESHOLD_=65536
 RUN useradd --system --uid 10001 --no-create-home --home-dir /nonexistent kubespan
 WORKDIR /srv/console
 COPY --from=packages /venv /venv

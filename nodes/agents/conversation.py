@@ -373,11 +373,10 @@ class Conversation:
     async def _read(self) -> None:
         while True:
             try:
-                message = await self._hear()
+                # Not by a name of its own: what was said last, a report of a thousand links, would stay until the next.
+                await self._take(await self._hear())
             except _Ended:
                 return
-            try:
-                await self._take(message)
             except MessageError as error:
                 raise _Bad("bad", str(error)) from None
 

@@ -22,6 +22,7 @@ from kubespan.core.messages import (
     Notice,
     Refused,
     Removed,
+    Report,
     Revision,
     Snapshot,
     Welcome,
@@ -95,6 +96,18 @@ async def test_what_a_node_says_becomes_rows(console):
     await until(lambda: Node.objects.filter(pk=pk, applied_number=revision.number).exists())
     await until(lambda: Node.objects.filter(pk=pk, hostname="edge-7", listen_port=51821).exists())
     await until(lambda: Transition.objects.filter(node=pk, kind="drift").exists())
+
+
+async def test_what_a_node_said_last_does_not_stay_until_it_says_more(console):
+    _, (first, _), _ = await in_thread(make_cluster)
+    player = await console.connect(first)
+    await player.report({1: (1, "192.0.2.1:51820")}, complete=True)
+    reports = agents.running_end().reports
+    async with asyncio.timeout(15):
+        while not reports._lines[first.node.pk].table.at:
+            await asyncio.sleep(0)
+        while any(type(held) is Report for held in gc.get_objects()):  # the last step of its taking
+            await asyncio.sleep(0)
 
 
 async def test_a_pending_node_learns_nothing_until_it_is_approved(console):

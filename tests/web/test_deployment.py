@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nodes.management.commands import run
+
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 
@@ -46,6 +48,12 @@ def test_every_file_that_the_image_copies_is_there():
         if line.startswith("COPY ") and "--from" not in line:
             for name in line.split()[1:-1]:
                 assert (ROOT / name).exists(), name
+
+
+def test_memory_is_given_back_in_a_container_as_under_run():
+    said = (ROOT / "Dockerfile").read_text()
+    assert all(f"{name}={value}" in said for name, value in run.MEMORY.items())
+    assert run.web("web", "127.0.0.1", 0).environ == run.MEMORY
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists() or not shutil.which("git"), reason="not a clone")

@@ -22,6 +22,10 @@ from nodes.supervisor import Child, stop_on_signals, supervise
 AGENT_MESSAGE_LIMIT = 16 * 1024 * 1024
 """Uvicorn's limit for any WebSocket message, in bytes; the limit by the size of a cluster is nodes.agents' own."""
 
+MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+"""Has the C library give back what a thousand snapshots took for a moment, 13 KiB for each agent (docs/figures.md);
+the Dockerfile says the same. A heap for each thread serves nobody where one runs at a time."""
+
 
 class Command(BaseCommand):
     """`manage.py run`."""
@@ -104,7 +108,7 @@ def web(name: str, host: str, port: int, *more: str) -> Child:
     command += ["--no-proxy-headers", "--no-server-header", "--no-access-log", "--timeout-graceful-shutdown", "5"]
     command += ["--ws", "websockets-sansio", "--ws-per-message-deflate", "false"]
     command += ["--ws-max-size", str(AGENT_MESSAGE_LIMIT), "--lifespan", "on", "--log-level", "warning"]
-    return Child(name, [*command, *more])
+    return Child(name, [*command, *more], environ=MEMORY)
 
 
 def check_free(host: str, port: int) -> None:
