@@ -15,6 +15,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 LACKING = 77
 SECONDS = 900
+# All files with cases for the kernel.
 CASES = [f"tests/agent/test_{name}.py" for name in ("netlink", "rekeying", "changes_meanwhile", "size")]
 
 
