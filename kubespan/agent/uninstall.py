@@ -34,6 +34,8 @@ def uninstall(
     links: Path = LINKS,
     units: Path = UNIT_DIRECTORY,
     running: Path = RUNNING,
+    output: Path = LOG,
+    sockets: Path = WIREGUARD_SOCKETS,
 ) -> Iterator[str]:
     """Take everything away, saying what is gone. Raises UnitError, StillRunning, StoreError, KernelError, HomeError.
 
@@ -49,10 +51,10 @@ def uninstall(
         shutil.rmtree(store.directory)
         yield str(store.directory)
     with contextlib.suppress(FileNotFoundError):
-        LOG.unlink()
-        yield str(LOG)
+        output.unlink()
+        yield str(output)
     with contextlib.suppress(OSError):
-        WIREGUARD_SOCKETS.rmdir()  # only where nobody else's socket is in it
+        sockets.rmdir()  # only where nobody else's socket is in it
     yield from home.sweep(links)
 
 

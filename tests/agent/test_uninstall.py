@@ -44,8 +44,9 @@ def systemctl(tmp_path, monkeypatch):
 @pytest.fixture
 def machine(tmp_path):
     """A machine with everything on it."""
-    for name in ("units", "running", "bin"):
+    for name in ("units", "running", "bin", "sockets"):
         (tmp_path / name).mkdir()
+    (tmp_path / "output").touch()
     (tmp_path / "units" / UNIT).write_text("[Unit]\n")
     archive = tmp_path / "downloaded"
     archive.write_bytes(b"an agent")
@@ -66,7 +67,9 @@ class Down:
 
 
 def take_away(machine, down, running="running"):
-    places = {"links": machine / "bin", "units": machine / "units", "running": machine / running}
+    # None of this machine's own: a directory that goes takes what other mount namespaces have mounted there with it.
+    places = {"links": "bin", "units": "units", "running": running, "output": "output", "sockets": "sockets"}
+    places = {place: machine / name for place, name in places.items()}
     return list(uninstall(Store(machine / "state"), Home(machine / "home"), down, **places))
 
 
@@ -76,7 +79,7 @@ def test_service_mesh_state_and_files_go_in_this_order(machine, systemctl):
     assert systemctl.read_text().splitlines() == [f"disable --now {UNIT}", "daemon-reload", f"reset-failed {UNIT}"]
     assert len(down.seen) == 1
     assert {"home", "state"} <= set(down.seen[0]), "what takes the mesh down needs them"
-    assert not any((machine / name).exists() for name in ("home", "state"))
+    assert not any((machine / name).exists() for name in ("home", "state", "output", "sockets"))
     assert list((machine / "bin").iterdir()) == list((machine / "units").iterdir()) == []
     assert gone[0] == str(machine / "units" / UNIT)
     assert gone[-1] == str(machine / "home")
@@ -87,6 +90,12 @@ def test_it_may_be_repeated(machine, systemctl):
     down = Down(machine)
     assert take_away(machine, down) == ["link, addresses, routes, rules and firewall table"]
     assert len(down.seen) == 1
+
+
+def test_another_programs_socket_stays(machine, systemctl):
+    (machine / "sockets" / "wg0.sock").touch()
+    take_away(machine, Down(machine))
+    assert (machine / "sockets" / "wg0.sock").exists()
 
 
 def test_where_systemd_does_not_run_the_unit_goes_all_the_same(machine, systemctl):
