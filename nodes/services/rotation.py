@@ -162,9 +162,9 @@ def not_following(cluster: Cluster) -> tuple[datetime | None, list[Node]]:
     change = cluster.changes.filter(kind=Change.Kind.SECRET).order_by("-number").first()
     if change is None:
         return None, []
-    late = Node.objects.approved().filter(
-        cluster=cluster, applied_number__lt=change.number, applied_epoch=cluster.epoch
-    )
+    # Numbers go on over a restore, so one that has not been back since is late by the epoch before, too. Whoever never
+    # applied anything has no old secret to go on with.
+    late = Node.objects.approved().filter(cluster=cluster, applied_number__lt=change.number, applied_epoch__gt=0)
     return change.at, sorted(late, key=lambda node: (bool(node.session), node.last_seen or node.enrolled))
 
 

@@ -45,13 +45,14 @@ class RotationView(ClusterTab):
             switched, late = services.not_following(self.cluster)
             return self.show(form=RotationForm(), switched=switched, late=late, **context)
         rows = services.standings(self.cluster, rotation)
-        counts = Counter(stand for _, stand in rows)
+        counts = Counter(stand for node, stand in rows if not node.is_talos)
         return self.show(
             unready=[(node, stand) for node, stand in rows if stand is not Standing.READY],
             ready=counts[Standing.READY],
             away=counts[Standing.AWAY],
             waiting=counts[Standing.WAITING],
             too_old=counts[Standing.TOO_OLD],
+            talos=len(rows) - counts.total(),
             size=len(rows),
             **context,
         )

@@ -243,6 +243,9 @@ def test_who_has_not_followed_the_switch_is_told(cluster):
     for node, number in ((one, cluster.revision), (two, cluster.revision - 1)):
         Node.objects.filter(pk=node.pk).update(applied_epoch=cluster.epoch, applied_number=number)
     assert rotation.not_following(cluster) == (LATER, [two])
+    revisions.start_epoch("tests", LATER)
+    cluster.refresh_from_db()
+    assert rotation.not_following(cluster) == (LATER, [two]), "it has not been back since the restore"
 
 
 # Removal.
@@ -408,6 +411,20 @@ def test_a_removal_offers_a_rotation_and_begins_it_where_it_is_wanted(cluster, b
     assert "the secret that it knows is no longer the cluster" in text(browser.get(two.get_absolute_url())) or (
         "The cluster secret was changed since its removal" in text(browser.get(two.get_absolute_url()))
     )
+
+
+@pytest.mark.parametrize("automatic", [True, False])
+def test_talos_machines_are_not_waited_for_in_silence(browser, cluster, automatic):
+    """They are neither away nor given the secret: the page says what a switch does to them."""
+    linux, talos = enrol(cluster), enrol(cluster)
+    connect(linux, kept=2)
+    Node.objects.filter(pk=talos.pk).update(kind=Node.Kind.TALOS, last_seen=None)
+    begin(cluster, automatic=automatic)
+    assert rotation.switch_where_all_are_ready(LATER) == []
+    shown = text(browser.get(reverse("cluster-rotation", args=[cluster.uuid])))
+    assert "1 Talos machine takes no part." in shown
+    assert "is away." not in shown
+    assert ("It does not switch by itself while Talos machines are members." in shown) is automatic
 
 
 # Over real connections.
