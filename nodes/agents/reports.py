@@ -63,7 +63,7 @@ log = structlog.get_logger(__name__)
 class Line:
     """One connection's reports."""
 
-    __slots__ = ("asked", "changed", "expected", "index", "moved", "socket", "table", "written")
+    __slots__ = ("asked", "changed", "checked", "expected", "index", "moved", "socket", "table", "written")
 
     def __init__(self, socket: Socket, index: int | None, record: bytes | None) -> None:
         self.socket = socket
@@ -71,6 +71,8 @@ class Line:
         self.table = live.Table(record)
         self.expected = 0
         self.asked = False
+        self.checked = False
+        """Whether links to nodes that are no members were looked for in what Redis kept."""
         self.changed: set[int] = set()
         self.moved: set[int] = set()
         self.written = float("-inf")
@@ -97,6 +99,8 @@ class Reports:
         self._lines: dict[int, Line] = {}
         self._dirty: dict[int, Line] = {}
         self._rosters: dict[int, Roster] = {}
+        self._before: dict[int, Roster] = {}
+        """The last roster of a cluster whose present one must be read: who is gone since."""
         self._readings: dict[int, asyncio.Task[Roster]] = {}
         self._read_at: dict[int, float] = {}
         self._watched: dict[int, _Watched] = {}
@@ -136,7 +140,8 @@ class Reports:
 
     def moved(self, cluster_pk: int) -> None:
         """The cluster's members or options changed: read them before the next report is taken."""
-        self._rosters.pop(cluster_pk, None)
+        if (roster := self._rosters.pop(cluster_pk, None)) is not None:
+            self._before[cluster_pk] = roster
 
     async def roster(self, cluster_pk: int, revision: Revision | None = None) -> Roster:
         """The cluster's members, as of this revision or later where that can be had."""
@@ -164,16 +169,26 @@ class Reports:
 
     async def _read_roster(self, cluster_pk: int) -> Roster:
         self._read_at[cluster_pk] = asyncio.get_running_loop().time()
+        before = self._rosters.get(cluster_pk) or self._before.get(cluster_pk)
         roster = self._rosters[cluster_pk] = await in_thread(read_roster, cluster_pk)
+        self._before.pop(cluster_pk, None)
+        departed = [] if before is None else [index for index in before.members if index not in roster.members]
         for line in self._lines.values():
             if line.socket.cluster == cluster_pk:
-                gone = [index for index in line.table.indexes() if index not in roster.members]
-                if gone:
-                    line.table.drop(gone)
-                    self._dirty[line.socket.node] = line
+                self._drop_departed(line, departed, roster)
         return roster
 
-    # Reports.
+    def _drop_departed(self, line: Line, departed: Iterable[int], roster: Roster) -> None:
+        """Forget a node's links to who is gone; all of its links are looked at once only, for what Redis kept of them.
+
+        A thousand tables of a thousand links are a million looks, at every push.
+        """
+        known = departed if line.checked else line.table.indexes()
+        line.checked = True
+        gone = [index for index in known if index not in roster.members and line.table.seen(index) is not None]
+        if gone:
+            line.table.drop(gone)
+            self._dirty[line.socket.node] = line
 
     async def take(self, line: Line, report: Report) -> None:
         """Merge a report; raises MessageError when it is none."""
@@ -278,7 +293,7 @@ class Reports:
 
     def forget(self, cluster_pk: int) -> None:
         """Nobody of this cluster is here any more."""
-        for kept in (self._rosters, self._read_at, self._watched):
+        for kept in (self._rosters, self._before, self._read_at, self._watched):
             kept.pop(cluster_pk, None)
 
     def _renew(self) -> None:

@@ -293,3 +293,18 @@ async def test_a_removed_members_links_are_forgotten(console):
     agents.running_end().reports.moved(node.cluster_id)
     await one.report({})
     await until(lambda: (found := live.read_summaries_of([pk]).get(pk)) and found.down == 0)
+
+
+@database
+async def test_links_to_members_that_went_while_a_node_was_away_are_forgotten(console):
+    _, (one, two) = await connect_two(console)
+    await one.report({1: (DOWN, A)}, complete=True)
+    pk, node = one.machine.node.pk, two.machine.node
+    await until(lambda: (found := live.read_summaries_of([pk]).get(pk)) and found.down == 1)
+    await one.socket.close()
+    await until(lambda: not live.read_summaries_of([pk]))
+    await in_thread(lambda: services.remove_node("console", node, node.name, node.enrolled))
+    agents.running_end().reports.moved(node.cluster_id)
+    again = await console.connect(one.machine)
+    await again.report({})
+    await until(lambda: (found := live.read_summaries_of([pk]).get(pk)) and found.at and found.down == 0)
