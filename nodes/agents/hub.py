@@ -22,7 +22,7 @@ from redis.asyncio.client import PubSub
 
 from kubespan.core.messages import Revision
 from nodes.agents.sockets import Note, Socket
-from nodes.connections import async_redis, subscriber_redis
+from nodes.connections import TIMEOUT, async_redis, subscriber_redis
 from nodes.fanout import (
     CLOSE_REPLACED,
     CLOSE_RESTART,
@@ -154,14 +154,15 @@ class Hub:
         return cluster_pk in self._clusters
 
     async def join(self, socket: Socket) -> None:
-        """Take a socket in; once this returns, it misses nothing that is published.
+        """Take a socket in; once this returns, it misses nothing that is published, unless Redis is slow or away.
 
         An older connection of the same node is closed, here and in every other process.
         """
         cluster = self._clusters.get(socket.cluster)
         if cluster is None:
             cluster = self._clusters[socket.cluster] = _Cluster()
-            await self._subscribe(socket.cluster)
+            self._spawn(self._subscribe(socket.cluster))
+        # Before anything is awaited: a cluster without sockets is let go of when another one leaves.
         older = cluster.sockets.get(socket.node)
         cluster.sockets[socket.node] = socket
         if older is not None and older is not socket:
@@ -305,7 +306,8 @@ class Hub:
         client = subscriber_redis()
         pubsub = client.pubsub()
         try:
-            async with self._lock:
+            # A server that takes connections and says nothing is away, too; new clusters wait for this lock.
+            async with self._lock, asyncio.timeout(TIMEOUT):
                 await pubsub.subscribe(PROCESS_CHANNEL, *map(channel_name, self._clusters))
                 self._pubsub = pubsub
         except BaseException:

@@ -341,6 +341,53 @@ async def test_a_cluster_joined_while_redis_is_away_is_heard_later(hub, join, lo
     assert await wire.take() == "1.1→1.2"
 
 
+async def test_a_redis_that_takes_connections_and_says_nothing_keeps_nobody_out(valkey, log, monkeypatch, settings):
+    """As one does that is frozen: the socket is served from the log, and heard for once Redis answers."""
+    monkeypatch.setattr(hubs, "BACKOFF_SECONDS", (0.01, 0.05))
+    monkeypatch.setattr(hubs, "TIMEOUT", 0.2)
+    answering, asked = settings.REDIS_URL, asyncio.Event()
+
+    async def say_nothing(reader, writer):
+        asked.set()
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    mute = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    settings.REDIS_URL = f"redis://127.0.0.1:{mute.sockets[0].getsockname()[1]}/0"
+    hub = Hub(log, log)
+    hub.start()
+    try:
+        async with asyncio.timeout(10):
+            await asked.wait()
+            await hub.join(Socket(Wire().send, CLUSTER, 1, "session", None))
+            settings.REDIS_URL = answering
+            await hub._clusters[CLUSTER].subscribed.wait()
+        await publish(log.commit())
+        async with asyncio.timeout(10):
+            await log.moves.wait()
+    finally:
+        await hub.stop()
+        mute.close()
+
+
+async def test_one_that_leaves_while_another_joins_takes_nothing_along(valkey, log, monkeypatch):
+    """Redis is slow, and the first of a cluster waits for its subscription while a second one comes and goes."""
+    hub = Hub(log, log)  # which never listens: it is not started
+    first, second = (Socket(Wire().send, CLUSTER, node, f"session {node}", None) for node in (1, 2))
+    async with hub._lock:
+        joining = asyncio.create_task(hub.join(first))
+        await asyncio.sleep(0)
+        await hub.join(second)
+        leaving = asyncio.create_task(hub.leave(second))
+        await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await joining
+        await leaving
+    assert hub.sockets() == [first]
+    await hub.stop()
+
+
 async def test_the_last_socket_to_leave_ends_the_subscription(hub, join, valkey):
     def subscribers():
         with valkey.client() as client:
