@@ -138,7 +138,7 @@ class Table:
         for index, state, endpoint, age, received, sent in columns:
             if index == own or index not in members:
                 continue
-            handshake = _NEVER if age < 0 else now_ms - age
+            handshake = _NEVER if age < 0 else max(0, now_ms - age)  # an age may be any number
             news = self._put(index, state, endpoint, handshake, received, sent)
             changed.append(index)
             if news is not None and not quiet:

@@ -48,6 +48,21 @@ def table(links):
 
 
 @pytest.mark.parametrize(
+    ("age", "handshake"),
+    [
+        pytest.param(2000, NOW - 2, id="a while ago"),
+        pytest.param(-1, None, id="never"),
+        pytest.param(int(NOW * 1000) + 1, 0.0, id="a moment before the beginning of time"),
+        pytest.param(2**63 - 1, 0.0, id="any number"),
+    ],
+)
+def test_an_age_is_a_time_that_a_page_can_show(age, handshake):
+    told = Table()
+    told.merge(report({1: (UP, A)}, complete=True, ages=(age,)), OWN, MEMBERS, NOW)
+    assert told.seen(1).handshake == handshake
+
+
+@pytest.mark.parametrize(
     ("before", "after", "moved"),
     [
         pytest.param({1: (UP, A)}, {1: (UP, A)}, [], id="as it was"),
