@@ -53,6 +53,8 @@ Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Age = Annotated[int, msgspec.Meta(ge=-1, le=2**63 - 1)]
 """Milliseconds ago; -1 for never."""
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Moment = Annotated[float, msgspec.Meta(ge=0, le=253_402_300_799)]
+"""Unix time, to the end of the year 9999."""
 State = Annotated[int, msgspec.Meta(ge=0, le=2)]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
@@ -281,7 +283,7 @@ class Hello(_Message, frozen=True):
     secret_generation: Count = 0
     """The newest cluster secret it holds; 0 for none."""
     agent_version: Text = ""
-    agent_time: float = 0.0
+    agent_time: Moment = 0.0
 
 
 class Applied(_Message, frozen=True):

@@ -394,6 +394,7 @@ class Conversation:
             case Claim():
                 ledger.note_claim(socket, message, self._peer)
             case Notice() if socket.approved:
+                self._end.tally[f"notice.{message.kind}"] += 1
                 ledger.note_notice(socket, message)
             case UpgradeFailed() if socket.approved:
                 ledger.note_failed_upgrade(socket, message)

@@ -14,7 +14,7 @@ from django.db.models import Count, F, Q
 from msgspec.structs import replace
 
 from kubespan.core.endpoint import IPAddress
-from kubespan.core.identity import verify
+from kubespan.core.identity import decode_node_id, verify
 from kubespan.core.messages import (
     NONCE_BYTES,
     VERSIONS,
@@ -108,14 +108,22 @@ def _find_node(hello: Hello) -> Node:
         cluster = UUID(hello.cluster)
     except ValueError:
         raise Refused("cluster", "The cluster's name here must be a UUID, as the enrolment's reply gave it.") from None
+    try:
+        decode_node_id(hello.node_id)  # what is none, not every database takes
+    except ValueError:
+        raise _unknown() from None
     members = Count("cluster__nodes", filter=Q(cluster__nodes__status=Node.Status.APPROVED))
     rows = Node.objects.select_related("cluster__rotation").annotate(
         members=members, console_key=Console.objects.filter(pk=1).values("key")
     )
     node = rows.filter(cluster__uuid=cluster, node_id=hello.node_id).order_by("-pk").first()
     if node is None:
-        raise Refused("node-unknown", "This console knows no such node in such a cluster; enrol it.", 403)
+        raise _unknown()
     return node
+
+
+def _unknown() -> Refused:
+    return Refused("node-unknown", "This console knows no such node in such a cluster; enrol it.", 403)
 
 
 def _holding(hello: Hello, node: Node) -> rotation.Holding:

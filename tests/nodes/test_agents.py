@@ -281,6 +281,7 @@ async def test_a_frame_as_large_as_the_cluster_needs_is_taken(console):
     room = frame_limit(2) - len(text)
     await player.socket.send(text.replace('""', f'"{"x" * room}"'))
     await until(lambda: Transition.objects.filter(node=machine.node.pk, kind="fault").exists())
+    await until(lambda: read_counters().get("notice.fault") == 1)
 
 
 @pytest.mark.parametrize(
@@ -289,6 +290,7 @@ async def test_a_frame_as_large_as_the_cluster_needs_is_taken(console):
         pytest.param({"version": 9}, "version", 1008, id="a future version"),
         pytest.param({"signature": "AAAA"}, "signature", 4403, id="a signature that is none"),
         pytest.param({"node_id": "unknown"}, "node-unknown", 4403, id="an unknown node"),
+        pytest.param({"node_id": "a\0b"}, "node-unknown", 4403, id="a node id that no database takes"),
         pytest.param({"cluster": "unknown"}, "cluster", 4403, id="an unknown cluster"),
     ],
 )
