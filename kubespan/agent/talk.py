@@ -212,8 +212,10 @@ class Talk:
                 yield report
         while self._notices:
             # Taken away only after it has gone: a connection that breaks here loses nothing.
-            yield self._notices[0]
-            self._notices.popleft()
+            notice = self._notices[0]
+            yield notice
+            if self._notices and self._notices[0] is notice:  # else a newer one has pushed it out meanwhile
+                self._notices.popleft()
         if self.failed_upgrade is not None and told.version >= UPGRADES_SINCE:
             yield self.failed_upgrade
             self.failed_upgrade = None

@@ -15,6 +15,7 @@ from kubespan.agent.console import Way
 from kubespan.agent.kernel import KernelError
 from kubespan.agent.loop import Ending, Facts, take_down
 from kubespan.agent.store import SETTINGS, StoreError
+from kubespan.agent.talk import MOST_NOTICES
 from kubespan.agent.trust import ConsoleUrl
 from kubespan.core.messages import (
     FRAME_BASE,
@@ -240,6 +241,19 @@ async def test_a_notice_fits_into_a_frame_whatever_there_is_to_say(bench):
     agent.talk.notice("fault", "peer address overlap: " + ", ".join(f"node-{number}" for number in range(10_000)))
     (notice,) = (message for message in agent.talk.speak() if isinstance(message, Notice))
     assert len(dump(notice)) < FRAME_BASE
+
+
+async def test_a_notice_that_comes_while_others_are_sent_pushes_out_none_unsent(bench):
+    agent = bench.agent()
+    agent.talk.hear(Welcome(version=1, status="approved", console_time=0.0))
+    for number in range(MOST_NOTICES):
+        agent.talk.notice("fault", f"fault {number}")
+    said = []
+    for message in agent.talk.speak():
+        said.append(message.text)
+        if len(said) == 1:
+            agent.talk.notice("fault", "the newest")
+    assert said == [*(f"fault {number}" for number in range(MOST_NOTICES)), "the newest"]
 
 
 async def test_a_new_address_is_claimed(bench, console):
