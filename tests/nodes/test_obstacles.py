@@ -54,8 +54,8 @@ def test_the_last_word_counts_and_each_has_its_age(node):
 
 
 def test_the_same_words_again_change_nothing(node):
-    record_findings(node.pk, [STRICT], NOW)
-    record_findings(node.pk, [STRICT], NOW + timedelta(hours=1))
+    record_findings(node.pk, [STRICT, STRICT], NOW)
+    record_findings(node.pk, [STRICT, STRICT], NOW + timedelta(hours=1))
     node.refresh_from_db()
     assert node.obstacles_at == NOW
 
