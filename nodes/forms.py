@@ -37,6 +37,11 @@ class Fields(forms.Form):
         for name, shown in self.fields.items() if first else ():
             shown.widget.attrs["autofocus"] = name == first
 
+    def count_faults(self) -> None:
+        """Count what was sent and is wrong by itself, before any service saw it."""
+        for name in self.errors:
+            count(f"page.{name.replace('_', '-')}")
+
     def refuse(self, refusal: Refused) -> None:
         """Show why a service refused, at the field that its code names, else above the form; it is counted."""
         count(f"page.{refusal.code}")

@@ -56,6 +56,7 @@ class ClusterCreateView(OperatorMixin, View):
     def post(self, request):
         form = self.form_class(request.POST)
         if not form.is_valid():
+            form.count_faults()
             return self.show(form, 400)
         given = form.cleaned_data
         try:

@@ -26,11 +26,13 @@ class Command(BaseCommand):
 
     def handle(self, *_: Any, **options: Any) -> None:
         """Create it."""
-        secret = options["secret_file"].read_text().strip() if options["secret_file"] else ""
         try:
+            secret = options["secret_file"].read_text().strip() if options["secret_file"] else ""
             cluster, warnings = clusters.create_cluster(
                 None, name=options["name"], cluster_id=options["cluster_id"], secret=secret, now=timezone.now()
             )
+        except (OSError, UnicodeDecodeError) as error:
+            raise CommandError(f"--secret-file: {error}") from None
         except Refused as refusal:
             raise CommandError(refusal.reason) from None
         for warning in warnings:
