@@ -43,6 +43,14 @@ def flag(name: str) -> bool:
     return value in {"1", "true", "yes", "on"}
 
 
+def choice(name: str, *words: str) -> str:
+    """Read one of a few words; the first is the default."""
+    value = env(name, words[0])
+    if value not in words:
+        raise SettingsError(f"{name}: expected {' or '.join(words)}")
+    return value
+
+
 def secret_key(name: str) -> str:
     """Read Django's secret key, long enough to sign with."""
     value = env(name)

@@ -10,7 +10,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from kubespan_web import logs
-from kubespan_web.env import SettingsError, base_url, env, flag, host_of, keys, networks, secret_key, words
+from kubespan_web.env import SettingsError, base_url, choice, env, flag, host_of, keys, networks, secret_key, words
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -25,7 +25,7 @@ KUBESPAN_DATA = Path(env("KUBESPAN_DATA", tempfile.gettempdir()))  # of worth on
 AGENT_FILES = Path(env("KUBESPAN_AGENT_FILES", str(BASE_DIR / "build" / "agent")))  # made by `make agent`
 REDIS_URL = env("REDIS_URL")
 TRUSTED_PROXIES = networks("TRUSTED_PROXIES")  # whose X-Forwarded-* are believed; asgi.py
-DISCOVERY_SERVE = env("DISCOVERY_SERVE", "known")  # clusters of this console, or `all`
+DISCOVERY_SERVE = choice("DISCOVERY_SERVE", "known", "all")  # clusters of this console, or `all`
 DISCOVERY_REDIRECT = env("DISCOVERY_REDIRECT", "")  # host:port that every client is sent to instead
 DEBUG = flag("KUBESPAN_DEBUG")
 SECURE = KUBESPAN_URL.startswith("https:")

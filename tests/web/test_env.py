@@ -32,6 +32,9 @@ def test_a_file_goes_before_the_environment(monkeypatch, tmp_path):
         ),
         pytest.param(env.keys, "a:AAAA", "SOMETHING: key a: expected 32 bytes in URL-safe base64", id="short key"),
         pytest.param(env.keys, "a:é", "SOMETHING: key a: expected 32 bytes in URL-safe base64", id="no base64"),
+        pytest.param(
+            lambda name: env.choice(name, "known", "all"), "ALL", "SOMETHING: expected known or all", id="another word"
+        ),
         pytest.param(env.networks, "10.0.0.1/8", "SOMETHING: 10.0.0.1/8 has host bits set", id="host bits"),
     ],
 )
@@ -49,6 +52,13 @@ def test_a_file_that_is_not_there_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("SOMETHING_FILE", str(tmp_path / "none"))
     with pytest.raises(env.SettingsError, match=r"SOMETHING_FILE: .*/none: No such file or directory"):
         env.env("SOMETHING")
+
+
+def test_the_first_word_of_a_choice_is_the_default(monkeypatch):
+    monkeypatch.delenv("SOMETHING", raising=False)
+    assert env.choice("SOMETHING", "known", "all") == "known"
+    monkeypatch.setenv("SOMETHING", "all")
+    assert env.choice("SOMETHING", "known", "all") == "all"
 
 
 def test_keys_keep_their_order(monkeypatch):
