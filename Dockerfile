@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# One image for web, worker and beat; docker-compose.yml says which is which.
+# One image for web, worker, beat and discovery; docker-compose.yml says which is which.
 
 FROM node:24-bookworm-slim AS frontend
 WORKDIR /src/frontend
@@ -18,7 +18,8 @@ RUN python scripts/agent/build.py --cache /tmp/agent --to build/agent
 
 FROM python:3.11-slim-bookworm AS packages
 COPY requirements/console.lock /requirements.lock
-RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir --no-compile --require-hashes -r /requirements.lock
+RUN pip install --no-cache-dir uv && python -m venv --without-pip /venv \
+    && VIRTUAL_ENV=/venv uv pip install --no-cache --require-hashes -r /requirements.lock
 
 FROM python:3.11-slim-bookworm
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 STATIC_ROOT=/srv/static LOG_FORMAT=json \

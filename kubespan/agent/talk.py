@@ -210,15 +210,18 @@ class Talk:
             report = told.reporter.collect(self.rows, self.applied.revision, self._clock.now())
             if report is not None:
                 yield report
+        yield from self._tell_notices()
+        if self.failed_upgrade is not None and told.version >= UPGRADES_SINCE:
+            yield self.failed_upgrade
+            self.failed_upgrade = None
+
+    def _tell_notices(self) -> Iterator[FromAgent]:
         while self._notices:
             # Taken away only after it has gone: a connection that breaks here loses nothing.
             notice = self._notices[0]
             yield notice
             if self._notices and self._notices[0] is notice:  # else a newer one has pushed it out meanwhile
                 self._notices.popleft()
-        if self.failed_upgrade is not None and told.version >= UPGRADES_SINCE:
-            yield self.failed_upgrade
-            self.failed_upgrade = None
 
     def _tell_findings(self, told: _Told) -> Iterator[FromAgent]:
         if self.findings is not None and self.findings != told.findings and told.version >= FINDINGS_SINCE:
