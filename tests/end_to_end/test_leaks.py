@@ -34,7 +34,7 @@ from tests.end_to_end.conftest import UP_SECONDS, free_port
 from tests.factories import cluster_identity
 from tests.leaks import Monitor, Processes, dump_redis, find, find_in_files
 
-pytestmark = [pytest.mark.root, pytest.mark.slow]
+pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(600)]
 
 PASSWORD = "a password that only this test knows, 7481"
 NAMES = ["alpha", "bravo", "charlie"]
