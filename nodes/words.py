@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-MINUTE = 60
-HOUR = 3600
-DAY = 86400
+from kubespan.core.duration import age
+
 JUST_NOW = 2
 SKEW_SECONDS = 60.0
 """A clock off by more than this is worth a word; WireGuard takes no handshake that is older than the last one."""
@@ -16,21 +15,6 @@ SKEW_SECONDS = 60.0
 def count(number: int, noun: str) -> str:
     """A count with its noun: `1 node`, `3 nodes`, `1,000 nodes`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def age(seconds: float) -> str:
-    """A duration in its one or two largest units, as frontend/src/format.ts has it."""
-    whole = max(0, int(seconds))
-    if whole < MINUTE:
-        return f"{whole} s"
-    if whole < HOUR:
-        return f"{whole // MINUTE} m"
-    large, small, unit, part = (
-        (whole // HOUR, whole % HOUR // MINUTE, "h", "m")
-        if whole < DAY
-        else (whole // DAY, whole % DAY // HOUR, "d", "h")
-    )
-    return f"{large} {unit} {small} {part}" if small and large < 10 * (24 if unit == "h" else 1) else f"{large} {unit}"
 
 
 def relative(seconds: float) -> str:

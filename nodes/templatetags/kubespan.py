@@ -11,10 +11,11 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from kubespan.core.duration import age
 from kubespan.core.rotation import Standing
 from nodes import words
 from nodes.models import Audit, Cluster, Node, Rotation, Token, Transition
-from nodes.words import LinkCounts, age, count, relative
+from nodes.words import LinkCounts, count, relative
 
 register = template.Library()
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
+from kubespan.core.duration import age
 from nodes.live import Seen, Summary
 from nodes.models import Cluster, Node
-from nodes.words import SKEW_SECONDS, age, clock, count
+from nodes.words import SKEW_SECONDS, clock, count
 
 SHOWN = 12
 """More sentences than these are counted, not shown."""
