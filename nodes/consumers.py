@@ -20,7 +20,7 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from django.db import Error as DatabaseError
 from django.utils import timezone
 
-from nodes import live
+from nodes import live, pairs
 from nodes.announce import group
 from nodes.fanout import Watch, publish_watch
 from nodes.models import Cluster, Node, Rollout, RolloutStep, Token, Tombstone
@@ -48,6 +48,9 @@ DELTA_SECONDS = 0.25
 
 OVERVIEW_SECONDS = 1.0
 """Nor one that fetches itself anew each time."""
+
+PAIR_SECONDS = 2.0
+"""Nor the page of one link, whose figures change with each report."""
 
 RENEW_SECONDS = 10.0
 """How often a page's rows are read anew whatever was announced, and its watch on agents renewed."""
@@ -609,6 +612,55 @@ class OverviewConsumer(FollowingConsumer):
     async def cluster_deleted(self, event: dict[str, Any]) -> None:
         """The others are still there."""
         self.look_again()
+
+
+class PairConsumer(FollowingConsumer):
+    """The page of one link: how both ends see it, and how they stand."""
+
+    pause = PAIR_SECONDS
+
+    def find(self) -> set[int | None]:
+        """The cluster that both nodes of the address are of."""
+        route = self.scope["url_route"]["kwargs"]
+        self._pks = route["here"], route["there"]
+        self._ends: Sent[int, tuple[Any, ...]] = Sent()
+        self._sights: Sent[tuple[int, int], live.Seen] = Sent()
+        return _one(Node.objects.filter(pk__in=self._pks).values_list("cluster_id", flat=True))
+
+    def read(self) -> None:
+        """Two queries and two calls to Redis."""
+        nodes = list(Node.objects.filter(pk__in=self._pks).select_related("cluster").prefetch_related("candidates"))
+        if {node.pk for node in nodes} != set(self._pks):
+            raise Gone
+        self._ends.now = {
+            node.pk: (
+                node.name, node.status, node.session, node.left_at, node.fault, node.behind(node.cluster),
+                node.clock_skew, node.obstacles_at, node.cluster.revision, list(node.candidates.all()),
+            )
+            for node in nodes
+        }  # fmt: skip
+        here, there = nodes
+        sights = zip(((here.pk, there.pk), (there.pk, here.pk)), pairs.read_link(here, there), strict=True)
+        self._sights.now = {key: seen for key, seen in sights if seen is not None}
+
+    def take(self, flushed: Flushed) -> bool:
+        """Only what the two say of each other."""
+        mine = [(pk, peer, seen) for pk, peer, seen in flushed.links if {pk, peer} == set(self._pks)]
+        for pk, peer, seen in mine:
+            if seen is None:
+                self._sights.now.pop((pk, peer), None)
+            else:
+                self._sights.now[pk, peer] = seen
+        return bool(mine)
+
+    def differs(self) -> bool:
+        """An end's standing, or how either sees the other."""
+        news = [one.news() for one in (self._ends, self._sights)]  # each is asked, whatever the other says
+        return any(changed or gone for changed, gone in news)
+
+    def watch(self) -> Watch:
+        """Both report faster while somebody looks."""
+        return Watch(self._pks, PACE_SECONDS, LEASE_SECONDS)
 
 
 class RemovalConsumer(FollowingConsumer):

@@ -8,6 +8,7 @@ from nodes.consumers import (
     EnrolmentConsumer,
     NodeConsumer,
     OverviewConsumer,
+    PairConsumer,
     RemovalConsumer,
     RotationConsumer,
 )
@@ -16,6 +17,7 @@ websocket_urlpatterns = [
     path("live/overview", OverviewConsumer.as_asgi()),
     path("live/cluster/<uuid:cluster>", ClusterConsumer.as_asgi()),
     path("live/node/<int:node>", NodeConsumer.as_asgi()),
+    path("live/pair/<int:here>/<int:there>", PairConsumer.as_asgi()),
     path("live/removal/<int:node>", RemovalConsumer.as_asgi()),
     path("live/agents/<uuid:cluster>", AgentsConsumer.as_asgi()),
     path("live/rotation/<uuid:cluster>", RotationConsumer.as_asgi()),

@@ -6,7 +6,7 @@ from django.urls import path
 from kubespan.core.messages import ENROL_PATH
 from kubespan.core.release import ARCHIVE_PATH, RELEASE_PATH, SCRIPT_PATH
 from nodes import api
-from nodes.views import activity, clusters, enrolment, nodes, overview, people, rotation
+from nodes.views import activity, clusters, enrolment, links, nodes, overview, people, rotation
 
 urlpatterns = [
     path(ENROL_PATH.lstrip("/"), api.enrol, name="enrol"),
@@ -42,6 +42,7 @@ urlpatterns = [
     path("nodes/<int:pk>/options/", nodes.NodeOptionsView.as_view(), name="node-options"),
     path("nodes/<int:pk>/networks/", nodes.NodeNetworksView.as_view(), name="node-networks"),
     path("nodes/<int:pk>/try-again/", nodes.NodeTryAgainView.as_view(), name="node-try-again"),
+    path("links/<int:here>/<int:there>/", links.PairView.as_view(), name="pair"),
     path("tokens/", enrolment.TokenListView.as_view(), name="token-list"),
     path("tokens/<uuid:uuid>/revoke/", enrolment.TokenRevokeView.as_view(), name="token-revoke"),
     path("activity/", activity.ActivityView.as_view(), name="activity"),

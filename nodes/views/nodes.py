@@ -215,4 +215,6 @@ class NodeTryAgainView(NodePage):
         else:
             what = peer.name if peer else "every peer that is not up"
             messages.success(request, f"{self.node.name} tries the next endpoint of {what} now.")
+        if peer is not None and request.POST.get("next") == "pair":
+            return redirect("pair", pk, peer.pk)
         return redirect("node", pk)

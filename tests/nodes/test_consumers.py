@@ -106,6 +106,7 @@ async def test_only_staff_gets_a_page(visit, who, code):
     [
         "/live/cluster/00000000-0000-0000-0000-000000000000",
         "/live/node/4711",
+        "/live/pair/4711/4712",
         "/live/enrolment/00000000-0000-0000-0000-000000000000",
     ],
 )
@@ -404,3 +405,18 @@ def test_reading_a_page_costs_the_same_for_any_number_of_nodes(django_assert_num
     node.find()
     with django_assert_num_queries(2):
         node.read()
+
+
+async def test_the_page_of_a_link_hears_of_both_ends_and_of_no_other_link(visit, console):
+    _, machines, _ = await in_thread(lambda: make_cluster(nodes=3))
+    one, two, three = [await console.connect(machine) for machine in machines]
+    here, there = (machine.node.pk for machine in machines[:2])
+    page = await visit(f"/live/pair/{here}/{there}")
+    assert (await page.hear())["type"] == "snapshot"
+    while not isinstance(await one.receive(), Pace):
+        pass
+    await three.report({0: (UP, A)}, complete=True)
+    await one.report({1: (UP, A)}, complete=True)
+    assert (await page.hear())["number"] == 1
+    await two.report({0: (DOWN, A)}, complete=True)
+    assert (await page.hear())["number"] == 2

@@ -1,7 +1,7 @@
 // A cluster's live tabs: the list of its nodes, and its links.
 import { formatCount } from "../format.ts";
 import { timeElement } from "../times.ts";
-import { element, fill, flash, keep, stateElement } from "./dom.ts";
+import { element, fill, flash, keep, pairPath, stateElement } from "./dom.ts";
 import type { ClusterDelta, ClusterSnapshot, Link, NodeRow } from "./shapes.ts";
 import type { Page } from "./socket.ts";
 import { configurationWords, linksText, reason, totals, worst, worstFirst } from "./words.ts";
@@ -173,7 +173,7 @@ function drawNotUp(place: Element, page: ClusterPage, bad: Link[], at: number): 
     if (!link || !state || !why || !handshake) return;
     if (fill(state, link.state, element("div", {}, stateElement(link.state)))) flash(row);
     const text = reason(link, page.links.get(`${link.peer}-${link.node}`), page.nodes.get(link.peer), at);
-    fill(why, text, element("div", {}, text));
+    fill(why, text, element("div", {}, element("a", { href: pairPath(link.node, link.peer) }, text)));
     const age = link.handshake === null ? "never" : timeElement(link.handshake);
     fill(handshake, String(link.handshake && Math.round(link.handshake)), element("div", {}, age));
   });
@@ -254,6 +254,9 @@ function showCell(cell: HTMLElement, link: Link | undefined): void {
   if (cell.dataset.state === state) return;
   const changed = cell.dataset.state !== undefined;
   cell.dataset.state = state;
-  cell.replaceChildren(...(link ? [line()] : []), text);
+  const [from, to] = (cell.dataset.pair ?? "").split("-").map(Number);
+  // By keyboard the list and the nodes' pages lead there: a large matrix would be thousands of stops.
+  const href = pairPath(from ?? 0, to ?? 0);
+  cell.replaceChildren(element("a", { href, tabindex: "-1" }, ...(link ? [line()] : []), text));
   if (changed) flash(cell);
 }

@@ -82,3 +82,8 @@ export function copyElement(text: string, name: string): HTMLElement {
   };
   return element("button", attributes, element("span", {}, text), icon("copy", "icon-sm"));
 }
+
+/** Where the page of a link is. */
+export function pairPath(node: number, peer: number): string {
+  return `/links/${node}/${peer}/`;
+}

@@ -2,7 +2,7 @@
 import { formatBytes, formatRate, rate } from "../format.ts";
 import { timeElement } from "../times.ts";
 import { showFacts } from "./cluster.ts";
-import { copyElement, element, fill, flash, keep, stateElement } from "./dom.ts";
+import { copyElement, element, fill, flash, keep, pairPath, stateElement } from "./dom.ts";
 import { reload } from "./leaving.ts";
 import type { NodeDelta, NodeRow, NodeSnapshot, PeerRow, Sight } from "./shapes.ts";
 import type { Page } from "./socket.ts";
@@ -112,7 +112,10 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
     fill(name, peer.name, element("a", { href: `/nodes/${peer.pk}/` }, peer.name));
     const why = ours && ours.state !== "up" ? reason(ours, peer.theirs, undefined, Date.now() / 1000) : "";
     const was = state.querySelector<HTMLElement>("[data-state]")?.dataset.state;
-    const shown = [sightElement(ours), ...(why ? [element("span", { class: "ks-sub" }, why)] : [])];
+    const whose = element("span", { class: "visually-hidden" }, `, the link with ${peer.name} from both ends`);
+    const href = this.#node ? pairPath(this.#node.pk, peer.pk) : "";
+    const link = element("a", { class: "ks-plain", href }, sightElement(ours), whose);
+    const shown = [link, ...(why ? [element("span", { class: "ks-sub" }, why)] : [])];
     fill(state, (ours?.state ?? "") + why, element("div", {}, ...shown));
     const changed = was !== undefined && was !== ours?.state;
     const otherwise = fill(theirs, peer.theirs?.state ?? "", element("div", {}, sightElement(peer.theirs)));

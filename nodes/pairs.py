@@ -1,0 +1,123 @@
+"""Two nodes and the link between them, as rows and last reports have it: what kubespan.core.reason judges."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import ip_address
+
+from kubespan.core.endpoint import AddressFilter, Endpoint
+from kubespan.core.peer_spec import filter_endpoints
+from kubespan.core.peer_status import PeerState
+from kubespan.core.reason import End, Link, Sight
+from nodes import live
+from nodes.live import Seen
+from nodes.models import Candidate, Cluster, Node
+
+ADDRESS = "address"
+"""What a refused claim of an address is called in Node.refused_claims."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """An endpoint of a node as another one tries it."""
+
+    candidate: Candidate
+    used: bool
+    """Whether WireGuard has it now."""
+    left_out: bool
+    """Whether the cluster's filters keep it from being tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One end's side of a pair: how it sees the other, and where it tries it."""
+
+    node: Node
+    peer: Node
+    seen: Seen | None
+    tried: list[Tried]
+
+    @property
+    def said(self) -> datetime | None:
+        """When it said so."""
+        return None if self.seen is None else datetime.fromtimestamp(self.seen.at, UTC)
+
+    @property
+    def handshake(self) -> datetime | None:
+        """When the last handshake was."""
+        if self.seen is None or self.seen.handshake is None:
+            return None
+        return datetime.fromtimestamp(self.seen.handshake, UTC)
+
+    @property
+    def roamed(self) -> str:
+        """The endpoint that WireGuard has and that nobody told it: the peer came from there."""
+        told = {one.candidate.endpoint for one in self.tried}
+        return "" if self.seen is None or self.seen.endpoint in told else self.seen.endpoint
+
+
+def read_link(here: Node, there: Node) -> tuple[Seen | None, Seen | None]:
+    """How each of two nodes last saw the other: `here`'s view first. One call to Redis; raises redis.RedisError."""
+    return live.read_links_to(there, [here.pk]).get(here.pk), live.read_links_to(here, [there.pk]).get(there.pk)
+
+
+def try_order(node: Node, cluster: Cluster, seen: Seen | None) -> list[Tried]:
+    """A node's endpoints in the order in which another one tries them, then those that filters leave out."""
+    rows = {row.endpoint: row for row in node.candidates.all()}
+    passed = [str(endpoint) for endpoint in _filter(rows, cluster)]
+    ordered = [*passed, *(text for text in rows if text not in set(passed))]
+    now = seen.endpoint if seen else ""
+    return [Tried(rows[text], text == now, text not in passed) for text in ordered]
+
+
+def _filter(endpoints: Iterable[str], cluster: Cluster) -> tuple[Endpoint, ...]:
+    filters = [AddressFilter.parse(entry) for entry in cluster.kubespan.peer_endpoint_filters]
+    return filter_endpoints([Endpoint.parse(text) for text in endpoints], filters)
+
+
+def link_of(here: Node, there: Node, cluster: Cluster, seen: tuple[Seen | None, Seen | None], now: float) -> Link:
+    """The link between two nodes of a cluster; `seen` is how each last saw it, and `now` Unix time."""
+    seen_here, seen_there = seen
+    return Link(
+        _end(here, cluster, seen_here, now), _end(there, cluster, seen_there, now), enabled=cluster.kubespan.enabled
+    )
+
+
+def _end(node: Node, cluster: Cluster, seen: Seen | None, now: float) -> End:
+    known = [row.endpoint for row in node.candidates.all()]
+    passed = len(_filter(known, cluster))
+    return End(
+        name=node.name,
+        standing=node.status,  # type: ignore[arg-type] # its choices are the same words
+        talos=node.is_talos,
+        connected=node.is_here,
+        behind=node.behind(cluster),
+        fault=node.fault,
+        stopping=tuple(row.code for row in node.obstacles.all() if row.stops),
+        skew=node.clock_skew,
+        refused=tuple(claim["claim"] for claim in node.refused_claims if claim["kind"] == ADDRESS),
+        endpoints=passed,
+        filtered=len(known) - passed,
+        translated=_is_translated(node),
+        port=node.listen_port,
+        sight=None if seen is None else _sight(seen, now),
+    )
+
+
+def _is_translated(node: Node) -> bool:
+    """Whether its connection to the console comes from an address that is none of its own, nor of this machine."""
+    if node.peer_address is None or ip_address(node.peer_address).is_loopback:
+        return False
+    return bool(node.addresses) and node.peer_address not in node.addresses
+
+
+def _sight(seen: Seen, now: float) -> Sight:
+    return Sight(
+        state=PeerState[seen.state.upper()],
+        endpoint=seen.endpoint,
+        handshake=None if seen.handshake is None else now - seen.handshake,
+        received=seen.received,
+        sent=seen.sent,
+    )

@@ -1,0 +1,211 @@
+"""The page of one link: what both ends say, why it is not up, and what to do."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
+
+from kubespan.core.messages import Report, Revision
+from kubespan.core.options import ClusterOptions
+from kubespan.core.reason import explain
+from nodes import live, pairs
+from nodes.connections import sync_redis
+from nodes.live import Table
+from nodes.models import Node, Transition
+from nodes.services import nodes as services
+from tests.factories import NOW, enrol, fill, make_cluster
+
+pytestmark = pytest.mark.django_db
+
+UNKNOWN, UP, DOWN = 0, 1, 2
+SECONDS = 60
+ROAMED = "198.51.100.77:4000"
+
+
+@pytest.fixture
+def cluster():
+    return make_cluster("homelab", now=timezone.now())
+
+
+@pytest.fixture
+def ends(cluster):
+    """Two members whose agents are connected and follow the newest revision."""
+    nodes = fill(cluster, 3)[:2]
+    Node.objects.filter(cluster=cluster).update(
+        session="s", applied_epoch=cluster.epoch, applied_number=cluster.revision
+    )
+    return nodes
+
+
+@pytest.fixture
+def page(client):
+    client.force_login(get_user_model().objects.create_user("alice", password="correct horse", is_staff=True))
+    return client
+
+
+def say(node, peer, state, *, endpoint="", age=-1, received=0, sent=0):
+    """What a node's agent reports of a peer, as the console keeps it."""
+    table = Table()
+    said = Report(
+        number=0, complete=True, revision=Revision(1, 1), members=(peer.index,), states=(state,),
+        endpoints=(endpoint,), handshakes=(age,), received=(received,), sent=(sent,),
+    )  # fmt: skip
+    table.merge(said, node.index, {peer.index}, timezone.now().timestamp())
+    sync_redis().set(live.record_key(node.pk), table.dump(), ex=SECONDS)
+
+
+def endpoint_of(node, place=0):
+    return node.candidates.order_by("order")[place].endpoint
+
+
+def read(page, here, there):
+    response = page.get(f"/links/{here.pk}/{there.pk}/")
+    assert response.status_code == 200
+    return response.content.decode()
+
+
+def code_of(content):
+    found = re.search('data-reason="([a-z-]+)"', content)
+    return found and found[1]
+
+
+def test_both_ends_stand_beside_each_other_with_why_and_what_to_do(page, ends):
+    here, there = ends
+    say(here, there, DOWN, endpoint=endpoint_of(there, 1), age=600_000, received=4096)
+    say(there, here, DOWN, endpoint=endpoint_of(here))
+    content = read(page, here, there)
+    assert code_of(content) == "silent"
+    assert f"{there.name} has not answered {here.name} at any of its 2 endpoints for 10 m." in content
+    assert f"Check that UDP port 51820 of {there.name} can be reached from {here.name}; then try again." in content
+    assert content.index(endpoint_of(there)) < content.index(endpoint_of(there, 1))
+    assert content.count("in use</span>") == 2
+    assert content.count('name="next" value="pair"') == 2
+
+
+def test_a_link_that_is_up_has_no_why(page, ends):
+    here, there = ends
+    say(here, there, UP, endpoint=ROAMED, age=1000)
+    say(there, here, UP, endpoint=endpoint_of(here), age=1000)
+    content = read(page, here, there)
+    assert code_of(content) is None
+    assert f'<span class="mono">{ROAMED}</span> now, from where {there.name} came' in content
+
+
+@pytest.mark.parametrize(
+    ("columns", "code"),
+    [
+        pytest.param({"session": ""}, "away", id="its agent is away"),
+        pytest.param({"fault": "no WireGuard"}, "fault", id="it cannot apply its settings"),
+        pytest.param({"applied_number": 0}, "behind", id="it is behind"),
+        pytest.param({"clock_skew": -3600.0}, "clock", id="its clock was set back"),
+        pytest.param({"status": "left", "kind": "talos"}, "left", id="it left discovery"),
+    ],
+)
+def test_what_the_rows_know_of_an_end_is_a_reason(page, ends, columns, code):
+    here, there = ends
+    say(here, there, DOWN, endpoint=endpoint_of(there))
+    Node.objects.filter(pk=there.pk).update(**columns)
+    assert code_of(read(page, here, there)) == code
+    assert code_of(read(page, there, here)) == code
+
+
+def test_a_node_that_waits_is_a_reason(page, cluster, ends):
+    waiting = enrol(cluster, approval_required=True)
+    content = read(page, ends[0], waiting)
+    assert code_of(content) == "pending"
+    assert f"Approve {waiting.name}." in content
+
+
+def test_endpoints_that_filters_leave_out_come_last_and_are_marked(page, cluster, ends):
+    here, there = ends
+    cluster.options = ClusterOptions(peer_endpoint_filters=("203.0.0.0/16",)).to_row()
+    cluster.save()
+    tried = pairs.try_order(there, cluster, None)
+    assert [(one.candidate.endpoint, one.left_out) for one in tried] == [
+        (endpoint_of(there, 1), False),
+        (endpoint_of(there), True),
+    ]
+    assert "left out by a filter" in read(page, here, there)
+    cluster.options = ClusterOptions(peer_endpoint_filters=("192.0.2.0/24",)).to_row()
+    cluster.save()
+    assert code_of(read(page, here, there)) == "filtered"
+
+
+@pytest.mark.parametrize(
+    ("peer_address", "translated"),
+    [
+        pytest.param("198.51.100.9", True, id="seen at another address"),
+        pytest.param("10.0.0.1", False, id="seen at its own"),
+        pytest.param("127.0.0.1", False, id="on the console's machine"),
+        pytest.param(None, False, id="never seen"),
+    ],
+)
+def test_a_nat_is_told_by_where_the_connection_comes_from(cluster, ends, peer_address, translated):
+    node = ends[0]
+    node.addresses, node.peer_address = ["10.0.0.1"], peer_address
+    link = pairs.link_of(node, ends[1], cluster, (None, None), NOW.timestamp())
+    assert link.here.translated is translated
+
+
+def test_addresses_that_another_member_has_are_a_reason(cluster, ends):
+    here, there = ends
+    there.refused_claims = [{"kind": "address", "claim": "10.0.0.5", "reason": "…"}, {"kind": "network", "claim": "x"}]
+    for node in ends:
+        node.session, node.applied_epoch, node.applied_number = "s", cluster.epoch, cluster.revision
+    assert explain(pairs.link_of(here, there, cluster, (None, None), NOW.timestamp())).code == "conflict"
+
+
+def test_what_changed_between_the_two_is_listed_and_nothing_else(page, cluster, ends):
+    here, there = ends
+    other = Node.objects.filter(cluster=cluster).exclude(pk__in=[here.pk, there.pk]).first()
+    for node, peer, text in ((here, there, "first"), (there, here, "second"), (here, other, "another link")):
+        Transition.objects.create(
+            cluster=cluster, node=node, peer=peer, kind="link", before="up", after="down", text=text, at=NOW
+        )
+    content = read(page, here, there)
+    assert "first" in content
+    assert "second" in content
+    assert "another link" not in content
+
+
+def test_a_page_has_as_many_queries_for_many_endpoints(page, ends):
+    here, there = ends
+    with CaptureQueriesContext(
+        connection,
+    ) as few:
+        read(page, here, there)
+    for number in range(20):
+        there.candidates.create(endpoint=f"192.0.2.{number}:51820", source="harvested", order=9, seen=NOW)
+    with CaptureQueriesContext(connection) as many:
+        read(page, here, there)
+    assert len(many) == len(few)
+
+
+def test_without_redis_the_page_says_what_it_cannot_know(page, ends, valkey):
+    valkey.stop()
+    assert "Redis does not answer" in read(page, *ends)
+
+
+def test_nodes_of_two_clusters_are_no_pair(page, ends):
+    stranger = fill(make_cluster("another", now=timezone.now()), 1)[0]
+    for one, other in ((ends[0], stranger), (ends[0], ends[0])):
+        assert page.get(f"/links/{one.pk}/{other.pk}/").status_code == 404
+    assert page.get(f"/links/{ends[0].pk}/4711/").status_code == 404
+
+
+def test_trying_again_comes_back_to_the_page(page, ends):
+    here, there = ends
+    response = page.post(f"/nodes/{here.pk}/try-again/", {"peer": there.pk, "next": "pair"})
+    assert response.headers["Location"] == f"/links/{here.pk}/{there.pk}/"
+
+
+def test_a_removed_node_still_has_the_page(page, ends):
+    here, there = ends
+    there.refresh_from_db()
+    services.remove_node(None, there, there.name, NOW)
+    assert code_of(read(page, here, there)) == "removed"
