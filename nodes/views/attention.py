@@ -24,6 +24,8 @@ class Attention(NamedTuple):
     subject: Node | Cluster
     text: str
     since: datetime | None = None
+    peer: Node | None = None
+    """Of a link: its other end, for the page that says why."""
 
 
 def collect(
@@ -51,7 +53,9 @@ def _of_node(
         return
     summary = summaries.get(node.pk)
     if summary and summary.down:
-        yield Attention(1, "link-off", "bad", node, _cannot_reach(node, summary, members, worst.get(node.pk)))
+        peer = members.get((node.cluster_id, summary.worst)) if summary.worst is not None else None
+        text = _cannot_reach(node, summary, peer, worst.get(node.pk))
+        yield Attention(1, "link-off", "bad", node, text, peer=peer)
     if node.fault:
         yield Attention(0, "alert-triangle", "bad", node, f"could not apply its settings: {node.fault}")
     elif node.session and (behind := node.behind(cluster)):
@@ -88,8 +92,7 @@ def _of_presence(node: Node) -> Iterable[Attention]:
     yield Attention(2, "plug-connected", "warn", node, text, since)
 
 
-def _cannot_reach(node: Node, summary: Summary, members: Mapping[tuple[int, int], Node], link: Seen | None) -> str:
-    peer = members.get((node.cluster_id, summary.worst)) if summary.worst is not None else None
+def _cannot_reach(node: Node, summary: Summary, peer: Node | None, link: Seen | None) -> str:
     if peer is None:
         return f"cannot reach {count(summary.down, 'peer')}"
     others = f" and {count(summary.down - 1, 'other')}" if summary.down > 1 else ""

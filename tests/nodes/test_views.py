@@ -473,6 +473,7 @@ def test_attention_names_the_worst_first(cluster):
         "bulk-1 is away; its mesh goes on, but changes do not reach it",
         "bulk-0 asks to advertise 10.0.0.0/8; nobody has said yes",
     ]
+    assert [entry.peer for entry in found] == [None, nodes[0], None, None]
 
 
 def test_pages_go_on_without_redis(page, cluster, valkey):
