@@ -62,6 +62,14 @@ class Place:
         except FileNotFoundError:
             return []
 
+    def processes(self):
+        """Ids of all that this start of the launcher has begotten, and its own while it runs."""
+        return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if session(pid) == self.process.pid]
+
+    def watched(self):
+        """Whether anybody is there but the launcher and the agent."""
+        return len(self.processes()) > 2
+
     def until(self, condition):
         deadline = time.monotonic() + PATIENCE
         while not condition():
@@ -69,9 +77,16 @@ class Place:
             time.sleep(0.02)
 
     def end(self):
-        if self.process is not None and self.process.poll() is None:
+        if self.process is not None and self.processes():
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+
+
+def session(pid):
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:  # it has just ended
+        return None
 
 
 @pytest.fixture
@@ -139,10 +154,9 @@ def test_one_that_hangs_is_killed_when_its_time_is_over(place):
 
 def test_one_that_is_connected_stays_and_its_end_is_the_launchers_own(place):
     offer(place, CONFIRM + WAIT.replace("sys.exit(0)", "sys.exit(77)"))
-    process = place.run("run", seconds=1)
-    place.until(lambda: place.said() and not place.home.on_trial())
-    time.sleep(1.5)  # longer than a trial may take: nobody comes for it
-    assert process.poll() is None
+    process = place.run("run")
+    place.until(lambda: place.said() and not place.home.on_trial() and not place.watched())
+    assert len(place.processes()) == 2  # nobody is left who would come for it
     process.terminate()
     assert process.wait(PATIENCE) == 77
     assert place.home.present() == "new"
@@ -180,8 +194,11 @@ def test_another_agent_in_place_is_started_by_the_launcher_that_waits(place):
         "(home / 'trial').write_text('0 0.3.0\\n')\n"
         "(home / 'current').unlink(); (home / 'current').symlink_to('agents/newer.pyz')\n"
     )
-    offer(place, f"{CONFIRM}time.sleep(1.5)\n{stage}sys.exit({EXIT_START_AGAIN})\n")
+    told = "while not (home / 'told').exists(): time.sleep(0.05)\n"
+    offer(place, f"{CONFIRM}{told}{stage}sys.exit({EXIT_START_AGAIN})\n")
     place.run("run")
+    place.until(lambda: place.said() and not place.home.on_trial() and not place.watched())
+    (place.home.directory / "told").touch()
     place.until(lambda: len(place.said()) == 2 and not place.home.on_trial())
     assert place.said() == ["new kubespan-agent run", "newer kubespan-agent run"]
 
@@ -194,15 +211,27 @@ def test_without_a_former_one_the_present_one_goes_on(place):
     assert place.said() == ["only kubespan-agent run"] * 4
 
 
-@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv (package util-linux)")
-def test_an_agent_on_trial_ends_with_its_launcher(place):
-    offer(place, "(home / 'pid').write_text(str(os.getpid()))\n" + WAIT)
+def killed_with_its_agent_on_trial(place):
+    """A launcher that was killed outright; gives the id of the agent that it had started."""
+    offer(place, "(home / 'new.pid').write_text(str(os.getpid()))\n(home / 'new.pid').rename(home / 'pid')\n" + WAIT)
     process = place.run("run")
-    place.until(lambda: (place.home.directory / "pid").exists() and (place.home.directory / "pid").read_text())
-    child = int((place.home.directory / "pid").read_text())
+    place.until((place.home.directory / "pid").exists)
     process.kill()
     process.wait()
+    return int((place.home.directory / "pid").read_text())
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv (package util-linux)")
+def test_an_agent_on_trial_ends_with_its_launcher(place):
+    child = killed_with_its_agent_on_trial(place)
     place.until(lambda: not Path(f"/proc/{child}").exists())
+
+
+def test_whoever_watches_a_trial_ends_with_the_launcher_and_holds_nothing_against_the_next_one(place):
+    child = killed_with_its_agent_on_trial(place)
+    place.until(lambda: set(place.processes()) <= {child})
+    assert place.home.on_trial()
+    assert not (place.home.directory / "late").exists()
 
 
 def test_without_a_python_there_is_a_sentence(place):
