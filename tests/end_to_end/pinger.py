@@ -1,17 +1,21 @@
-"""A ping that runs beside a test and afterwards says whether anything was lost."""
+"""Pings that run beside a test and afterwards say whether anything was lost."""
 
 from __future__ import annotations
 
 import re
 import signal
 import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from nodes.lab import Machine
+from nodes.playground import await_true
 
 INTERVAL = "0.1"
+SECONDS = 60.0
 
 
 class Pinger:
@@ -47,3 +51,22 @@ class Pinger:
         missed = re.findall(r"no answer yet for icmp_seq=(\d+)|icmp_seq=(\d+) .*nreachable", text)
         answered = re.findall(r"bytes from .*icmp_seq=(\d+)", text)
         return {int(late or refused) for late, refused in missed} - {int(number) for number in answered}
+
+
+@contextmanager
+def no_ping_lost(pings: Iterable[tuple[Machine, str]], directory: Path) -> Iterator[list[Pinger]]:
+    """Ping addresses, each from a machine, while the block runs: answers come before and after it, and none lacks."""
+    with ExitStack() as stack:
+        pingers = [stack.enter_context(Pinger(machine, address, directory)) for machine, address in pings]
+        await_true(lambda: all(pinger.answered >= 3 for pinger in pingers), SECONDS, "no answers before")
+        yield pingers
+        await_more(pingers, 10, "no answers after")
+    assert {pinger.log.name: pinger.lost for pinger in pingers if pinger.lost} == {}
+
+
+def await_more(pingers: list[Pinger], count: int, what: str) -> None:
+    """Wait until each has had more than so many further answers."""
+    before = [pinger.answered for pinger in pingers]
+    await_true(
+        lambda: all(pinger.answered > seen + count for pinger, seen in zip(pingers, before, strict=True)), SECONDS, what
+    )

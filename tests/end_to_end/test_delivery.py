@@ -6,16 +6,17 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from nodes.lab import Machine
 from nodes.playground import RunningConsole, Site, await_true, open_site
 from tests.agent.archives import alter, sha256
 from tests.distributions import SYSTEMD, Distribution, boot, lend, unpack
 from tests.end_to_end.conftest import free_port
-from tests.end_to_end.pinger import Pinger
+from tests.end_to_end.pinger import no_ping_lost
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.xdist_group("end_to_end"), pytest.mark.timeout(900)]
 
@@ -229,24 +230,11 @@ class Fleet:
         done = self.machines[name].execute("kubespanctl", "get", "kubespanidentities", "-o", "json")
         return str(json.loads(done.stdout)["spec"]["address"]).partition("/")[0]
 
-    @contextmanager
-    def no_ping_lost(self, directory: Path) -> Iterator[None]:
-        """Ping round the ring while something happens."""
+    def ring(self) -> Iterator[tuple[Machine, str]]:
+        """Who pings whom."""
         names = list(self.NAMES)
-        with ExitStack() as stack:
-            pingers = [
-                stack.enter_context(Pinger(self.machines[here].machine, self.address(there), directory))
-                for here, there in zip(names, names[1:] + names[:1], strict=True)
-            ]
-            await_true(lambda: all(pinger.answered >= 3 for pinger in pingers), SECONDS, "no answers before")
-            yield
-            before = [pinger.answered for pinger in pingers]
-            await_true(
-                lambda: all(pinger.answered > count + 10 for pinger, count in zip(pingers, before, strict=True)),
-                SECONDS,
-                "no answers after",
-            )
-        assert {pinger.log.name: pinger.lost for pinger in pingers if pinger.lost} == {}
+        for here, there in zip(names, names[1:] + names[:1], strict=True):
+            yield self.machines[here].machine, self.address(there)
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +265,7 @@ def test_a_new_agent_that_fails_makes_the_former_one_come_back_and_nobody_else_i
     processes = fleet.processes("kilo", "lima")
     version = f"0.9.0+{list(SABOTAGE).index(how):08x}"
     fleet.hand_out(alter(fleet.first, version, break_it), version)
-    with fleet.no_ping_lost(tmp_path):
+    with no_ping_lost(fleet.ring(), tmp_path):
         ended = fleet.rollout()
         assert ended["state"] == "stopped"
         assert ended["nodes"]["kilo"] == ended["nodes"]["lima"] == "waiting"
@@ -295,7 +283,7 @@ def test_a_new_agent_that_fails_makes_the_former_one_come_back_and_nobody_else_i
 def test_a_good_one_reaches_all_of_them_without_a_lost_ping(fleet: Fleet, tmp_path: Path) -> None:
     version = "0.9.1+00000001"
     fleet.hand_out(alter(fleet.first, version), version)
-    with fleet.no_ping_lost(tmp_path):
+    with no_ping_lost(fleet.ring(), tmp_path):
         ended = fleet.rollout()
         assert (ended["state"], ended["reason"]) == ("done", "")
         await_true(lambda: fleet.versions() == dict.fromkeys(Fleet.NAMES, version), SECONDS, "not all run it")

@@ -5,15 +5,14 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from nodes.lab import background
+from nodes.lab import Machine, background
 from nodes.playground import await_true
 from tests.end_to_end.conftest import NAMES, SPARE, World
-from tests.end_to_end.pinger import Pinger
+from tests.end_to_end.pinger import await_more, no_ping_lost
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.xdist_group("end_to_end"), pytest.mark.timeout(400)]
 
@@ -21,24 +20,11 @@ PAIRS = list(itertools.permutations(NAMES, 2))
 SECONDS = 60.0
 
 
-@contextmanager
-def no_ping_lost(world: World, directory: Path) -> Iterator[list[Pinger]]:
-    """Ping round the ring of machines, by KubeSpan and by node address, and lose nothing."""
-    with ExitStack() as stack:
-        pingers = [
-            stack.enter_context(Pinger(world.machine(here), address, directory))
-            for here, there in zip(NAMES, NAMES[1:] + NAMES[:1], strict=True)
-            for address in (world.agent(there).address(), str(world.site.addresses[there][0]))
-        ]
-        await_true(lambda: all(pinger.answered >= 3 for pinger in pingers), SECONDS, "no answers before")
-        yield pingers
-        before = [pinger.answered for pinger in pingers]
-        await_true(
-            lambda: all(pinger.answered > count + 10 for pinger, count in zip(pingers, before, strict=True)),
-            SECONDS,
-            "no answers after",
-        )
-    assert {pinger.log.name: pinger.lost for pinger in pingers if pinger.lost} == {}
+def ring(world: World) -> Iterator[tuple[Machine, str]]:
+    """Who pings whom: the next one of the ring of machines, by KubeSpan and by node address."""
+    for here, there in zip(NAMES, NAMES[1:] + NAMES[:1], strict=True):
+        for address in (world.agent(there).address(), str(world.site.addresses[there][0])):
+            yield world.machine(here), address
 
 
 @pytest.mark.parametrize(("here", "there"), PAIRS, ids=[f"{a} to {b}" for a, b in PAIRS])
@@ -73,7 +59,7 @@ def packets(capture: Path) -> list[str]:
 
 def test_a_killed_agent_returns_without_a_lost_ping(world: World, tmp_path: Path) -> None:
     agent = world.agent("alpha")
-    with no_ping_lost(world, tmp_path):
+    with no_ping_lost(ring(world), tmp_path):
         agent.kill()
         published = agent.state / "resources.json"
         written = published.stat().st_mtime_ns
@@ -84,23 +70,22 @@ def test_a_killed_agent_returns_without_a_lost_ping(world: World, tmp_path: Path
 
 def test_a_politely_stopped_agent_leaves_the_mesh(world: World, tmp_path: Path) -> None:
     agent = world.agent("bravo")
-    with no_ping_lost(world, tmp_path) as pingers:
+    with no_ping_lost(ring(world), tmp_path) as pingers:
         agent.stop()
-        seen = [pinger.answered for pinger in pingers]
-        await_true(lambda: all(p.answered > n + 20 for p, n in zip(pingers, seen, strict=True)), SECONDS, "no answers")
+        await_more(pingers, 20, "no answers")
         agent.start()
         world.await_up("alpha", "bravo")
 
 
 def test_a_killed_console_returns_without_a_lost_ping(world: World, tmp_path: Path) -> None:
-    with no_ping_lost(world, tmp_path):
+    with no_ping_lost(ring(world), tmp_path):
         world.console.kill()
         world.console.start()
         await_true(lambda: world.connected() >= set(NAMES), SECONDS, "the agents are not back")
 
 
 def test_a_killed_redis_returns_without_a_lost_ping(world: World, tmp_path: Path) -> None:
-    with no_ping_lost(world, tmp_path):
+    with no_ping_lost(ring(world), tmp_path):
         world.console.kill_redis()
         await_true(world.console.ready, SECONDS, "the console is not ready again")
         await_true(lambda: world.connected() >= set(NAMES), SECONDS, "the agents are not back")
@@ -113,7 +98,7 @@ def test_a_removed_node_is_cut_off(world: World, tmp_path: Path) -> None:
     spare.start()
     world.await_up(*NAMES, SPARE)
     address = spare.address()
-    with no_ping_lost(world, tmp_path):
+    with no_ping_lost(ring(world), tmp_path):
         world.console.call("remove_node", "office", SPARE)
         await_true(lambda: all(SPARE not in world.agent(name).links() for name in NAMES), SECONDS, "not cut off")
     assert world.machine("alpha").execute("ping", "-n", "-c", "1", "-W", "2", address).returncode != 0

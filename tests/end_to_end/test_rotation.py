@@ -17,7 +17,8 @@ import pytest
 from kubespan.core.resources import parse
 from nodes.playground import await_true
 from tests.end_to_end.conftest import NAMES, SPARE, World
-from tests.end_to_end.test_mesh import no_ping_lost
+from tests.end_to_end.pinger import no_ping_lost
+from tests.end_to_end.test_mesh import ring
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.xdist_group("end_to_end"), pytest.mark.timeout(500)]
 
@@ -73,7 +74,7 @@ def test_the_secret_is_rotated_without_a_lost_ping(world: World, tmp_path: Path)
     """From the hand-out until every session has been renewed with the new secret, on every link."""
     before = {name: secret_file(world, name)["secret"] for name in NAMES}
     endpoints = {name: {peer: one["endpoint"] for peer, one in statuses(world, name).items()} for name in NAMES}
-    with no_ping_lost(world, tmp_path):
+    with no_ping_lost(ring(world), tmp_path):
         generation = start(world)
         await_true(lambda: not unready(world), SECONDS, "not everybody has it")
         assert {name: secret_file(world, name)["secret"] for name in NAMES} == before
