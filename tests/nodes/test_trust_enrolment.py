@@ -3,17 +3,8 @@
 from __future__ import annotations
 
 import base64
-import itertools
 import json
-import os
-import subprocess
-import sys
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from datetime import timedelta
-from pathlib import Path
-from threading import Barrier
 
 import pytest
 from django.db import connection
@@ -22,14 +13,10 @@ from django.utils import timezone
 from kubespan.core.identity import KeyPair
 from kubespan.core.messages import ENROL_PATH, VERSIONS, EnrolReply, Refusal, dump, parse_body
 from kubespan.core.sealing import open_sealed
-from nodes.models import Audit, Change, Node, Token
+from nodes.models import Audit, Node, Token
 from nodes.services import enrolment, nodes, revisions, sessions, tokens
 from nodes.services.refused import Refused
 from tests.factories import NOW, PEER, Machine, enrol, make_cluster, make_token
-from tests.postgresql import PostgreSQL, find_programs
-
-ROOT = Path(__file__).resolve().parents[2]
-ONE, PARALLEL, PROCESSES = 1, 100, 4
 
 
 def ask(machine, plain, *, now=NOW, **changes):
@@ -40,89 +27,6 @@ def refusal(machine, plain, **changes):
     with pytest.raises(Refused) as refused:
         ask(machine, plain, **changes)
     return refused.value
-
-
-# A token for one, and a hundred who want it: real processes, each with connections of its own.
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request, tmp_path):
-    """An environment whose database is migrated and nobody else's."""
-    with ExitStack() as stack:
-        url = f"sqlite:///{tmp_path / 'rows.sqlite3'}"
-        if request.param == "postgresql":
-            if (programs := find_programs()) is None:
-                pytest.skip("no PostgreSQL on this machine")
-            # Its socket's path must be short, and its user is not root.
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kubespan-trust-")))
-            server = PostgreSQL(programs, directory)
-            server.make()
-            stack.callback(server.stop)
-            server.start()
-            url = server.url
-        settings = {"DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "kubespan_web.settings", "PYTHONPATH": str(ROOT)}
-        env = {**os.environ, **settings}
-        manage(env, "migrate", "--verbosity=0")
-        yield env
-
-
-def manage(env, *arguments):
-    command = [sys.executable, "manage.py", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout) if done.stdout.startswith("{") else {}
-
-
-def enrol_at_once(env, token, *name):
-    """What each of a hundred requests was answered, from several processes that began together."""
-    command = [sys.executable, "tests/nodes/enrolling.py", token, str(PARALLEL // PROCESSES), *name]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with ExitStack() as stack:
-        workers = [stack.enter_context(subprocess.Popen(command, cwd=ROOT, env=env, **pipes)) for _ in range(PROCESSES)]
-        for worker in workers:
-            assert worker.stdout.readline() == "ready\n"
-        for worker in workers:
-            worker.stdin.write("go\n")
-            worker.stdin.flush()
-        return list(itertools.chain.from_iterable(json.loads(worker.stdout.readline()) for worker in workers))
-
-
-@pytest.mark.slow
-def test_a_hundred_machines_of_many_processes_with_a_token_for_one_are_one_node(database):
-    manage(database, "create_cluster", "office")
-    token = manage(database, "create_token", "office", "--uses", str(ONE))["token"]
-
-    assert sorted(enrol_at_once(database, token)) == ["approved"] + ["token-used-up"] * (PARALLEL - 1)
-    assert len(manage(database, "list_nodes", "office")["nodes"]) == 1
-
-
-@pytest.mark.slow
-def test_a_hundred_requests_of_one_machine_in_many_processes_are_one_use(database):
-    manage(database, "create_cluster", "office")
-    token = manage(database, "create_token", "office", "--uses", str(ONE))["token"]
-
-    assert enrol_at_once(database, token, "same") == ["approved"] * PARALLEL
-    assert [node["name"] for node in manage(database, "list_nodes", "office")["nodes"]] == ["same"]
-
-
-@pytest.mark.django_db(transaction=True)
-def test_a_hundred_identical_requests_at_once_have_one_answer_and_one_use():
-    token, plain = make_token(make_cluster())
-    machine, workers = Machine(), 10
-    start = Barrier(workers)
-
-    def work(_):
-        start.wait()
-        try:
-            return [ask(machine, plain) for _ in range(PARALLEL // workers)]
-        finally:
-            connection.close()
-
-    with ThreadPoolExecutor(workers) as pool:
-        replies = list(itertools.chain.from_iterable(pool.map(work, range(workers))))
-    assert len(replies) == PARALLEL
-    assert all(reply == replies[0] for reply in replies)
-    token.refresh_from_db()
-    assert (token.used, Node.objects.count(), Change.objects.count()) == (1, 1, 1)
 
 
 # What a machine that waits is told.
