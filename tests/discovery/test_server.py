@@ -184,9 +184,11 @@ async def test_the_first_message_comes_even_if_it_is_empty(client):
 
 
 async def test_a_burst_is_one_message():
-    async with running(MemoryRegistry(gather=0.2)) as client:
+    async with running(MemoryRegistry(gather=1.0)) as client:
         watch = client.watch()
         await watch.hear()
+        await client.update("first", b"d")
+        assert list(await watch.hear()) == ["first"]
         await asyncio.gather(*(client.update(f"af{number}", b"d") for number in range(50)))
         assert len(await watch.hear()) == 50
 
