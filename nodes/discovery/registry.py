@@ -30,8 +30,8 @@ from nodes.connections import async_redis, subscriber_redis
 from nodes.discovery.parcels import CHANNEL, Parcel, dump_parcel, parse_parcel
 from nodes.services import discovery as services
 
-GATHER = 0.01
-"""Seconds for which requests are gathered; a thousand machines at once are a few transactions."""
+GATHER = 0.02
+"""Seconds between two transactions of one cluster; a thousand machines at once are a few of them."""
 COMPARE_SECONDS = 5.0
 """Between comparisons of numbers, in case Redis lost one."""
 COLLECT_SECONDS = 60.0
@@ -220,7 +220,6 @@ class DatabaseRegistry:
     async def _write(self, cluster: int) -> None:
         """Write what is asked of a cluster until nothing is."""
         try:
-            await asyncio.sleep(GATHER)
             while waiting := self._asked.pop(cluster, []):
                 try:
                     operations = [asked.operation for asked in waiting]
@@ -236,6 +235,7 @@ class DatabaseRegistry:
                 for asked, outcome in zip(waiting, applied.outcomes, strict=True):
                     with suppress(asyncio.InvalidStateError):
                         asked.outcome.set_result(outcome)
+                await asyncio.sleep(GATHER)
         finally:
             self._writing.discard(cluster)
 

@@ -103,9 +103,8 @@ def apply(cluster_pk: int, operations: Sequence[Operation], now: float) -> Appli
         cluster = DiscoveryCluster.objects.select_for_update().get(pk=cluster_pk)
         touched = {operation.id for operation in operations}
         rows = {row.affiliate_id: row for row in cluster.affiliates.filter(affiliate_id__in=touched)}
-        state = ClusterState(
-            {row.affiliate_id: value(row) for row in rows.values()}, cluster.affiliates.count() - len(rows)
-        )
+        elsewhere = cluster.affiliates.count() - len(rows) if touched - rows.keys() else 0  # only new ones need room
+        state = ClusterState({row.affiliate_id: value(row) for row in rows.values()}, elsewhere)
         before = dict(state.affiliates)
         outcomes = tuple(state.apply(operation, now) for operation in operations)
         _write(cluster, rows, before, state.affiliates)
@@ -148,23 +147,26 @@ def _write(
     before: dict[str, SealedAffiliate],
     after: dict[str, SealedAffiliate],
 ) -> None:
-    """Write what is different; at most three statements for any number of affiliates."""
+    """Write what is different; at most two statements for any number of affiliates."""
     gone = [rows[affiliate_id].pk for affiliate_id in before.keys() - after.keys()]
     if gone:
         DiscoveryAffiliate.objects.filter(pk__in=gone).delete()
-    changed: list[DiscoveryAffiliate] = []
-    made: list[DiscoveryAffiliate] = []
+    written: list[DiscoveryAffiliate] = []
     for affiliate_id, affiliate in after.items():
         if affiliate_id in rows and affiliate == before[affiliate_id]:
             continue
-        row = rows.get(affiliate_id) or DiscoveryAffiliate(cluster=cluster, affiliate_id=affiliate_id)
+        row = DiscoveryAffiliate(cluster=cluster, affiliate_id=affiliate_id)
         row.data, row.expires, row.due = affiliate.data, affiliate.expires, due(affiliate)
         row.endpoints = _encoder.encode([(endpoint.data, endpoint.expires) for endpoint in affiliate.endpoints])
-        (changed if affiliate_id in rows else made).append(row)
-    if changed:
-        DiscoveryAffiliate.objects.bulk_update(changed, COLUMNS, batch_size=BATCH)
-    if made:
-        DiscoveryAffiliate.objects.bulk_create(made, batch_size=BATCH)
+        written.append(row)
+    if written:
+        DiscoveryAffiliate.objects.bulk_create(
+            written,
+            batch_size=BATCH,
+            update_conflicts=True,
+            unique_fields=("cluster", "affiliate_id"),
+            update_fields=COLUMNS,
+        )
 
 
 def value(row: DiscoveryAffiliate) -> SealedAffiliate:

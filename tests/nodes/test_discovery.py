@@ -76,6 +76,16 @@ def test_many_at_once_cost_as_much_as_one(cluster, django_assert_num_queries, dj
         discovery.apply(cluster, [update(f"af{number}") for number in range(100)], 0.0)
 
 
+def test_a_renewal_costs_less_than_news_and_moves_nobody(cluster, django_assert_num_queries):
+    discovery.apply(cluster, [update("af1", endpoints=[b"e1"]), update("af2")], 0.0)
+    with django_assert_num_queries(5):  # a transaction's two ends, the cluster, the affiliate, and what is written
+        applied = discovery.apply(cluster, [update("af1", endpoints=[b"e1"])], 10.0)
+    assert applied.events == ()
+    contents = discovery.read(cluster)
+    assert [(one.id, one.expires) for one in contents.affiliates.values()] == [("af1", 70.0), ("af2", 60.0)]
+    assert contents.affiliates["af1"].endpoints[0].expires == 70.0
+
+
 def test_only_what_is_due_is_collected(cluster):
     discovery.apply(cluster, [update("af1", endpoints=[b"e1"], ttl=60.0), update("af1", b"", [b"e2"], 180.0)], 0.0)
     discovery.apply(cluster, [update("af2", ttl=60.0)], 0.0)
@@ -131,6 +141,21 @@ async def test_many_processes_and_changes_leave_everybody_with_the_same(valkey):
             known = {}
             while known != wanted:
                 known.update({key: data for key, (data, _) in (await hear(watcher)).items()})
+
+
+async def test_a_burst_is_few_transactions(valkey, monkeypatch):
+    transactions = []
+    write = discovery.apply
+
+    def apply(cluster, operations, now):
+        transactions.append(len(operations))
+        return write(cluster, operations, now)
+
+    monkeypatch.setattr(discovery, "apply", apply)
+    async with running() as registry:
+        await asyncio.gather(*(registry.update("c", update(f"af{number}")) for number in range(100)))
+        assert sum(transactions) == 100
+        assert len(transactions) < 20
 
 
 async def test_a_restart_keeps_everything_and_declares_nobody_gone(valkey):
