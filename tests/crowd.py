@@ -36,19 +36,12 @@ import argparse
 import asyncio
 import hashlib
 import itertools
-import json
 import random
-import resource
-import select
-import subprocess
-import sys
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Self
 from urllib.parse import urlsplit
 
 import msgspec
@@ -91,6 +84,7 @@ from kubespan.core.messages import (
     parse_body,
     parse_from_console,
 )
+from tests.apart import Apart, allow_files, answer_lines
 
 SHARED = 256
 """Frames and memberships that are kept for whoever comes to the same."""
@@ -103,8 +97,6 @@ ENROL_ATTEMPTS = 4
 
 HISTORY = 64
 """Arrivals that an agent remembers."""
-
-FILES = 20_000
 
 
 class Views:
@@ -728,17 +720,6 @@ class Simulation:
             told["nodes"] = {agent.machine.name: _describe(agent) for agent in agents}
         return told
 
-    async def answer(self, line: bytes) -> None:
-        """Do what one line asks for, and say how it went."""
-        asked = json.loads(line)
-        number, verb = asked.pop("id", None), asked.pop("do")
-        try:
-            told = await getattr(self, f"do_{verb}")(**asked)
-        except Exception as error:  # noqa: BLE001 - whoever asked is told
-            told = {"error": f"{type(error).__name__}: {error}"}
-        sys.stdout.write(json.dumps({"id": number, **told}) + "\n")
-        sys.stdout.flush()
-
 
 def _times(columns, wanted: Revision) -> list[float]:
     """When each first came to this revision, for those who have."""
@@ -780,80 +761,14 @@ async def _post(url: str, body: bytes) -> tuple[int, bytes]:
 
 async def serve(urls: list[str], seed: str) -> None:
     """Do what the lines of standard input say until it ends."""
-    loop = asyncio.get_running_loop()
-    simulation = Simulation(urls, seed, loop)
-    reader = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while line := await reader.readline():
-        simulation.spawn(simulation.answer(line))
+    await answer_lines(Simulation(urls, seed, asyncio.get_running_loop()))
 
 
-class CrowdError(Exception):
-    """The crowd could not do what it was asked for."""
-
-
-class Crowd:
+class Crowd(Apart):
     """A crowd in a process of its own; a context manager, which ends it."""
 
     def __init__(self, urls: list[str], seed: str = "crowd") -> None:
-        command = [sys.executable, "-m", "tests.crowd", "--seed", seed, *urls]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent
-        )
-        self._numbers = itertools.count(1)
-        self._told: dict[int, dict] = {}
-        self._rest = b""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.stdin.close()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
-
-    def begin(self, verb: str, **values: object) -> int:
-        """Ask without waiting; the number to `finish` with."""
-        number = next(self._numbers)
-        self.process.stdin.write(json.dumps({"id": number, "do": verb, **values}).encode() + b"\n")
-        self.process.stdin.flush()
-        return number
-
-    def finish(self, number: int, patience: float = 600.0) -> dict:
-        """Wait for the answer; raises CrowdError."""
-        deadline = time.monotonic() + patience
-        while number not in self._told:
-            self._hear(deadline - time.monotonic())
-        told = self._told.pop(number)
-        if "error" in told:
-            raise CrowdError(told["error"])
-        return told
-
-    def ask(self, verb: str, **values: object) -> dict:
-        """Have the crowd do something, and wait until it is done; raises CrowdError."""
-        return self.finish(self.begin(verb, **values))
-
-    def _hear(self, seconds: float) -> None:
-        ready, _, _ = select.select([self.process.stdout], [], [], max(0.0, seconds))
-        if not ready:
-            raise CrowdError("the crowd does not answer in time")
-        if not (data := self.process.stdout.read1(1 << 20)):
-            raise CrowdError("the crowd's process ended")
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            told = json.loads(line)
-            self._told[told.pop("id")] = told
-
-
-def allow_files(count: int = FILES) -> None:
-    """Raise this process' limit of open files as far as it may go."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = count if hard == resource.RLIM_INFINITY else min(count, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        super().__init__("tests.crowd", "--seed", seed, *urls)
 
 
 def main() -> None:

@@ -18,7 +18,10 @@ import sys
 
 from tests.bench.console import CannotRun
 
-BENCHMARKS = ("frame", "plan", "fanout", "join", "memory", "apply", "reports", "datapath")
+BENCHMARKS = (
+    "frame", "plan", "fanout", "join", "memory", "apply", "reports", "datapath",
+    "discovery_fanout", "discovery_boot", "discovery_idle",
+)  # fmt: skip
 """In the order in which they run; `memory` has the agent's own figures in it."""
 
 SECONDS = 600.0

@@ -17,9 +17,10 @@ import redis
 import urllib3
 
 from nodes.management.commands import run
+from tests.apart import allow_files
 from tests.bench.console import ROOT, Console, free_port
 from tests.bench.figures import ratio, spread
-from tests.crowd import Crowd, allow_files
+from tests.crowd import Crowd
 
 AGENTS = 1000
 ROUNDS = 15

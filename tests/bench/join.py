@@ -15,10 +15,11 @@ from __future__ import annotations
 import contextlib
 import time
 
+from tests.apart import allow_files
 from tests.bench.console import Console
 from tests.bench.fanout import Tap
 from tests.bench.figures import spread
-from tests.crowd import Crowd, allow_files
+from tests.crowd import Crowd
 
 SIZES = (100, 300, 1000, 3000)
 AGENTS = 1000

@@ -11,9 +11,10 @@ import importlib
 import importlib.util
 import time
 
+from tests.apart import allow_files
 from tests.bench.console import Console
 from tests.bench.join import PATIENCE
-from tests.crowd import Crowd, allow_files
+from tests.crowd import Crowd
 
 SIZES = (1000,)
 IDLE_SECONDS = 20.0

@@ -11,9 +11,10 @@ import time
 
 import redis
 
+from tests.apart import allow_files
 from tests.bench.console import Console
 from tests.bench.join import PATIENCE
-from tests.crowd import Crowd, allow_files
+from tests.crowd import Crowd
 
 AGENTS = 1000
 SECONDS = 30.0
