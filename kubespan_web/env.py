@@ -43,6 +43,14 @@ def flag(name: str) -> bool:
     return value in {"1", "true", "yes", "on"}
 
 
+def number(name: str, default: int) -> int:
+    """Read a whole number above nought."""
+    value = env(name, str(default))
+    if not value.isdecimal() or not int(value):
+        raise SettingsError(f"{name}: expected a whole number above 0")
+    return int(value)
+
+
 def choice(name: str, *words: str) -> str:
     """Read one of a few words; the first is the default."""
     value = env(name, words[0])

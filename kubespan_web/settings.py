@@ -10,7 +10,19 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from kubespan_web import logs
-from kubespan_web.env import SettingsError, base_url, choice, env, flag, host_of, keys, networks, secret_key, words
+from kubespan_web.env import (
+    SettingsError,
+    base_url,
+    choice,
+    env,
+    flag,
+    host_of,
+    keys,
+    networks,
+    number,
+    secret_key,
+    words,
+)
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
@@ -26,6 +38,8 @@ AGENT_FILES = Path(env("KUBESPAN_AGENT_FILES", str(BASE_DIR / "build" / "agent")
 REDIS_URL = env("REDIS_URL")
 TRUSTED_PROXIES = networks("TRUSTED_PROXIES")  # whose X-Forwarded-* are believed; asgi.py
 DISCOVERY_SERVE = choice("DISCOVERY_SERVE", "known", "all")  # clusters of this console, or `all`
+DISCOVERY_CLUSTERS = number("DISCOVERY_CLUSTERS", 10_000)  # the most, where any are served
+DISCOVERY_AFFILIATES = number("DISCOVERY_AFFILIATES", 100_000)  # the most over all clusters, of at most 5 KB each
 DISCOVERY_REDIRECT = env("DISCOVERY_REDIRECT", "")  # host:port that every client is sent to instead
 DEBUG = flag("KUBESPAN_DEBUG")
 SECURE = KUBESPAN_URL.startswith("https:")

@@ -135,6 +135,14 @@ class OptionsForm(Fields):
         initial=True,
         help_text="Off takes the tunnel away from every machine of the cluster; they stay enrolled.",
     )
+    discovery = forms.BooleanField(
+        label="Discovery service",
+        required=False,
+        initial=True,
+        help_text="Talos machines, and whoever else knows the cluster id, find each other at this console. Linux "
+        "machines are told of each other by the console, with or without it. On without KubeSpan, the cluster is one "
+        "of discovery alone.",
+    )
     routing = forms.ChoiceField(label="Traffic between members", choices=Routing.CHOICES, initial=Routing.AFTER)
     harvest_extra_endpoints = forms.BooleanField(
         label="Harvest endpoints",
@@ -178,7 +186,7 @@ class OptionsForm(Fields):
     )
 
     CHOSEN = (
-        "enabled", "harvest_extra_endpoints", "advertise_kubernetes_networks", "mtu", "endpoint_filters",
+        "enabled", "discovery", "harvest_extra_endpoints", "advertise_kubernetes_networks", "mtu", "endpoint_filters",
         "peer_endpoint_filters", "exclude_advertised_networks", "approved_networks", "extra_endpoints",
     )  # fmt: skip
     LISTS = tuple(name for name, value in msgspec.structs.asdict(ClusterOptions()).items() if value == ())

@@ -57,6 +57,8 @@ class ClusterOptions(Options, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Endpoints that every machine is offered at besides its own (spec/kubespan.md §3.2), such as a forwarded port."""
     approved_networks: tuple[str, ...] = ()
     """Ranges: a network within one of them that a machine claims is advertised without a further yes."""
+    discovery: bool = True
+    """Whether the discovery service serves the cluster: KubeSpan's service registry (spec/kubespan.md §3.4)."""
 
     def for_machines(self) -> Options:
         """What travels: a machine knows no more than it acts on."""
@@ -67,8 +69,10 @@ class ClusterOptions(Options, frozen=True, forbid_unknown_fields=True, kw_only=T
 
         That release's processes read the rows too while a console is upgraded, and are strict.
         """
-        given = msgspec.to_builtins(self)
-        return {name: value for name, value in given.items() if name in Options.__struct_fields__ or value}
+        given, plain = msgspec.to_builtins(self), msgspec.to_builtins(type(self)())
+        return {
+            name: value for name, value in given.items() if name in Options.__struct_fields__ or value != plain[name]
+        }
 
     def _further_faults(self) -> list[str]:
         faults = []

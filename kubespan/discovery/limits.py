@@ -49,6 +49,8 @@ def _check_id(text: str, whose: str) -> None:
         raise InvalidRequest(f"{whose} ID can't be empty")
     if len(text.encode()) > ID_BYTES:
         raise InvalidRequest(f"{whose} ID is too long")
+    if "\x00" in text:  # the one character that PostgreSQL cannot keep
+        raise InvalidRequest(f"{whose} ID holds a NUL character")
 
 
 def check_contents(data: bytes, endpoints: Iterable[bytes], ttl_nanoseconds: int) -> None:

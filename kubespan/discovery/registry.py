@@ -82,11 +82,8 @@ class MemoryRegistry:
     async def watch(self, cluster_id: str) -> AsyncIterator[Watcher]:
         """See Registry."""
         state, broadcast = self._find(cluster_id)
-        watcher = broadcast.join(state.affiliates.values)
-        try:
+        with broadcast.joined(state.affiliates.values) as watcher:
             yield watcher
-        finally:
-            broadcast.leave(watcher)
 
     async def collect_always(self, every: float = COLLECT_SECONDS) -> None:
         """Forget what has expired, again and again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -23,7 +23,7 @@ from kubespan.discovery.proto import cluster_pb2 as proto
 from kubespan.discovery.registry import NotServed, Registry, Unavailable
 from kubespan.discovery.service import SERVER_OPTIONS, SERVICE
 from kubespan.discovery.state import Update
-from kubespan.discovery.watchers import describe
+from kubespan.discovery.watchers import Watcher, describe
 
 SEND_SECONDS = 20.0
 """For a watcher to take one message; one that is stuck must begin anew, and is never waited for by others."""
@@ -57,9 +57,13 @@ class Service:
     """The five calls."""
 
     def __init__(
-        self, registry: Registry, manners: Manners | None = None, now: Callable[[], float] = time.monotonic
+        self,
+        registry: Registry,
+        manners: Manners | None = None,
+        now: Callable[[], float] = time.monotonic,
+        metrics: Metrics | None = None,
     ) -> None:
-        self.metrics = Metrics()
+        self.metrics = metrics or Metrics()
         self._registry = registry
         self._manners = manners or Manners()
         self._now = now
@@ -100,7 +104,7 @@ class Service:
         return response
 
     async def affiliate_update(
-        self, request: proto.AffiliateUpdateRequest, _context: Context
+        self, request: proto.AffiliateUpdateRequest, context: Context
     ) -> proto.AffiliateUpdateResponse:
         """Take in what somebody says of an affiliate."""
         limits.check_cluster_id(request.cluster_id)
@@ -108,7 +112,11 @@ class Service:
         ttl = request.ttl.seconds * 1_000_000_000 + request.ttl.nanos
         limits.check_contents(request.affiliate_data, request.affiliate_endpoints, ttl)
         update = Update(
-            request.affiliate_id, request.affiliate_data, tuple(request.affiliate_endpoints), ttl / 1_000_000_000
+            request.affiliate_id,
+            request.affiliate_data,
+            tuple(request.affiliate_endpoints),
+            ttl / 1_000_000_000,
+            str(self._address(context) or ""),
         )
         await self._registry.update(request.cluster_id, update)
         return proto.AffiliateUpdateResponse()
@@ -133,14 +141,17 @@ class Service:
         async with self._call("Watch", "server_stream", context):
             limits.check_cluster_id(request.cluster_id)
             async with self._registry.watch(request.cluster_id) as watcher:
-                while (message := await watcher.take()) is not None:
-                    try:
-                        async with asyncio.timeout(SEND_SECONDS):
-                            await context.write(message)
-                    except TimeoutError:
-                        break
-                    self.metrics.sent.labels("server_stream", SERVICE, "Watch").inc()
+                with self.metrics.subscriptions.track_inprogress():
+                    await self._send(watcher, context)
             await context.abort(grpc.StatusCode.ABORTED, LOST)
+
+    async def _send(self, watcher: Watcher, context: Context) -> None:
+        """Send what a watcher is to hear until it has lost its place, or takes a message too slowly."""
+        with suppress(TimeoutError):
+            while (message := await watcher.take()) is not None:
+                async with asyncio.timeout(SEND_SECONDS):
+                    await context.write(message)
+                self.metrics.sent.labels("server_stream", SERVICE, "Watch").inc()
 
     def _unary(
         self, name: str, act: Callable[[Request, Context], Awaitable[Message]], parse: Callable[[bytes], Request]

@@ -11,6 +11,7 @@ Two things are different from upstream, and are meant:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -34,6 +35,8 @@ class SealedAffiliate:
     data: bytes = b""
     endpoints: tuple[SealedEndpoint, ...] = ()
     """In the order in which they first came."""
+    address: str = ""
+    """Where its own words last came from, for people to see: watchers hear nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,8 @@ class Update:
     endpoints: tuple[bytes, ...]
     ttl: float
     """Seconds; not positive for what may go at the next collection."""
+    address: str = ""
+    """Where it came from; empty where nobody can say, or where no client did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +82,18 @@ class ClusterState:
     affiliates: dict[str, SealedAffiliate] = field(default_factory=dict)
     elsewhere: int = 0
     """How many more the cluster has that are not in here: whoever keeps them elsewhere reads only what is touched."""
+    room: float = math.inf
+    """How many more affiliates the whole service has room for."""
 
     def update(self, update: Update, now: float) -> Outcome:
         """Take in what somebody says of an affiliate."""
         before = self.affiliates.get(update.id)
-        if before is None and self.elsewhere + len(self.affiliates) >= AFFILIATES:
-            return Outcome(refusal=Exhausted("too many affiliates in the cluster"))
+        if before is None:
+            if self.elsewhere + len(self.affiliates) >= AFFILIATES:
+                return Outcome(refusal=Exhausted("too many affiliates in the cluster"))
+            if self.room < 1:
+                return Outcome(refusal=Exhausted("too many affiliates in the service"))
+            self.room -= 1
         after, refusal = _merge(before or SealedAffiliate(update.id, now), update, now + update.ttl)
         self.affiliates[update.id] = after
         changed = before is None or _content(before) != _content(after)
@@ -96,7 +107,10 @@ class ClusterState:
 
     def delete(self, affiliate_id: str) -> Event | None:
         """Forget an affiliate; none where there is no such."""
-        return Event(affiliate_id, None) if self.affiliates.pop(affiliate_id, None) is not None else None
+        if self.affiliates.pop(affiliate_id, None) is None:
+            return None
+        self.room += 1
+        return Event(affiliate_id, None)
 
     def collect(self, now: float) -> list[Event]:
         """Forget what has expired; an affiliate that lives on without some of its endpoints is told as it now is."""
@@ -127,7 +141,8 @@ def due(affiliate: SealedAffiliate) -> float:
 def _merge(before: SealedAffiliate, update: Update, expires: float) -> tuple[SealedAffiliate, Exhausted | None]:
     own = expires if update.data else before.expires  # new data may shorten what was promised before
     endpoints = {endpoint.data: endpoint for endpoint in before.endpoints}
-    after = replace(before, data=update.data or before.data, expires=own)
+    address = update.address if update.data else before.address
+    after = replace(before, data=update.data or before.data, expires=own, address=address)
     for data in update.endpoints:
         known = endpoints.get(data)
         if known is None and len(endpoints) >= ENDPOINTS:

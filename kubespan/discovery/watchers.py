@@ -11,6 +11,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from kubespan.discovery.limits import FIRST_MESSAGE_BYTES
 from kubespan.discovery.proto.cluster_pb2 import Affiliate, WatchResponse
@@ -50,8 +51,14 @@ class Watcher:
         """Queue messages."""
         self._messages.extend(messages)
         if len(self._messages) > self._buffer:
-            self._messages.clear()
-            self.lost = True
+            self.lose()
+        else:
+            self._news.set()
+
+    def lose(self) -> None:
+        """Have it begin anew."""
+        self._messages.clear()
+        self.lost = True
         self._news.set()
 
     async def take(self) -> bytes | None:
@@ -134,6 +141,20 @@ class Broadcast:
     def leave(self, watcher: Watcher) -> None:
         """Watch no longer."""
         self.watchers.discard(watcher)
+
+    @contextmanager
+    def joined(self, snapshot: Callable[[], Iterable[SealedAffiliate]]) -> Iterator[Watcher]:
+        """Watch for a while; see `join`."""
+        watcher = self.join(snapshot)
+        try:
+            yield watcher
+        finally:
+            self.leave(watcher)
+
+    def end(self) -> None:
+        """Have everybody begin anew: there is nothing more to hear."""
+        for watcher in self.watchers:
+            watcher.lose()
 
 
 def next_message(last: float, taken: Iterable[float], gather: float) -> float:

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -28,6 +29,7 @@ from kubespan.discovery.watchers import Broadcast, Watcher
 from nodes.agents.rows import in_thread
 from nodes.connections import async_redis, subscriber_redis
 from nodes.discovery.parcels import CHANNEL, Parcel, dump_parcel, parse_parcel
+from nodes.models import DiscoveryCluster
 from nodes.services import discovery as services
 
 GATHER = 0.02
@@ -55,9 +57,12 @@ T = TypeVar("T")
 class Mirror:
     """A cluster as this process knows it, for those who watch it here."""
 
-    number: int
-    state: ClusterState
-    broadcast: Broadcast
+    number: int = -1
+    """Of the newest change that is in it; below nought while the rows have not been read."""
+    state: ClusterState = field(default_factory=ClusterState)
+    broadcast: Broadcast = field(default_factory=Broadcast)
+    users: int = 0
+    """Who watches it here, or is about to."""
     ahead: dict[int, Parcel] = field(default_factory=dict)
     """Changes that came before those that they follow."""
 
@@ -111,8 +116,8 @@ class DatabaseRegistry:
         grace: float = GRACE_SECONDS,
     ) -> None:
         self.mirrors: dict[int, Mirror] = {}
+        self.metrics = metrics or Metrics()
         self._serve_all = serve_all
-        self._metrics = metrics
         self._wall = wall
         self._grace = grace
         self._downtime = 0.0
@@ -130,7 +135,7 @@ class DatabaseRegistry:
 
     async def start(self) -> None:
         """Begin to listen and to collect; raises what the database raises when it cannot be reached."""
-        self._downtime = await in_thread(services.beat, self._wall())
+        await self._beat()
         for work in (self._listen(), self._beat_always(), self._collect_always(), self._compare_always()):
             self._spawn(work)
 
@@ -165,13 +170,18 @@ class DatabaseRegistry:
     async def watch(self, cluster_id: str) -> AsyncIterator[Watcher]:
         """Watch a cluster from a snapshot on."""
         cluster = await self._find(cluster_id)
-        mirror = await self._mirror(cluster)
-        watcher = mirror.broadcast.join(mirror.state.affiliates.values)
+        mirror = self.mirrors.setdefault(cluster, Mirror())
+        mirror.users += 1
         try:
-            yield watcher
+            if mirror.number < 0:
+                await self._catch_up(cluster, mirror)
+            if self.mirrors.get(cluster) is not mirror:
+                raise Unavailable("the cluster has just been let go of")
+            with mirror.broadcast.joined(mirror.state.affiliates.values) as watcher:
+                yield watcher
         finally:
-            mirror.broadcast.leave(watcher)
-            if not mirror.broadcast.watchers and self.mirrors.get(cluster) is mirror:
+            mirror.users -= 1
+            if not mirror.users and self.mirrors.get(cluster) is mirror:
                 del self.mirrors[cluster]
 
     async def _find(self, cluster_id: str) -> int:
@@ -189,18 +199,13 @@ class DatabaseRegistry:
             return await in_thread(function, argument)
         except AWAY as error:
             raise Unavailable(str(error)) from None
-
-    async def _mirror(self, cluster: int) -> Mirror:
-        """The mirror of a cluster; what is told while its rows are read is kept for after."""
-        if cluster not in self.mirrors:
-            fresh = Mirror(-1, ClusterState(), Broadcast())
-            self.mirrors[cluster] = fresh
-        mirror = self.mirrors[cluster]
-        if mirror.number < 0:
-            await self._catch_up(cluster, mirror)
-        return mirror
+        except DiscoveryCluster.DoesNotExist as error:
+            # It was forgotten since it was found, and is found anew the next time.
+            self._known.clear()
+            raise Unavailable(str(error)) from None
 
     async def _catch_up(self, cluster: int, mirror: Mirror) -> None:
+        """Read the rows; what is told meanwhile is kept for after."""
         contents = await self._or_unavailable(services.read, cluster)
         mirror.replace(contents)
         for parcel in list(mirror.ahead.values()):
@@ -225,7 +230,9 @@ class DatabaseRegistry:
                     operations = [asked.operation for asked in waiting]
                     applied = await in_thread(services.apply, cluster, operations, self.now)
                 except Exception as error:
-                    if not isinstance(error, AWAY):
+                    if isinstance(error, DiscoveryCluster.DoesNotExist):
+                        self._known.clear()
+                    elif not isinstance(error, AWAY):
                         log.exception("what was asked could not be written")
                     for asked in waiting:
                         with suppress(asyncio.InvalidStateError):
@@ -282,32 +289,58 @@ class DatabaseRegistry:
             await self._compare()
 
     async def _compare(self) -> None:
-        if not self.mirrors:
+        watched = dict(self.mirrors)  # others may come while the database is asked
+        if not watched:
             return
         try:
-            numbers = await in_thread(services.numbers, list(self.mirrors))
-            for cluster, number in numbers.items():
-                mirror = self.mirrors.get(cluster)
-                if mirror is not None and 0 <= mirror.number < number:
+            numbers = await in_thread(services.numbers, watched, serve_all=self._serve_all)
+            for cluster, mirror in watched.items():
+                if cluster not in numbers:
+                    self._end(cluster, mirror)
+                elif 0 <= mirror.number < numbers[cluster]:
                     await self._catch_up(cluster, mirror)
         except (*AWAY, Unavailable) as error:
             log.warning("numbers were not compared", error=str(error))
+
+    def _end(self, cluster: int, mirror: Mirror) -> None:
+        """A cluster is not served any more, or was forgotten: whoever watches it asks again, and is told."""
+        self._known.clear()
+        mirror.broadcast.end()
+        if self.mirrors.get(cluster) is mirror:
+            del self.mirrors[cluster]
 
     async def _beat_always(self) -> None:
         while True:
             await asyncio.sleep(BEAT_SECONDS)
             with suppress(*AWAY):
-                self._downtime = await in_thread(services.beat, self._wall())
+                await self._beat()
+
+    async def _beat(self) -> None:
+        """Say that this process lives, and count what is kept."""
+        self._downtime = await in_thread(services.beat, self._wall())
+        totals = await in_thread(services.totals)
+        self.metrics.clusters.set(totals.clusters)
+        self.metrics.affiliates.set(totals.affiliates)
+        self.metrics.endpoints.set(totals.endpoints)
 
     async def _collect_always(self) -> None:
         await asyncio.sleep(self._grace)
         while True:
             try:
-                for applied in await in_thread(services.collect, self.now):
-                    await self._tell(applied)
+                await self.collect()
             except AWAY as error:
                 log.warning("nothing was collected", error=str(error))
             await asyncio.sleep(COLLECT_SECONDS)
+
+    async def collect(self) -> None:
+        """Forget what has expired, and clusters of which nobody speaks any more."""
+        wall = datetime.fromtimestamp(self._wall(), UTC)
+        await in_thread(services.note_used, list(self.mirrors), wall)
+        for applied in await in_thread(services.collect, self.now):
+            self.metrics.collected_affiliates.inc(sum(event.affiliate is None for event in applied.events))
+            await self._tell(applied)
+        self.metrics.collected_clusters.inc(await in_thread(services.forget_empty, wall))
+        self.metrics.collections.inc()
 
     def _spawn(self, work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]] | None = None) -> None:
         among = self._tasks if among is None else among

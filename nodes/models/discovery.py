@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from django.db import models
+from django.db.models.functions import Now
+from django.utils import timezone
 
 
 class DiscoveryCluster(models.Model):
@@ -10,6 +12,9 @@ class DiscoveryCluster(models.Model):
 
     cluster_id = models.CharField(max_length=256, unique=True, help_text="Kept verbatim.")
     number = models.PositiveBigIntegerField(default=0, help_text="Number of the newest change that watchers hear of.")
+    used = models.DateTimeField(
+        default=timezone.now, db_default=Now(), help_text="When it was last written or watched, to a minute or so."
+    )
 
     def __str__(self) -> str:
         return f"discovery cluster {self.pk}"
@@ -22,6 +27,10 @@ class DiscoveryAffiliate(models.Model):
     affiliate_id = models.CharField(max_length=256)
     data = models.BinaryField(default=b"", help_text="Sealed; empty where only others spoke of its endpoints.")
     endpoints = models.BinaryField(default=b"", help_text="Sealed endpoints, each with when it expires; msgpack.")
+    endpoint_count = models.PositiveSmallIntegerField(default=0, db_default=0)
+    address = models.GenericIPAddressField(
+        null=True, blank=True, help_text="Where its own words last came from; none where the console speaks for it."
+    )
     expires = models.FloatField()
     due = models.FloatField(db_index=True, help_text="When something of it expires next.")
 

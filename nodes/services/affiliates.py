@@ -108,14 +108,13 @@ def _open_endpoints(sealed: SealedAffiliate, secret: bytes, damaged: set[str]) -
 def follow(cluster_pk: int, now: datetime) -> Opened | None:
     """Bring the Talos machines of a cluster up to date with what discovery lists; none where there is nothing to read.
 
-    Never more than a handful of queries besides those for machines that changed.
+    Where the cluster is not to be served, nothing is listed. Never more than a handful of queries besides those for
+    machines that changed.
     """
     cluster = Cluster.objects.get(pk=cluster_pk)
-    row = discovery.asked_for(cluster)
-    secret = _secret(cluster)
-    if row is None or secret is None:
+    opened = open_listed(cluster) if cluster.kubespan.discovery else Opened()
+    if opened is None:
         return None
-    opened = open_all(discovery.read(row).affiliates.values(), secret)
     with transaction.atomic():
         cluster = revisions.lock(cluster_pk)
         nodes = {node.node_id: node for node in cluster.nodes.present()}
@@ -131,6 +130,15 @@ def follow(cluster_pk: int, now: datetime) -> Opened | None:
             if node.kind == Node.Kind.TALOS and node.node_id not in opened.affiliates and node.left_at is None:
                 _note_left(cluster, node, now)
     return opened
+
+
+def open_listed(cluster: Cluster) -> Opened | None:
+    """Open what is listed for a cluster; none where nobody asked for it yet, or its secret cannot be read."""
+    row = discovery.asked_for(cluster)
+    secret = _secret(cluster)
+    if row is None or secret is None:
+        return None
+    return open_all(discovery.read(row).affiliates.values(), secret)
 
 
 def _secret(cluster: Cluster) -> bytes | None:
@@ -307,7 +315,8 @@ def publish(cluster_pk: int, discovery_now: float) -> discovery.Applied | None:
     renews them and wakes nobody.
     """
     cluster = Cluster.objects.get(pk=cluster_pk)
-    row = discovery.asked_for(cluster)
+    options = cluster.kubespan
+    row = discovery.asked_for(cluster) if options.discovery else None
     secret = _secret(cluster)
     if row is None or secret is None:
         return None
@@ -318,14 +327,14 @@ def publish(cluster_pk: int, discovery_now: float) -> discovery.Applied | None:
         if node.kind == Node.Kind.TALOS:
             seen = [text for text in _endpoints(node, harvested=True) if text not in node.announced_endpoints]
             known = listed.get(node.node_id)
-            if seen and known and cluster.kubespan.harvest_extra_endpoints:
+            if seen and known and options.enabled and options.harvest_extra_endpoints:
                 sealed = _seal_all(seen, secret)
                 if _needs_saying(known, known.data, sealed, discovery_now):
                     operations.append(Update(node.node_id, b"", sealed, TTL_SECONDS))
         elif node.session:
             known = listed.get(node.node_id)
-            data = _data(describe(node), known, secret)
-            own = _seal_all(_endpoints(node, harvested=False), secret)
+            data = _data(describe(node, kubespan=options.enabled), known, secret)
+            own = _seal_all(_endpoints(node, harvested=False), secret) if options.enabled else ()
             if _needs_saying(known, data, own, discovery_now):
                 operations.append(Update(node.node_id, data, own, TTL_SECONDS))
     removed = Tombstone.objects.filter(cluster=cluster).values_list("node_id", flat=True)
@@ -342,15 +351,23 @@ def _needs_saying(known: SealedAffiliate | None, data: bytes, endpoints: Iterabl
     return not kept.issuperset(endpoints)
 
 
-def describe(node: Node) -> Affiliate:
-    """One of our nodes as a Talos machine reads it: always a worker, by its own name."""
-    return Affiliate(
+def describe(node: Node, *, kubespan: bool = True) -> Affiliate:
+    """One of our nodes as a Talos machine reads it: always a worker, by its own name.
+
+    Without KubeSpan it has neither key nor address in the mesh: nobody is to wait for a tunnel that is not there.
+    """
+    affiliate = Affiliate(
         node_id=node.node_id,
         addresses=tuple(map(ip_address, node.addresses)),
         hostname=node.hostname,
         nodename=node.name,
         machine_type="worker",
         operating_system=node.operating_system,
+    )
+    if not kubespan:
+        return affiliate
+    return replace(
+        affiliate,
         public_key=node.public_key,
         address=IPv6Address(node.address),
         additional_addresses=tuple(map(ip_interface, (*node.networks, *node.ruled_networks))),

@@ -22,7 +22,7 @@ from kubespan.core.options import ClusterOptions
 from nodes import fanout
 from nodes.models import Change, Cluster, Node
 from nodes.secrets import Unreadable
-from nodes.services import after, audit, claims, endpoints, revisions
+from nodes.services import after, audit, claims, discovery, endpoints, revisions
 from nodes.services.refused import Refused
 
 NAME_FORM = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,61}[A-Za-z0-9])?")
@@ -122,6 +122,8 @@ def set_options(actor: audit.Actor, cluster: Cluster, options: ClusterOptions, n
             return None
         cluster.options = options.to_row()
         cluster.save(update_fields=["options"])
+        if before.discovery and not options.discovery:
+            discovery.forget(cluster)
         touched = _refresh_members(cluster, before, options, now)
         changes = [(Change.Kind.MEMBER, index) for index in touched]
         revision = revisions.append_all(cluster, [(Change.Kind.OPTIONS, None), *changes], now=now)
@@ -188,6 +190,10 @@ _SWITCH_SENTENCES = {
     "harvest_extra_endpoints": (
         "Endpoints that neighbours saw are no longer shared, and those shared so far are forgotten.",
         "Endpoints that neighbours see a machine at are shared with all others; not for more than 50 machines.",
+    ),
+    "discovery": (
+        "The discovery service serves this cluster no longer and forgets what it keeps of it; Talos machines leave.",
+        "The discovery service serves this cluster.",
     ),
     "advertise_kubernetes_networks": (
         "Machines no longer advertise their Kubernetes pod networks.",

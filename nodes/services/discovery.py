@@ -8,15 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import partial
 
 import msgspec
 import redis
 import structlog
 from celery import current_app
+from django.conf import settings
 from django.db import transaction
+from django.db.models import Count, Sum
+from django.utils import timezone
 from kombu.exceptions import OperationalError
 
+from kubespan.discovery.limits import Exhausted
 from kubespan.discovery.registry import NotServed
 from kubespan.discovery.state import (
     ClusterState,
@@ -36,7 +41,11 @@ DOWNTIME_AFTER = 30.0
 """Seconds without any discovery process after which the time counts as downtime."""
 BATCH = 500
 """Rows of one statement."""
-COLUMNS = ("data", "endpoints", "expires", "due")
+COLUMNS = ("data", "endpoints", "endpoint_count", "expires", "due", "address")
+KEPT_FREE = 10
+"""Of the affiliates that the service keeps in all, one in so many is for clusters of this console alone."""
+EMPTY_KEPT = timedelta(minutes=10)
+"""How long a cluster without an affiliate, which nobody watches, is remembered."""
 
 Operation = Update | Deletion
 
@@ -74,18 +83,30 @@ class Contents:
     affiliates: dict[str, SealedAffiliate]
 
 
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What the service keeps over all clusters."""
+
+    clusters: int
+    affiliates: int
+    endpoints: int
+
+
 FOLLOW_GATHER = 0.5
 """Seconds for which changes are gathered before they are followed: machines come in bursts."""
 FOLLOW_MARKER_SECONDS = 30
 
 
 def find(cluster_id: str, *, serve_all: bool) -> int:
-    """The row of a cluster, made where it is served and has none yet; raises NotServed."""
+    """The row of a cluster, made where it is served and has none yet; raises NotServed, and Exhausted at the cap."""
     row = DiscoveryCluster.objects.filter(cluster_id=cluster_id).values_list("pk", flat=True).first()
-    if not serve_all and not Cluster.objects.filter(cluster_id=cluster_id).exists():
+    ours = Cluster.objects.filter(cluster_id=cluster_id).only("options").first()
+    if not (ours.kubespan.discovery if ours else serve_all):
         raise NotServed
     if row is not None:
         return row
+    if ours is None and DiscoveryCluster.objects.count() >= settings.DISCOVERY_CLUSTERS:
+        raise Exhausted("too many clusters in the service")
     cluster, made = DiscoveryCluster.objects.get_or_create(cluster_id=cluster_id)
     if made:
         ask_follow(cluster_id)  # from now on the console's own nodes are published there
@@ -103,8 +124,9 @@ def apply(cluster_pk: int, operations: Sequence[Operation], now: float) -> Appli
         cluster = DiscoveryCluster.objects.select_for_update().get(pk=cluster_pk)
         touched = {operation.id for operation in operations}
         rows = {row.affiliate_id: row for row in cluster.affiliates.filter(affiliate_id__in=touched)}
-        elsewhere = cluster.affiliates.count() - len(rows) if touched - rows.keys() else 0  # only new ones need room
-        state = ClusterState({row.affiliate_id: value(row) for row in rows.values()}, elsewhere)
+        state = ClusterState({row.affiliate_id: value(row) for row in rows.values()})
+        if touched - rows.keys():  # only new ones need room
+            state.elsewhere, state.room = cluster.affiliates.count() - len(rows), _room(cluster)
         before = dict(state.affiliates)
         outcomes = tuple(state.apply(operation, now) for operation in operations)
         _write(cluster, rows, before, state.affiliates)
@@ -115,15 +137,26 @@ def apply(cluster_pk: int, operations: Sequence[Operation], now: float) -> Appli
     return Applied(cluster.pk, outcomes, since)
 
 
+def _room(cluster: DiscoveryCluster) -> int:
+    """How many more affiliates there may be, over all clusters; for strangers' less, so that they crowd out nobody."""
+    limit = settings.DISCOVERY_AFFILIATES
+    if not Cluster.objects.filter(cluster_id=cluster.cluster_id).exists():
+        limit -= limit // KEPT_FREE
+    return limit - DiscoveryAffiliate.objects.count()
+
+
 def collect(now: float) -> list[Applied]:
     """Forget what has expired, cluster by cluster."""
     clusters = DiscoveryCluster.objects.filter(affiliates__due__lte=now).distinct()
-    return [_collect(cluster_pk, now) for cluster_pk in clusters.values_list("pk", flat=True)]
+    found = [_collect(cluster_pk, now) for cluster_pk in clusters.values_list("pk", flat=True)]
+    return [applied for applied in found if applied is not None]
 
 
-def _collect(cluster_pk: int, now: float) -> Applied:
+def _collect(cluster_pk: int, now: float) -> Applied | None:
     with transaction.atomic():
-        cluster = DiscoveryCluster.objects.select_for_update().get(pk=cluster_pk)
+        cluster = DiscoveryCluster.objects.select_for_update().filter(pk=cluster_pk).first()
+        if cluster is None:
+            return None  # another process was faster
         rows = {row.affiliate_id: row for row in cluster.affiliates.filter(due__lte=now)}
         state = ClusterState({row.affiliate_id: value(row) for row in rows.values()})
         before = dict(state.affiliates)
@@ -135,10 +168,37 @@ def _collect(cluster_pk: int, now: float) -> Applied:
     return Applied(cluster.pk, outcomes, since)
 
 
+def note_used(cluster_pks: Iterable[int], now: datetime) -> None:
+    """Note that somebody watches these clusters."""
+    DiscoveryCluster.objects.filter(pk__in=list(cluster_pks)).update(used=now)
+
+
+def forget_empty(now: datetime) -> int:
+    """Forget clusters of which nobody speaks any more; how many they were."""
+    empty = DiscoveryCluster.objects.filter(affiliates=None, used__lt=now - EMPTY_KEPT)
+    return sum(_forget_empty(cluster_pk, now) for cluster_pk in empty.values_list("pk", flat=True))
+
+
+def _forget_empty(cluster_pk: int, now: datetime) -> bool:
+    with transaction.atomic():
+        unused = DiscoveryCluster.objects.select_for_update().filter(pk=cluster_pk, used__lt=now - EMPTY_KEPT).first()
+        if unused is None or unused.affiliates.exists():
+            return False
+        unused.delete()
+    return True
+
+
+def forget(cluster: Cluster) -> None:
+    """Forget all that is kept of a cluster that is to be served no longer."""
+    transaction.on_commit(partial(ask_follow, cluster.cluster_id), robust=True)
+    DiscoveryCluster.objects.filter(cluster_id=cluster.cluster_id).delete()
+
+
 def _count(cluster: DiscoveryCluster, events: int) -> None:
     if events:
         cluster.number += events
-        cluster.save(update_fields=["number"])
+        cluster.used = timezone.now()
+        cluster.save(update_fields=["number", "used"])
 
 
 def _write(
@@ -158,6 +218,7 @@ def _write(
         row = DiscoveryAffiliate(cluster=cluster, affiliate_id=affiliate_id)
         row.data, row.expires, row.due = affiliate.data, affiliate.expires, due(affiliate)
         row.endpoints = _encoder.encode([(endpoint.data, endpoint.expires) for endpoint in affiliate.endpoints])
+        row.endpoint_count, row.address = len(affiliate.endpoints), affiliate.address or None
         written.append(row)
     if written:
         DiscoveryAffiliate.objects.bulk_create(
@@ -172,7 +233,7 @@ def _write(
 def value(row: DiscoveryAffiliate) -> SealedAffiliate:
     """A row as the discovery room knows it."""
     endpoints = tuple(SealedEndpoint(*pair) for pair in _endpoints.decode(row.endpoints)) if row.endpoints else ()
-    return SealedAffiliate(row.affiliate_id, row.expires, bytes(row.data), endpoints)
+    return SealedAffiliate(row.affiliate_id, row.expires, bytes(row.data), endpoints, row.address or "")
 
 
 def read(cluster_pk: int) -> Contents:
@@ -184,9 +245,20 @@ def read(cluster_pk: int) -> Contents:
     return Contents(cluster.pk, cluster.number, {row.affiliate_id: value(row) for row in rows})
 
 
-def numbers(cluster_pks: Iterable[int]) -> dict[int, int]:
-    """The newest number of each of these clusters."""
-    return dict(DiscoveryCluster.objects.filter(pk__in=list(cluster_pks)).values_list("pk", "number"))
+def numbers(cluster_pks: Iterable[int], *, serve_all: bool) -> dict[int, int]:
+    """The newest number of each of these clusters that is served."""
+    rows = list(DiscoveryCluster.objects.filter(pk__in=list(cluster_pks)).values_list("pk", "number", "cluster_id"))
+    ours = Cluster.objects.filter(cluster_id__in=[cluster_id for _, _, cluster_id in rows]).only(
+        "cluster_id", "options"
+    )
+    served = {cluster.cluster_id: cluster.kubespan.discovery for cluster in ours}
+    return {pk: number for pk, number, cluster_id in rows if served.get(cluster_id, serve_all)}
+
+
+def totals() -> Totals:
+    """Count what is kept."""
+    kept = DiscoveryAffiliate.objects.aggregate(affiliates=Count("pk"), endpoints=Sum("endpoint_count", default=0))
+    return Totals(DiscoveryCluster.objects.count(), **kept)
 
 
 def beat(wall: float) -> float:

@@ -1,5 +1,6 @@
 """A cluster's options: what is refused, and in which words."""
 
+import msgspec
 import pytest
 
 from kubespan.core.options import ClusterOptions, Options
@@ -60,3 +61,9 @@ def test_bad_options(options, fault):
     with pytest.raises(ValueError) as caught:
         options.check()
     assert str(caught.value) == fault
+
+
+def test_a_row_holds_what_the_release_before_does_not_know_only_where_somebody_set_it():
+    assert set(ClusterOptions().to_row()) == set(Options.__struct_fields__)
+    chosen = ClusterOptions(discovery=False, approved_networks=("10.0.0.0/8",))
+    assert msgspec.convert(chosen.to_row(), ClusterOptions) == chosen

@@ -127,6 +127,15 @@ async def test_forwarded_addresses_are_believed_of_trusted_proxies_alone(trusted
         assert (await client.greet(metadata=metadata)).client_ip.hex() == expected
 
 
+async def test_where_an_affiliate_speaks_from_is_kept():
+    registry = MemoryRegistry()
+    async with running(registry) as client:
+        await client.update(data=b"d")
+        await client.update("af2", endpoints=[b"e"])
+    kept = registry.clusters["fake"][0].affiliates
+    assert (kept["af1"].address, kept["af2"].address) == ("127.0.0.1", "")
+
+
 async def test_addresses_can_be_kept_back():
     async with running(manners=Manners(report_address=False)) as client:
         assert (await client.greet()).client_ip == b""
@@ -270,6 +279,7 @@ async def test_what_expires_is_told_and_empty_clusters_go():
         ("a" * 257, "cluster ID is too long"),
         ("é" * 129, "cluster ID is too long"),  # of 258 bytes
         ("a" * 1024, "cluster ID is too long"),
+        ("a\x00", "cluster ID holds a NUL character"),
     ],
 )
 async def test_cluster_ids(client, call, cluster, words):

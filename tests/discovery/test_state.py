@@ -133,6 +133,25 @@ def test_what_another_process_changed_is_followed():
     assert state.affiliates == {}
 
 
+def test_no_more_come_than_the_service_has_room_for():
+    state = ClusterState(room=1)
+    assert update(state, "af1", data=b"d").refusal is None
+    outcome = update(state, "af2", data=b"d")
+    assert (str(outcome.refusal), outcome.event) == ("too many affiliates in the service", None)
+    assert update(state, "af1", data=b"other").refusal is None
+    state.delete("af1")
+    assert update(state, "af2", data=b"d").refusal is None
+
+
+def test_where_it_comes_from_is_where_its_own_words_do():
+    state = ClusterState()
+    state.update(Update("af1", b"d", (), MINUTE, "192.0.2.1"), 0.0)
+    state.update(Update("af1", b"", (b"e",), MINUTE, "192.0.2.2"), 0.0)  # a neighbour saw it
+    assert state.affiliates["af1"].address == "192.0.2.1"
+    assert state.update(Update("af1", b"d", (), MINUTE, "192.0.2.3"), 0.0).event is None  # nobody is woken
+    assert state.affiliates["af1"].address == "192.0.2.3"
+
+
 # Watchers.
 
 

@@ -196,7 +196,13 @@ def consoles_keys(here: Path) -> dict[str, str]:
 
 def work(browser: Browser, office: str, console: RunningConsole, token: str) -> None:
     """What people do, and what liars send."""
-    options = {"routing": "after-handshake", "mtu": "1400", "enabled": "on", "harvest_extra_endpoints": "on"}
+    options = {
+        "routing": "after-handshake",
+        "mtu": "1400",
+        "enabled": "on",
+        "discovery": "on",
+        "harvest_extra_endpoints": "on",
+    }
     browser.send(f"{office}options/", options)
     _, listed = browser.open("/nodes/?q=charlie")
     charlie = re.search(r"/nodes/\d+/", listed)

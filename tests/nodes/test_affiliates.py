@@ -221,6 +221,28 @@ def test_a_connected_node_is_published_as_a_talos_machine_reads_it(talos):
     assert listed.expires == talos.at + TTL_SECONDS
 
 
+def test_where_kubespan_is_off_it_is_published_without(talos):
+    connected(enrol(talos.cluster, Machine(addresses=("10.0.0.5",), name="debian")))
+    clusters.set_options("alice", Cluster.objects.get(), ClusterOptions(enabled=False), NOW)
+    affiliates.publish(talos.cluster.pk, talos.at)
+    (listed,) = talos.listed().values()
+    opened = open_affiliate(listed.data, talos.secret)
+    assert (opened.nodename, opened.addresses) == ("debian", (ip_address("10.0.0.5"),))
+    assert (opened.public_key, opened.address, opened.additional_addresses, listed.endpoints) == ("", None, (), ())
+
+
+def test_a_cluster_that_is_not_to_be_served_is_not_published_and_its_talos_machines_leave(talos):
+    connected(enrol(talos.cluster))
+    talos.say(talos.machine())
+    talos.follow()
+    talos.approve()
+    clusters.set_options("alice", Cluster.objects.get(), ClusterOptions(discovery=False), NOW)
+    assert affiliates.publish(talos.cluster.pk, talos.at) is None
+    talos.follow()
+    assert Node.objects.get(kind="talos").left_at == NOW
+    assert Node.objects.get(kind="linux").left_at is None
+
+
 def test_it_is_renewed_with_the_same_bytes_and_wakes_nobody(talos):
     connected(enrol(talos.cluster))
     affiliates.publish(talos.cluster.pk, talos.at)

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
+from datetime import timedelta
 
 import pytest
+from django.utils import timezone
 
+from kubespan.core.options import ClusterOptions
 from kubespan.discovery.limits import AFFILIATES, Exhausted
 from kubespan.discovery.proto.cluster_pb2 import WatchResponse
-from kubespan.discovery.registry import NotServed
+from kubespan.discovery.registry import NotServed, Unavailable
 from kubespan.discovery.state import Deletion, Update
 from nodes.agents.rows import in_thread
 from nodes.discovery import registry as registries
 from nodes.discovery.registry import DatabaseRegistry
 from nodes.models import DiscoveryAffiliate, DiscoveryCluster
-from nodes.services import discovery
-from tests.factories import make_cluster
+from nodes.services import clusters, discovery
+from tests.factories import NOW, make_cluster
 
 pytestmark = pytest.mark.django_db(transaction=True)
 PATIENCE = 15.0
@@ -108,6 +112,64 @@ def test_which_clusters_are_served():
         discovery.find("unknown", serve_all=False)
 
 
+def test_a_cluster_that_is_not_to_be_served_is_not_and_is_forgotten(cluster):
+    known = make_cluster()
+    row = discovery.find(known.cluster_id, serve_all=True)
+    discovery.apply(row, [update()], 0.0)
+    assert discovery.numbers([cluster, row], serve_all=True) == {cluster: 0, row: 1}
+    assert discovery.numbers([cluster, row], serve_all=False) == {row: 1}
+    clusters.set_options("alice", known, ClusterOptions(discovery=False), NOW)
+    assert not DiscoveryAffiliate.objects.exists()
+    assert discovery.numbers([cluster, row], serve_all=True) == {cluster: 0}
+    with pytest.raises(NotServed):
+        discovery.find(known.cluster_id, serve_all=True)
+    clusters.set_options("alice", known, ClusterOptions(), NOW)
+    assert discovery.find(known.cluster_id, serve_all=False)
+
+
+def test_a_cap_over_all_clusters(cluster, settings):
+    settings.DISCOVERY_AFFILIATES = 10
+    known = discovery.find(make_cluster().cluster_id, serve_all=True)
+    discovery.apply(cluster, [update(f"af{number}") for number in range(4)], 0.0)
+    outcomes = discovery.apply(known, [update(f"af{number}") for number in range(5)], 0.0).outcomes
+    assert [outcome.refusal for outcome in outcomes] == [None] * 5
+    (stranger,) = discovery.apply(cluster, [update("one more")], 0.0).outcomes
+    assert str(stranger.refusal) == "too many affiliates in the service"
+    ours, none = discovery.apply(known, [update("the last"), update("one more")], 0.0).outcomes
+    assert (ours.refusal, str(none.refusal)) == (None, "too many affiliates in the service")
+    assert discovery.apply(cluster, [update("af1", b"renewed")], 0.0).outcomes[0].refusal is None
+
+
+def test_a_cap_on_strangers_clusters(cluster, settings):
+    settings.DISCOVERY_CLUSTERS = 2
+    discovery.find("another", serve_all=True)
+    with pytest.raises(Exhausted, match="too many clusters in the service"):
+        discovery.find("one more", serve_all=True)
+    assert discovery.find("c", serve_all=True) == cluster
+    assert discovery.find(make_cluster().cluster_id, serve_all=True)
+
+
+def test_a_cluster_of_which_nobody_speaks_is_forgotten(cluster):
+    other = discovery.find("another", serve_all=True)
+    now = timezone.now()
+    late = now + discovery.EMPTY_KEPT + timedelta(seconds=1)
+    discovery.apply(cluster, [update()], 0.0)
+    assert discovery.forget_empty(now) == 0
+    discovery.note_used([other], late)
+    assert discovery.forget_empty(late) == 0  # one is watched, the other has an affiliate
+    discovery.collect(61.0)
+    assert discovery.forget_empty(late + timedelta(minutes=1)) == 1
+    assert list(DiscoveryCluster.objects.values_list("pk", flat=True)) == [other]
+
+
+def test_rows_say_where_an_affiliate_speaks_from_and_how_many_endpoints_it_has(cluster):
+    discovery.apply(cluster, [Update("af1", b"d", (b"e1", b"e2"), 60.0, "2001:db8::1"), update("af2")], 0.0)
+    rows = DiscoveryAffiliate.objects.order_by("affiliate_id").values_list("address", "endpoint_count")
+    assert list(rows) == [("2001:db8::1", 2), (None, 0)]
+    assert [one.address for one in discovery.read(cluster).affiliates.values()] == ["2001:db8::1", ""]
+    assert discovery.totals() == discovery.Totals(clusters=1, affiliates=2, endpoints=2)
+
+
 def test_downtime_makes_nobody_older():
     assert discovery.beat(1000.0) == 0.0
     assert discovery.beat(1010.0) == 0.0
@@ -193,6 +255,77 @@ async def test_an_unknown_cluster_is_not_served(valkey):
             await registry.list("unknown")
         cluster = await in_thread(make_cluster)
         assert await registry.list(cluster.cluster_id) == []
+
+
+async def test_who_watches_what_is_not_served_any_more_begins_anew(valkey, monkeypatch):
+    monkeypatch.setattr(registries, "COMPARE_SECONDS", 0.05)
+    cluster = await in_thread(make_cluster)
+    async with running(serve_all=False) as registry, registry.watch(cluster.cluster_id) as watcher:
+        assert await hear(watcher) == {}
+        await in_thread(clusters.set_options, "alice", cluster, ClusterOptions(discovery=False), NOW)
+        async with asyncio.timeout(PATIENCE):
+            assert await watcher.take() is None
+        assert registry.mirrors == {}
+        with pytest.raises(NotServed):
+            await registry.list(cluster.cluster_id)
+
+
+async def test_a_cluster_that_was_forgotten_meanwhile_is_found_anew(valkey):
+    async with running() as registry:
+        await registry.list("c")
+        await in_thread(DiscoveryCluster.objects.all().delete)
+        with pytest.raises(Unavailable):
+            await registry.update("c", update())
+        await registry.update("c", update())
+        assert [one.id for one in await registry.list("c")] == ["af1"]
+
+
+async def test_what_is_collected_is_counted_and_what_is_watched_is_not_forgotten(valkey):
+    clock = [time.time()]
+    async with running(wall=lambda: clock[0]) as registry, registry.watch("watched") as watcher:
+        assert await hear(watcher) == {}
+        await registry.update("c", update(ttl=60.0))
+        clock[0] += discovery.EMPTY_KEPT.total_seconds() + 1
+        await registry.collect()
+        clock[0] += discovery.EMPTY_KEPT.total_seconds() + 1
+        await registry.collect()
+        assert await in_thread(list, DiscoveryCluster.objects.values_list("cluster_id", flat=True)) == ["watched"]
+        counted = {name: registry.metrics.registry.get_sample_value(f"discovery_state_gc_{name}_total") for name in
+                   ("runs", "affiliates", "clusters")}  # fmt: skip
+        assert counted == {"runs": 2.0, "affiliates": 1.0, "clusters": 1.0}
+
+
+async def test_whoever_begins_to_watch_at_any_moment_ends_with_what_all_have(valkey):
+    """A snapshot and what follows it are one: nothing is missed between them, and nothing told twice goes back."""
+    async with running() as one, running() as other:
+
+        async def change():
+            for step in range(12):
+                registry = (one, other)[step % 2]
+                await asyncio.gather(*(registry.update("c", update(f"af{n}", b"%d" % step)) for n in range(5)))
+                await one.delete("c", f"af{step % 5}")
+
+        async def follow(registry):
+            known = {}
+            async with registry.watch("c") as watcher:
+                while known.get("last") != (b"", []):
+                    heard = await hear(watcher)
+                    if isinstance(heard, set):
+                        known = {key: value for key, value in known.items() if key not in heard}
+                    else:
+                        known |= heard
+            return known
+
+        changing = asyncio.create_task(change())
+        followers = []
+        while not changing.done() and len(followers) < 40:
+            followers += [asyncio.create_task(follow(registry)) for registry in (one, other)]
+            await asyncio.wait({changing}, timeout=0.05)
+        await changing
+        await one.update("c", update("last", b""))
+        wanted = {one.id: (one.data, []) for one in await other.list("c")}
+        assert len(followers) > 10
+        assert await asyncio.gather(*followers) == [wanted] * len(followers)
 
 
 async def test_who_watches_no_more_leaves_nothing(valkey):

@@ -26,6 +26,8 @@ def test_a_file_goes_before_the_environment(monkeypatch, tmp_path):
         pytest.param(env.env, "", "set SOMETHING or SOMETHING_FILE", id="empty"),
         pytest.param(env.secret_key, "short", "SOMETHING: expected at least 50 characters", id="short secret key"),
         pytest.param(env.flag, "perhaps", "SOMETHING: expected yes or no", id="no switch"),
+        pytest.param(lambda name: env.number(name, 1), "0", "SOMETHING: expected a whole number above 0", id="nought"),
+        pytest.param(lambda name: env.number(name, 1), "1e3", "SOMETHING: expected a whole number above 0", id="odd"),
         pytest.param(env.keys, KEY, "SOMETHING: entry 1: expected NAME:KEY with a name of its own", id="nameless key"),
         pytest.param(
             env.keys, f"a:{KEY},a:{KEY}", "SOMETHING: entry 2: expected NAME:KEY with a name of its own", id="twin keys"

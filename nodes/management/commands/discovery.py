@@ -12,6 +12,7 @@ from django.db import OperationalError
 from prometheus_client import start_http_server
 
 from kubespan.core.endpoint import parse_network
+from kubespan.discovery.metrics import Metrics
 from kubespan.discovery.server import STOP_SECONDS, Manners, Service, serve
 from nodes import embedded
 from nodes.discovery.registry import DatabaseRegistry
@@ -44,14 +45,15 @@ class Command(BaseCommand):
     async def run(self, options: dict) -> None:
         stop = asyncio.Event()
         stop_on_signals(stop)
-        registry = DatabaseRegistry(serve_all=settings.DISCOVERY_SERVE == "all")
+        metrics = Metrics()
+        registry = DatabaseRegistry(serve_all=settings.DISCOVERY_SERVE == "all", metrics=metrics)
         manners = Manners(
             redirect=settings.DISCOVERY_REDIRECT, trusted=tuple(map(parse_network, settings.TRUSTED_PROXIES))
         )
-        service = Service(registry, manners)
+        service = Service(registry, manners, metrics=metrics)
         await registry.start()
         server, port = await serve(service, options["listen"], credentials(options))
-        metrics = listen_metrics(options["metrics"], service)
+        listener = listen_metrics(options["metrics"], service)
         self.stdout.write(f"discovery: {options['listen'].rpartition(':')[0]}:{port}")
         self.stdout.flush()
         forgetting = asyncio.create_task(forget_always(service))
@@ -59,8 +61,8 @@ class Command(BaseCommand):
         forgetting.cancel()
         await server.stop(STOP_SECONDS)
         await registry.stop()
-        if metrics is not None:
-            metrics.shutdown()
+        if listener is not None:
+            listener.shutdown()
 
 
 def credentials(options: dict) -> grpc.ServerCredentials | None:
