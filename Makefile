@@ -15,7 +15,7 @@ help: ## list the targets
 .PHONY: demo
 demo: environment frontend handout ## a console and a real mesh of four machines on this one (root); Ctrl-C takes all away
 	@scripts/distribution.sh demo
-	@$(BIN)/python manage.py demo $(ARGS)
+	@$(BIN)/python manage.py demo --discovery-plain-listen 127.0.0.1:3000 $(ARGS)
 
 .PHONY: run
 run: environment frontend handout ## a console on http://127.0.0.1:8000 with everything that it needs, kept in .data

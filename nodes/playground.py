@@ -26,6 +26,7 @@ from nodes.lab import Lab, LabError, Machine, stop
 AGENT = str(Path(sys.executable).with_name("kubespan-agent"))
 MANAGE = Path(__file__).parent.parent / "manage.py"
 TLS_PORT = 8443
+DISCOVERY_PORT = 3000
 HOST = 254
 """Last part of the host's own address on the switch."""
 MAX_MACHINES = 200
@@ -184,12 +185,20 @@ def _claim_subnet(stack: ExitStack) -> tuple[int, Lab[Machine]]:
 class RunningConsole:
     """A console of its own, started by `manage.py run` in a directory of its own."""
 
-    def __init__(self, directory: Path, *, listen: str, tls_listen: str) -> None:
+    def __init__(
+        self, directory: Path, *, listen: str, tls_listen: str, discovery: str = "", plain_discovery: str = ""
+    ) -> None:
         self.directory = directory
         self.url = f"http://{listen}"
         self.tls_url = f"https://{tls_listen}"
         self.log = directory / "console.log"
         self.arguments = ["run", "--data", str(directory), "--listen", listen, "--tls-listen", tls_listen]
+        for option, place in (("--discovery-listen", discovery), ("--discovery-plain-listen", plain_discovery)):
+            self.arguments += [option, place] if place else []
+        self.discovery = [
+            f"{scheme}://{place}" for scheme, place in (("https", discovery), ("http", plain_discovery)) if place
+        ]
+        """Where its discovery service is, as Talos writes it."""
         self.env = {
             "PATH": os.environ["PATH"],
             "LANG": "C.UTF-8",

@@ -220,11 +220,22 @@ async def serve(
     service: Service, address: str, credentials: grpc.ServerCredentials | None = None
 ) -> tuple[grpc.aio.Server, int]:
     """Start a server for the service on `host:port`; gives it and the port that it got. Raises OSError."""
-    server = grpc.aio.server(options=SERVER_OPTIONS)
-    server.add_generic_rpc_handlers((service.handlers(),))
-    try:
-        port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise OSError(f"cannot listen on {address}: {error}") from None
+    server = make_server(service)
+    port = listen(server, address, credentials)
     await server.start()
     return server, port
+
+
+def make_server(service: Service) -> grpc.aio.Server:
+    """A server for the service, which has yet to listen and to be started."""
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    server.add_generic_rpc_handlers((service.handlers(),))
+    return server
+
+
+def listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    """Have it listen on `host:port` as well, plain without credentials; gives the port. Raises OSError."""
+    try:
+        return server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {address}: {error}") from None

@@ -7,11 +7,15 @@ import signal
 import socket
 import subprocess
 import sys
+from ipaddress import ip_address
 from pathlib import Path
 
+import grpc
 import pytest
 import urllib3
 
+from kubespan.discovery import service as names
+from kubespan.discovery.proto import cluster_pb2 as proto
 from nodes.playground import await_true
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,6 +72,13 @@ class Demonstration:
         return list(self.temporary.iterdir())
 
 
+def await_hello(channel):
+    """Greet a discovery service, once it is there."""
+    with channel:
+        hello = channel.unary_unary(names.HELLO, proto.HelloRequest.SerializeToString, proto.HelloResponse.FromString)
+        return hello(proto.HelloRequest(cluster_id="c"), timeout=60, wait_for_ready=True).client_ip
+
+
 def laboratory(out):
     """What there is on this host of the laboratory that a demonstration told of: namespaces, links, directories."""
     name = f"ks{re.search(r'198[.]18[.]([0-9]+)[.]1', out)[1]}"
@@ -78,8 +89,18 @@ def laboratory(out):
 @pytest.mark.root
 @pytest.mark.slow
 def test_a_script_learns_that_every_link_is_up(directory):
-    demonstration = Demonstration(directory, "--nodes", "2", "--until-up", "--json")
-    status, out, err = demonstration.end()
+    plain = free_address()
+    options = ["--nodes", "2", "--until-up", "--json", "--discovery-plain-listen", plain]
+    demonstration = Demonstration(directory, *options)
+    try:
+        demonstration.await_word("discovery: ")
+        secure, told = re.search(r"discovery: https://(\S+) {2}http://(\S+)", demonstration.out.read_text()).groups()
+        assert told == plain
+        trust = grpc.ssl_channel_credentials(next(demonstration.temporary.glob("*/tls/certificate.pem")).read_bytes())
+        assert await_hello(grpc.insecure_channel(plain)) == b"\x7f\0\0\1"
+        assert await_hello(grpc.secure_channel(secure, trust)) == ip_address(secure.rpartition(":")[0]).packed
+    finally:
+        status, out, err = demonstration.end()
     assert (status, err) == (0, "")
     outcome = json.loads(out.splitlines()[-1])
     assert 0 < outcome.pop("seconds") < 120

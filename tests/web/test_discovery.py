@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -80,22 +82,98 @@ async def greet_at(port):
         return (await greet(channel)).client_ip
 
 
+async def greet_by_tls(port, certificate):
+    trust = grpc.ssl_channel_credentials(certificate.read_bytes())
+    async with grpc.aio.secure_channel(f"127.0.0.1:{port}", trust) as channel:
+        return (await greet(channel)).client_ip
+
+
+@contextmanager
+def process(environ, *options):
+    """The real command; it must end well when it is asked to."""
+    command = [sys.executable, "manage.py", "discovery", *options]
+    running = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True)
+    try:
+        yield running
+    finally:
+        running.send_signal(signal.SIGTERM)
+        status = running.wait(PATIENCE)
+        running.stdout.close()
+    assert status == 0
+
+
+def scrape(port):
+    """What the process tells Prometheus: a value by name and labels."""
+    told = urllib3.request("GET", f"http://127.0.0.1:{port}/metrics", retries=False, timeout=PATIENCE).data.decode()
+    lines = (line.rpartition(" ") for line in told.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}
+
+
+CALL = 'grpc_method="{}",grpc_service="sidero.discovery.server.Cluster",grpc_type="{}"'
+
+
 def test_the_process_serves_counts_and_ends(settings_of_a_console):
     port, figures = free_port(), free_port()
-    command = ["manage.py", "discovery", "--listen", f"127.0.0.1:{port}", "--metrics", f"127.0.0.1:{figures}"]
-    process = subprocess.Popen(
-        [sys.executable, *command], cwd=ROOT, env=settings_of_a_console, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout.readline() == f"discovery: 127.0.0.1:{port}\n"
+    listen = ["--listen", f"127.0.0.1:{port}", "--metrics", f"127.0.0.1:{figures}"]
+    with process(settings_of_a_console, *listen) as running:
+        assert running.stdout.readline() == f"discovery: 127.0.0.1:{port}\n"
         assert asyncio.run(greet_at(port)) == b"\x7f\0\0\1"
-        told = urllib3.request("GET", f"http://127.0.0.1:{figures}/metrics", retries=False, timeout=PATIENCE).data
-        assert b'discovery_server_hello_requests_total{client_version="unknown"} 1.0' in told
-    finally:
-        process.send_signal(signal.SIGTERM)
-        status = process.wait(PATIENCE)
-        process.stdout.close()
-    assert status == 0
+        asyncio.run(use(port))
+        told = scrape(figures)
+        update, watch = CALL.format("AffiliateUpdate", "unary"), CALL.format("Watch", "server_stream")
+        expected = {
+            'discovery_server_hello_requests_total{client_version="unknown"}': 1.0,
+            f"grpc_server_started_total{{{update}}}": 2.0,
+            f'grpc_server_handled_total{{grpc_code="OK",{update}}}': 1.0,
+            f'grpc_server_handled_total{{grpc_code="InvalidArgument",{update}}}': 1.0,
+            f"grpc_server_msg_received_total{{{update}}}": 2.0,
+            f"grpc_server_msg_sent_total{{{update}}}": 1.0,
+            f"grpc_server_handling_seconds_count{{{update}}}": 2.0,
+            f"grpc_server_started_total{{{watch}}}": 1.0,
+            f"grpc_server_msg_sent_total{{{watch}}}": 1.0,
+            "discovery_state_gc_runs_total": 0.0,
+            "discovery_state_gc_affiliates_total": 0.0,
+            "discovery_state_gc_clusters_total": 0.0,
+        }
+        assert {name: told.get(name) for name in expected} == expected
+        gauges = {f"discovery_state_{name}": value for name, value in
+                  (("clusters", 1.0), ("affiliates", 1.0), ("endpoints", 2.0), ("subscriptions", 0.0))}  # fmt: skip
+        deadline = time.monotonic() + PATIENCE
+        while {name: (told := scrape(figures))[name] for name in gauges} != gauges:
+            assert time.monotonic() < deadline, told
+            time.sleep(0.2)
+
+
+async def use(port):
+    """An update, one that is refused, and a watch."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        update = channel.unary_unary(
+            names.AFFILIATE_UPDATE, proto.AffiliateUpdateRequest.SerializeToString,
+            proto.AffiliateUpdateResponse.FromString,
+        )  # fmt: skip
+        said = proto.AffiliateUpdateRequest(cluster_id="c", affiliate_id="af1", affiliate_endpoints=[b"e1", b"e2"])
+        said.ttl.FromSeconds(1800)
+        await update(said, timeout=PATIENCE)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await update(proto.AffiliateUpdateRequest(cluster_id="c"), timeout=PATIENCE)
+        watch = channel.unary_stream(
+            names.WATCH, proto.WatchRequest.SerializeToString, proto.WatchResponse.FromString
+        )(proto.WatchRequest(cluster_id="c"), timeout=PATIENCE)  # fmt: skip
+        assert [one.id for one in (await watch.read()).affiliates] == ["af1"]
+        watch.cancel()
+
+
+def test_it_listens_by_tls_and_without(settings_of_a_console, tmp_path):
+    certificate, key = make_files(tmp_path / "own")
+    secure, plain = free_port(), free_port()
+    options = ["--listen", f"127.0.0.1:{secure}", "--certificate", str(certificate), "--key", str(key)]
+    options += ["--plain-listen", f"127.0.0.1:{plain}", "--metrics", ""]
+    with process(settings_of_a_console, *options) as running:
+        assert [running.stdout.readline() for _ in range(2)] == [
+            f"discovery: 127.0.0.1:{port}\n" for port in (secure, plain)
+        ]
+        assert asyncio.run(greet_at(plain)) == b"\x7f\0\0\1"
+        assert asyncio.run(greet_by_tls(secure, certificate)) == b"\x7f\0\0\1"
 
 
 @pytest.mark.parametrize(

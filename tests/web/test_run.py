@@ -147,6 +147,16 @@ def test_agents_find_the_certificate_that_they_pin(console):
     [
         pytest.param(["--listen", "0.0.0.0:1"], "plain HTTP is for loopback only; use --tls-listen", id="plain HTTP"),
         pytest.param(["--listen", "127.0.0.1"], "127.0.0.1: expected HOST:PORT", id="no port"),
+        pytest.param(
+            ["--discovery-listen", "0.0.0.0:1"],
+            "discovery on 0.0.0.0:1: plain is for loopback only; use --tls-listen as well",
+            id="plain discovery",
+        ),
+        pytest.param(
+            ["--tls-listen", "127.0.0.1:1", "--discovery-plain-listen", "[::]:1"],
+            "discovery on [::]:1: plain is for loopback only",
+            id="plain discovery besides",
+        ),
         pytest.param(["--tls-listen", "192.0.2.1:1"], "cannot listen on 192.0.2.1 port 1", id="not ours"),
     ],
 )

@@ -18,7 +18,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from nodes import certificates, embedded
 from nodes.lab import LabError
-from nodes.playground import MAX_MACHINES, TLS_PORT, Mesh, RunningConsole, Site, await_true, open_site
+from nodes.playground import DISCOVERY_PORT, MAX_MACHINES, TLS_PORT, Mesh, RunningConsole, Site, await_true, open_site
 
 CLUSTER = "demo"
 LIMIT_SECONDS = 120.0
@@ -37,6 +37,9 @@ class Command(BaseCommand):
         parser.add_argument("--nodes", type=int, default=4, help="how many machines (default: 4)")
         parser.add_argument("--until-up", action="store_true", help="end as soon as every link is up")
         parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+        parser.add_argument(
+            "--discovery-plain-listen", metavar="HOST:PORT", help="discovery on this machine as well, without TLS"
+        )
         embedded.add_options(parser)
 
     def handle(self, *_: Any, **options: Any) -> None:
@@ -65,13 +68,20 @@ class Command(BaseCommand):
             "The machines of the demonstration are network namespaces, which need root: run `sudo make demo` to see a "
             "mesh. Without it this is the console alone."
         )
-        call_command("run", **{name: options[name] for name in ("data", "listen", "tls_listen", "tls_name")})
+        names = ("data", "listen", "tls_listen", "tls_name", "discovery_plain_listen")
+        call_command("run", **{name: options[name] for name in names})
 
     def run_demo(self, data: Path, options: dict[str, Any]) -> dict[str, Any] | None:
         """Make everything, wait for the mesh, stay until the end is asked for; returns the outcome."""
         names = _names(options["nodes"])
         with contextlib.suppress(KeyboardInterrupt), open_site(names) as site, Mesh(site, data) as mesh:
-            console = RunningConsole(data, listen=options["listen"], tls_listen=f"{site.host}:{TLS_PORT}")
+            console = RunningConsole(
+                data,
+                listen=options["listen"],
+                tls_listen=f"{site.host}:{TLS_PORT}",
+                discovery=f"{site.host}:{DISCOVERY_PORT}",
+                plain_discovery=options["discovery_plain_listen"] or "",
+            )
             try:
                 self.start_console(console)
                 seconds = self.start_mesh(console, site, mesh)
@@ -95,6 +105,7 @@ class Command(BaseCommand):
             env={"DJANGO_SUPERUSER_PASSWORD": password},
         )  # fmt: skip
         self.say(f"console: {console.url}  user: {ADMINISTRATOR}  password: {password}")
+        self.say(f"discovery: {'  '.join(console.discovery)}")
 
     def start_mesh(self, console: RunningConsole, site: Site, mesh: Mesh) -> float:
         """Enrol every machine by the real command, start its agent, and wait for all links; returns seconds."""

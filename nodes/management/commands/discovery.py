@@ -13,12 +13,13 @@ from prometheus_client import start_http_server
 
 from kubespan.core.endpoint import parse_network
 from kubespan.discovery.metrics import Metrics
-from kubespan.discovery.server import STOP_SECONDS, Manners, Service, serve
+from kubespan.discovery.server import STOP_SECONDS, Manners, Service, listen, make_server
 from nodes import embedded
 from nodes.discovery.registry import DatabaseRegistry
 from nodes.discovery.tls import CertificateFiles
 from nodes.supervisor import stop_on_signals
 
+LISTEN = "127.0.0.1:3000"
 FORGET_SECONDS = 60.0
 """Between lettings-go of clients that have been quiet."""
 
@@ -29,7 +30,12 @@ class Command(BaseCommand):
     help = "Serve the discovery protocol."
 
     def add_arguments(self, parser):
-        parser.add_argument("--listen", metavar="HOST:PORT", default="127.0.0.1:3000", help="gRPC")
+        parser.add_argument(
+            "--listen", metavar="HOST:PORT", help=f"gRPC; by TLS where there is a certificate (default: {LISTEN})"
+        )
+        parser.add_argument(
+            "--plain-listen", metavar="HOST:PORT", action="append", default=[], help="gRPC without TLS, besides"
+        )
         parser.add_argument("--metrics", metavar="HOST:PORT", default="127.0.0.1:2122", help="Prometheus; empty: none")
         parser.add_argument("--certificate", type=Path, help="PEM; read again when it changes")
         parser.add_argument("--key", type=Path, help="its key, PEM")
@@ -52,9 +58,14 @@ class Command(BaseCommand):
         )
         service = Service(registry, manners, metrics=metrics)
         await registry.start()
-        server, port = await serve(service, options["listen"], credentials(options))
+        server, plain = make_server(service), options["plain_listen"]
+        places = {options["listen"] or LISTEN: credentials(options)} if options["listen"] or not plain else {}
+        places |= dict.fromkeys(plain)
+        ports = [(address, listen(server, address, how)) for address, how in places.items()]
+        await server.start()
         listener = listen_metrics(options["metrics"], service)
-        self.stdout.write(f"discovery: {options['listen'].rpartition(':')[0]}:{port}")
+        for address, port in ports:
+            self.stdout.write(f"discovery: {address.rpartition(':')[0]}:{port}")
         self.stdout.flush()
         forgetting = asyncio.create_task(forget_always(service))
         await stop.wait()

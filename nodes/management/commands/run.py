@@ -6,6 +6,7 @@ import asyncio
 import os
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import redis.asyncio
@@ -38,6 +39,9 @@ class Command(BaseCommand):
             "--discovery-listen",
             metavar="HOST:PORT",
             help="the discovery service too: by the console's own certificate where there is --tls-listen, else plain",
+        )
+        parser.add_argument(
+            "--discovery-plain-listen", metavar="HOST:PORT", help="the same without TLS, besides; loopback only"
         )
 
     def handle(self, *args, **options):
@@ -84,20 +88,24 @@ def listeners(data: Path, options: dict) -> list[Child]:
         own = certificates.ensure(data, [host, *options["tls_name"]], timezone.now())
         files = ["--ssl-certfile", str(own.certificate), "--ssl-keyfile", str(own.key)]
         found.append(web("web over TLS", host, port, *files))
-    if options.get("discovery_listen"):
-        found.append(discovery(options["discovery_listen"], own))
+    offered, plain = options.get("discovery_listen"), options.get("discovery_plain_listen")
+    if offered or plain:
+        found.append(discovery(offered if own else None, [plain] if own else [offered, plain], own))
     return found
 
 
-def discovery(listen: str, own: certificates.Certificate | None) -> Child:
-    """The discovery service; plain only where nobody else can listen in, as with web pages."""
-    host, port = embedded.split_address(listen)
-    if own is None and not is_loopback(host):
-        raise embedded.NotPossible(f"--discovery-listen {listen}: plain is for loopback only; use --tls-listen as well")
-    check_free(host, port)
-    command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "discovery", "--listen", listen, "--metrics", ""]
-    if own is not None:
-        command += ["--certificate", str(own.certificate), "--key", str(own.key)]
+def discovery(secure: str | None, plain: Sequence[str | None], own: certificates.Certificate | None) -> Child:
+    """The discovery service, by TLS and without; the latter only where nobody else can listen in, as with web pages."""
+    command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "discovery", "--metrics", ""]
+    if secure and own:
+        check_free(*embedded.split_address(secure))
+        command += ["--listen", secure, "--certificate", str(own.certificate), "--key", str(own.key)]
+    for place in filter(None, plain):
+        host, port = embedded.split_address(place)
+        if not is_loopback(host):
+            raise embedded.NotPossible(f"discovery on {place}: plain is for loopback only; use --tls-listen as well")
+        check_free(host, port)
+        command += ["--plain-listen", place]
     return Child("discovery", command)
 
 
