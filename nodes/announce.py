@@ -11,7 +11,7 @@ from channels.layers import get_channel_layer
 
 Kind = Literal[
     "cluster.created",
-    "cluster.changed",  # options, secret, name
+    "cluster.changed",  # options, secret, name, what discovery lists
     "cluster.deleted",
     "node.enrolled",
     "node.approved",

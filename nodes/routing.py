@@ -12,6 +12,7 @@ from nodes.consumers import (
     RemovalConsumer,
     RotationConsumer,
 )
+from nodes.discovery.consumers import ClusterDiscoveryConsumer, DiscoveryConsumer
 
 websocket_urlpatterns = [
     path("live/overview", OverviewConsumer.as_asgi()),
@@ -21,5 +22,7 @@ websocket_urlpatterns = [
     path("live/removal/<int:node>", RemovalConsumer.as_asgi()),
     path("live/agents/<uuid:cluster>", AgentsConsumer.as_asgi()),
     path("live/rotation/<uuid:cluster>", RotationConsumer.as_asgi()),
+    path("live/discovery", DiscoveryConsumer.as_asgi()),
+    path("live/discovery/<uuid:cluster>", ClusterDiscoveryConsumer.as_asgi()),
     path("live/enrolment/<uuid:token>", EnrolmentConsumer.as_asgi()),
 ]

@@ -10,6 +10,7 @@ from celery import shared_task
 from django.utils import timezone
 
 from nodes import live
+from nodes.announce import announce
 from nodes.connections import sync_redis
 from nodes.health import WORKER_KEY
 from nodes.models import Cluster, Node
@@ -77,6 +78,12 @@ def follow_discovery(cluster_pk: int) -> None:
         discovery.begin_to_follow(cluster_pk)
     except redis.RedisError as error:
         log.warning("discovery may be followed once more than needed", error=str(error))
+    keep_the_same(cluster_pk)
+    announce(cluster_pk, "cluster.changed")
+
+
+def keep_the_same(cluster_pk: int) -> None:
+    """Take in what discovery lists for a cluster, if it is still there, and publish what it does not list yet."""
     if Cluster.objects.filter(pk=cluster_pk).exists():
         affiliates.follow(cluster_pk, timezone.now())
         publish_affiliates(cluster_pk)
@@ -94,7 +101,7 @@ def publish_affiliates(cluster_pk: int) -> None:
 def keep_affiliates() -> None:
     """Publish and follow all clusters, and let go of Talos machines that left and that nobody hears."""
     for cluster_pk in Cluster.objects.values_list("pk", flat=True):
-        follow_discovery(cluster_pk)
+        keep_the_same(cluster_pk)
     now = timezone.now()
     try:
         affiliates.drop_left([node for node in affiliates.left_long_ago(now) if not affiliates.is_heard(node)], now)

@@ -6,7 +6,7 @@ from django.urls import path
 from kubespan.core.messages import ENROL_PATH
 from kubespan.core.release import ARCHIVE_PATH, RELEASE_PATH, SCRIPT_PATH
 from nodes import api
-from nodes.views import activity, clusters, enrolment, links, nodes, overview, people, rotation
+from nodes.views import activity, clusters, discovery, enrolment, links, nodes, overview, people, rotation
 
 urlpatterns = [
     path(ENROL_PATH.lstrip("/"), api.enrol, name="enrol"),
@@ -45,5 +45,14 @@ urlpatterns = [
     path("links/<int:here>/<int:there>/", links.PairView.as_view(), name="pair"),
     path("tokens/", enrolment.TokenListView.as_view(), name="token-list"),
     path("tokens/<uuid:uuid>/revoke/", enrolment.TokenRevokeView.as_view(), name="token-revoke"),
+    path("discovery/", discovery.DiscoveryView.as_view(), name="discovery"),
+    path("discovery/<int:pk>/", discovery.StrangerView.as_view(), name="discovery-stranger"),
+    path("discovery/stats/", discovery.StatsView.as_view(), name="discovery-stats"),
+    path("clusters/<uuid:uuid>/discovery/", discovery.ClusterDiscoveryView.as_view(), name="cluster-discovery"),
+    path(
+        "clusters/<uuid:uuid>/discovery/contents/",
+        discovery.ClusterContentsView.as_view(),
+        name="cluster-discovery-contents",
+    ),
     path("activity/", activity.ActivityView.as_view(), name="activity"),
 ]

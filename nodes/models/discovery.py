@@ -36,6 +36,7 @@ class DiscoveryAffiliate(models.Model):
 
     class Meta:
         constraints = (models.UniqueConstraint(fields=("cluster", "affiliate_id"), name="discovery_affiliate_once"),)
+        permissions = (("open_discoveryaffiliate", "Can see what affiliates at discovery say"),)
 
     def __str__(self) -> str:
         return f"affiliate {self.pk} of {self.cluster_id}"

@@ -135,10 +135,13 @@ def follow(cluster_pk: int, now: datetime) -> Opened | None:
 def open_listed(cluster: Cluster) -> Opened | None:
     """Open what is listed for a cluster; none where nobody asked for it yet, or its secret cannot be read."""
     row = discovery.asked_for(cluster)
+    return None if row is None else open_with(cluster, discovery.read(row).affiliates.values())
+
+
+def open_with(cluster: Cluster, sealed: Iterable[SealedAffiliate]) -> Opened | None:
+    """Open these with the cluster's secret; none where that cannot be read."""
     secret = _secret(cluster)
-    if row is None or secret is None:
-        return None
-    return open_all(discovery.read(row).affiliates.values(), secret)
+    return None if secret is None else open_all(sealed, secret)
 
 
 def _secret(cluster: Cluster) -> bytes | None:
@@ -150,9 +153,9 @@ def _secret(cluster: Cluster) -> bytes | None:
 
 def _discover(cluster: Cluster, affiliate: Affiliate, now: datetime) -> None:
     """A machine that was never seen: it waits for an operator, unless it cannot be, or was removed."""
-    fault = _fault(cluster, affiliate)
-    if fault:
-        transaction.on_commit(partial(count, f"discovery.{fault}"), robust=True)
+    reason = fault(cluster, affiliate)
+    if reason:
+        transaction.on_commit(partial(count, f"discovery.{reason}"), robust=True)
         return
     node = Node(
         cluster=cluster,
@@ -172,7 +175,7 @@ def _discover(cluster: Cluster, affiliate: Affiliate, now: datetime) -> None:
     after.announce(cluster.pk, "node.enrolled", node=node.pk)
 
 
-def _fault(cluster: Cluster, affiliate: Affiliate) -> str:
+def fault(cluster: Cluster, affiliate: Affiliate) -> str:
     """Why a machine that discovery lists is no node, as a counter's name; empty for none."""
     try:
         parse_key(affiliate.public_key, "its key")

@@ -47,8 +47,10 @@ def free_port():
 @pytest.fixture(scope="module")
 def console(tmp_path_factory):
     """A console from nothing, with nobody in it yet."""
-    addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
-    running = RunningConsole(tmp_path_factory.mktemp("console"), listen=addresses[0], tls_listen=addresses[1])
+    listen, tls_listen, discovery = (f"127.0.0.1:{free_port()}" for _ in range(3))
+    running = RunningConsole(
+        tmp_path_factory.mktemp("console"), listen=listen, tls_listen=tls_listen, plain_discovery=discovery
+    )
     handed_out = running.directory / "agent"
     handed_out.mkdir()
     hand_out(handed_out)  # whether this tree has one built or not

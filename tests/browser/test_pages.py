@@ -1,14 +1,23 @@
 """Every page, light and dark, wide and narrow: nothing for axe to find, nothing beyond the screen; and the keyboard."""
 
+import base64
 import contextlib
 import gzip
+import os
 import re
 import sqlite3
+from ipaddress import ip_address
 
+import grpc
 import pytest
 from playwright.sync_api import expect
 
+from kubespan.core.affiliate import Affiliate
+from kubespan.discovery import service as names
+from kubespan.discovery.proto import cluster_pb2 as proto
+from kubespan.discovery.sealing import seal_affiliate
 from nodes import certificates
+from tests.factories import cluster_identity
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("administrator")]
 
@@ -56,10 +65,19 @@ def test_every_page(open_browser, mesh, view):
     page, cluster = browser.page, f"/clusters/{mesh}/"
     browser.check()
     plain = ["/clusters/", "/clusters/create/", "/clusters/import/", "/nodes/", "/nodes/?q=nobody", "/tokens/"]
-    plain += ["/activity/", "/activity/?tab=audit"]
+    plain += ["/activity/", "/activity/?tab=audit", "/discovery/"]
     plain += [
         cluster + tab
-        for tab in ("options/", "agents/", "activity/", "activity/?kind=audit", "secret/", "rotation/", "delete/")
+        for tab in (
+            "discovery/",
+            "options/",
+            "agents/",
+            "activity/",
+            "activity/?kind=audit",
+            "secret/",
+            "rotation/",
+            "delete/",
+        )
     ]
     for address in plain:
         page.goto(address)
@@ -81,6 +99,51 @@ def test_every_page(open_browser, mesh, view):
     page.goto("/nodes/?q=stranger")
     page.get_by_role("link", name="stranger", exact=True).click()
     expect(page.get_by_text("It waits for your yes.")).to_be_visible()
+    browser.check()
+
+
+def publish(console, cluster_id, secret, *node_ids):
+    """Say at the discovery service what Talos machines of that cluster would."""
+    with grpc.insecure_channel(console.discovery[0].removeprefix("http://")) as channel:
+        update = channel.unary_unary(
+            names.AFFILIATE_UPDATE, proto.AffiliateUpdateRequest.SerializeToString,
+            proto.AffiliateUpdateResponse.FromString,
+        )  # fmt: skip
+        for node_id in node_ids:
+            said = Affiliate(node_id, (ip_address("10.5.0.2"),), f"{node_id}.example", node_id, "worker")
+            data = seal_affiliate(said, base64.b64decode(secret), os.urandom(12))
+            request = proto.AffiliateUpdateRequest(cluster_id=cluster_id, affiliate_id=node_id, affiliate_data=data)
+            request.ttl.FromSeconds(1800)
+            update(request, timeout=60, wait_for_ready=True)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_discovery_is_followed_by_a_page_that_was_open(open_browser, console, administrator, view):
+    browser = open_browser(**view, reduced_motion="reduce").sign_in()
+    page = browser.page
+    cluster_id, secret = cluster_identity(str(view))
+    page.goto("/clusters/import/")
+    page.get_by_label("Name", exact=True).fill(f"talos {secret[:4].strip('+/')} at home")
+    page.get_by_label("Cluster id").fill(cluster_id)
+    page.get_by_label("Cluster secret").fill(secret)
+    page.get_by_role("button", name="Import the cluster").click()
+    expect(page.get_by_text("has been imported")).to_be_visible()
+    page.goto(re.sub("enrolment/.*", "discovery/", page.url))
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    expect(page.get_by_role("heading", name="Nobody is listed yet")).to_be_visible()
+    browser.check()
+    publish(console, cluster_id, base64.b64encode(bytes(32)).decode(), "stranger")
+    expect(page.get_by_text("The secret that this console holds is not that of these machines.")).to_be_visible()
+    browser.check()
+    publish(console, cluster_id, secret, "one", "two")
+    expect(page.get_by_text("1 affiliate does not open.")).to_be_visible()
+    page.get_by_role("button", name="Open the contents").click()
+    expect(page.get_by_text("one.example")).to_be_visible()
+    browser.check()
+    page.get_by_role("link", name="Close the contents").click()
+    expect(page.get_by_text("one.example")).to_be_hidden()
+    page.goto("/discovery/")
+    expect(page.get_by_text("serving", exact=True)).to_be_visible()
     browser.check()
 
 

@@ -57,8 +57,9 @@ def alerts(response):
 # -------------------------------------------------------------------------------------------------------- who gets in
 
 HANDED_OUT = {"agent-release", "agent-archive", "agent-script"}
-OPEN = {"login", "first-run", "enrol", "logout", *HANDED_OUT}
-"""Pages for people who aren't signed in; enrolment is for machines with a token, and the agent for machines to be."""
+OPEN = {"login", "first-run", "enrol", "logout", "discovery-stats", *HANDED_OUT}
+"""Pages for people who aren't signed in; enrolment is for machines with a token, and the agent for machines to be. How
+many affiliates there are in all is for whoever asks, as with other discovery services."""
 
 
 def addresses(cluster, node, token):
@@ -93,7 +94,7 @@ def test_every_page_opens(page, cluster):
         response = page.get(address)
         assert response.status_code in {200, 302, 404, 405}, name
         if response.status_code == 404:
-            assert name in {"first-run", *HANDED_OUT}
+            assert name in {"first-run", "discovery-stranger", *HANDED_OUT}  # there is no stranger
 
 
 def test_pages_forbid_inline_code_and_have_none(page, staff, cluster):
