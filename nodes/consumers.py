@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Hashable, Iterable
 from typing import Any, Generic, TypeVar
 
@@ -442,6 +443,15 @@ class NodeConsumer(MeshConsumer):
             peer.pk: PeerRow(peer.pk, peer.name, _sight(ours.get(peer.index or 0)), _sight(theirs.get(peer.pk)))
             for peer in peers
         }
+        self._count_from_peers()
+
+    def _count_from_peers(self) -> None:
+        """A Talos machine reports nothing here: its links are as its peers see them."""
+        row = self._rows.now.get(self._pk)
+        if row is not None and row.talos:
+            seen = Counter(peer.theirs.state for peer in self._peers.now.values() if peer.theirs)
+            links = LinkCounts(seen["up"], seen["unknown"], seen["down"])
+            self._rows.now[self._pk] = msgspec.structs.replace(row, links=links)
 
     def take(self, flushed: Flushed) -> bool:
         """Take what the node says of its peers, and they of it."""
@@ -456,6 +466,7 @@ class NodeConsumer(MeshConsumer):
             if row is not None and self._pk in (pk, peer):
                 self._peers.now[other] = msgspec.structs.replace(row, **{change: _sight(seen)})
                 concerned = True
+        self._count_from_peers()
         return concerned
 
     def snapshot(self) -> NodeSnapshot:

@@ -38,9 +38,9 @@ from kubespan.discovery.sealing import (
 from kubespan.discovery.state import Deletion, SealedAffiliate, Update
 from nodes import live
 from nodes.counters import count
-from nodes.models import Candidate, Change, Cluster, Node, Tombstone
+from nodes.models import Candidate, Change, Cluster, Node, Tombstone, Transition
 from nodes.secrets import Unreadable
-from nodes.services import after, audit, claims, discovery, endpoints, revisions
+from nodes.services import after, audit, claims, discovery, endpoints, revisions, transitions
 from nodes.services.enrolment import believe
 
 UP = str(PeerState.UP)
@@ -242,6 +242,8 @@ def _take(cluster: Cluster, node: Node, affiliate: Affiliate, now: datetime) -> 
     if node.status == Node.Status.LEFT:
         node.status = Node.Status.APPROVED
     node.save()
+    if returned:
+        _note_presence(node, "left discovery", "is back in discovery", now)
     endpoints.refresh([node], cluster.kubespan, now)
     if (member := _as_member(cluster, node)) is not None and member != was_member:
         revisions.append(cluster, Change.Kind.MEMBER, node, now=now)
@@ -280,7 +282,13 @@ def _note_left(cluster: Cluster, node: Node, now: datetime) -> None:
     """Discovery lists it no more: it was deleted there, or has expired. Its peers keep it for now."""
     node.left_at = now
     node.save(update_fields=["left_at"])
+    _note_presence(node, "in discovery", "left discovery", now)
     after.announce(cluster.pk, "node.changed", node=node.pk)
+
+
+def _note_presence(node: Node, before: str, present: str, now: datetime) -> None:
+    row = Transition(node_id=node.pk, kind=Transition.Kind.NODE, before=before, after=present, at=now)
+    transitions.record_transitions(node.cluster_id, [row], now)
 
 
 def left_long_ago(now: datetime) -> list[Node]:

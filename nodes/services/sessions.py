@@ -200,7 +200,9 @@ def mark_silent(heard: Iterable[int], now: datetime) -> list[int]:
     pks = list(heard)
     for start in range(0, len(pks), CHUNK):
         Node.objects.filter(pk__in=pks[start : start + CHUNK]).connected().update(last_seen=now)
-    silent = Node.objects.present().filter(away=False, last_seen__lt=now - SILENT_AFTER)
+    # Whether a Talos machine is there, discovery says.
+    agents = Node.objects.present().filter(kind=Node.Kind.LINUX)
+    silent = agents.filter(away=False, last_seen__lt=now - SILENT_AFTER)
     by_cluster: dict[int, list[Node]] = {}
     for node in silent:
         by_cluster.setdefault(node.cluster_id, []).append(node)

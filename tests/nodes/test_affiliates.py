@@ -18,8 +18,8 @@ from kubespan.discovery.limits import TTL_SECONDS
 from kubespan.discovery.sealing import open_affiliate, open_endpoint, seal_affiliate, seal_endpoint
 from kubespan.discovery.state import Deletion, Update
 from nodes.counters import read_counters
-from nodes.models import Audit, Change, Cluster, Node
-from nodes.services import affiliates, clusters, discovery, nodes
+from nodes.models import Audit, Change, Cluster, Node, Transition
+from nodes.services import affiliates, clusters, discovery, nodes, sessions
 from tests.factories import NOW, Machine, enrol, make_cluster
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -186,6 +186,7 @@ def test_who_is_listed_no_more_has_left_and_stays_while_a_peer_hears_it(talos):
     talos.follow(NOW)
     node = Node.objects.get()
     assert (node.left_at, node.status) == (NOW, "approved")
+    assert [row.after for row in Transition.objects.all()] == ["left discovery"]
     assert affiliates.left_long_ago(NOW + timedelta(minutes=1)) == []
     assert affiliates.left_long_ago(LATER) == [node]
     assert not affiliates.is_heard(node)
@@ -197,7 +198,16 @@ def test_who_is_listed_no_more_has_left_and_stays_while_a_peer_hears_it(talos):
     talos.follow(LATER)
     node.refresh_from_db()
     assert (node.status, node.left_at, node.index) == ("approved", None, 0)
+    assert Transition.objects.first().after == "is back in discovery"
     assert list(Change.objects.values_list("kind", flat=True)) == ["member", "gone", "member"]
+
+
+def test_it_reports_nothing_and_is_not_silent_for_that(talos):
+    talos.say(talos.machine())
+    talos.follow()
+    talos.approve()
+    assert sessions.mark_silent([], LATER) == []
+    assert not Transition.objects.exists()
 
 
 # From the console to discovery.
@@ -332,10 +342,19 @@ def test_pages_say_how_a_talos_machine_stands(talos, client, django_user_model):
     node = Node.objects.get()
     page = client.get(node.get_absolute_url()).content.decode()
     assert "talosctl get kubespanidentity" in page
-    assert "kubespan-agent status" not in page
     talos.approve()
+    page = client.get(node.get_absolute_url()).content.decode()
+    said = {words: words in page for words in ("controlplane", "10.5.0.1", "Try again", "Agent version", "Applied")}
+    assert said == {
+        "controlplane": True,
+        "10.5.0.1": True,
+        "Try again": False,
+        "Agent version": False,
+        "Applied": False,
+    }
     page = client.get(talos.cluster.get_absolute_url()).content.decode()
     assert "in discovery" in page
+    assert '<span class="ks-chip" data-tone="info">Talos</span>' in page
     assert "never connected" not in page
     assert "behind by" not in page
     assert "talos-1" not in client.get("/").content.decode()  # nothing needs attention

@@ -221,6 +221,21 @@ async def test_a_nodes_page_has_both_ends_of_its_links(visit, console):
     assert (row["ours"]["state"], row["theirs"]["state"]) == ("up", "down")
 
 
+async def test_links_of_a_talos_machine_are_as_its_peers_see_them(visit, console):
+    _, machines, _ = await in_thread(make_cluster)
+    talos = machines[1].node
+    await in_thread(Node.objects.filter(pk=talos.pk).update, kind=Node.Kind.TALOS)
+    one = await console.connect(machines[0])
+    page = await visit(f"/live/node/{talos.pk}")
+    assert (await page.hear())["node"]["links"] == {"up": 0, "unknown": 0, "down": 0}
+    for state, counts in ((UP, {"up": 1, "unknown": 0, "down": 0}), (DOWN, {"up": 0, "unknown": 0, "down": 1})):
+        await one.report({1: (state, A)}, complete=True)
+        await page.find(lambda message, counts=counts: (message.get("node") or {}).get("links") == counts)
+    again = await (await visit(f"/live/node/{talos.pk}")).hear()
+    assert again["node"]["links"] == {"up": 0, "unknown": 0, "down": 1}
+    assert (again["peers"][0]["ours"], again["peers"][0]["theirs"]["state"]) == (None, "down")
+
+
 async def test_an_enrolment_is_followed_to_its_first_handshake(visit, console):
     cluster, _, _ = await in_thread(lambda: make_cluster(1))
     _, token = await in_thread(lambda: _make_token(cluster))

@@ -33,8 +33,10 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
   delta(message: NodeDelta): void {
     for (const pk of message.peers_gone ?? []) this.#peers.delete(pk);
     for (const peer of message.peers ?? []) {
-      const ours = this.#peers.get(peer.pk)?.ours;
-      if (ours && peer.ours && peer.ours.at > ours.at) this.#before.set(peer.pk, ours);
+      const known = this.#peers.get(peer.pk);
+      const before = known && this.#figures(known);
+      const now = this.#figures(peer);
+      if (before && now && now.at > before.at) this.#before.set(peer.pk, before);
       this.#peers.set(peer.pk, peer);
     }
     if (message.node) this.#take(message.node, message.at);
@@ -57,6 +59,13 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
     if (!place || Math.abs(found - Number(place.dataset.found)) < SAME) return;
     place.dataset.found = String(found);
     place.dispatchEvent(new Event("found"));
+  }
+
+  /** How the link stands by numbers: as the node sees it, or where it reports nothing here, as its peer does. */
+  #figures(peer: PeerRow): Sight | null {
+    if (!this.#node?.talos) return peer.ours;
+    const { theirs } = peer;
+    return theirs && { ...theirs, received: theirs.sent, sent: theirs.received };
   }
 
   #draw(): void {
@@ -85,6 +94,10 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
   #showHeard(): void {
     const place = this.#root.querySelector("[data-heard]");
     if (!place || !this.#node) return;
+    if (this.#node.talos) {
+      fill(place, "talos", "as its peers see it: it reports nothing here itself");
+      return;
+    }
     const last = Math.max(0, ...[...this.#peers.values()].map((peer) => peer.ours?.at ?? 0));
     if (this.#node.connected || !last) fill(place, "now", "as it sees its peers, and as they see it");
     else {
@@ -108,6 +121,7 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
     const [name, state, theirs, endpoint, handshake, received, sent, action] = row.children;
     if (!name || !state || !theirs || !endpoint || !handshake || !received || !sent || !action) return;
     const { ours } = peer;
+    const figures = this.#figures(peer);
     const before = this.#before.get(peer.pk);
     fill(name, peer.name, element("a", { href: `/nodes/${peer.pk}/` }, peer.name));
     const why = ours && ours.state !== "up" ? reason(ours, peer.theirs, undefined, Date.now() / 1000) : "";
@@ -122,13 +136,13 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
     if (changed || otherwise) flash(row);
     fill(
       endpoint,
-      ours?.endpoint ?? "",
-      element("div", {}, ours?.endpoint ? copyElement(ours.endpoint, "Endpoint") : "—"),
+      figures?.endpoint ?? "",
+      element("div", {}, figures?.endpoint ? copyElement(figures.endpoint, "Endpoint") : "—"),
     );
-    const age = ours?.handshake ? timeElement(ours.handshake) : "never";
-    fill(handshake, String(ours?.handshake ? Math.round(ours.handshake) : "never"), element("div", {}, age));
-    showTraffic(received, ours, before, "received");
-    showTraffic(sent, ours, before, "sent");
+    const age = figures?.handshake ? timeElement(figures.handshake) : "never";
+    fill(handshake, String(figures?.handshake ? Math.round(figures.handshake) : "never"), element("div", {}, age));
+    showTraffic(received, figures, before, "received");
+    showTraffic(sent, figures, before, "sent");
     fill(action, why ? "again" : "", ...(why ? this.#tryAgain(peer) : []));
   }
 }
