@@ -107,6 +107,19 @@ async def test_what_is_not_renewed_goes_and_what_is_renewed_stays():
     collecting.cancel()
 
 
+async def test_one_sees_the_other_expire():
+    """A second to live, and a collection each second."""
+    registry = MemoryRegistry(gather=0.01)
+    collecting = asyncio.create_task(registry.collect_always(1.0))
+    async with listening(registry) as port, machines(Machine(port, "one")) as (one,):
+        async with machines(Machine(port, "two", ttl=1.0)) as (two,):
+            two.client.publish(machine("two"), [AT])
+            await one.until(lambda client: names(client) == ["two"])
+        await one.until(lambda client: names(client) == [])
+        assert one.client.fault == ""  # it heard so, and did not begin anew
+    collecting.cancel()
+
+
 async def test_the_service_sends_a_client_elsewhere_for_good():
     async with (
         listening() as there,

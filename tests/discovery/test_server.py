@@ -10,10 +10,12 @@ import grpc
 import grpc.aio
 import pytest
 
+from kubespan.discovery import server as servers
 from kubespan.discovery import service as names
 from kubespan.discovery.proto import cluster_pb2 as proto
 from kubespan.discovery.registry import MemoryRegistry
 from kubespan.discovery.server import Manners, Service, serve
+from kubespan.discovery.state import Update
 
 PATIENCE = 10.0
 LOOPBACK = (ip_network("127.0.0.0/8"),)
@@ -45,12 +47,12 @@ class Client:
         request = proto.HelloRequest(cluster_id=cluster, client_version=version)
         return await self.hello(request, metadata=metadata, timeout=patience)
 
-    async def update(self, affiliate="af1", data=None, endpoints=(), ttl=60.0, cluster="fake"):
+    async def update(self, affiliate="af1", data=None, endpoints=(), ttl=60.0, cluster="fake", nanoseconds=0):
         request = proto.AffiliateUpdateRequest(
             cluster_id=cluster, affiliate_id=affiliate, affiliate_data=data, affiliate_endpoints=endpoints
         )
         if ttl is not None:
-            request.ttl.FromNanoseconds(int(ttl * 1_000_000_000))
+            request.ttl.FromNanoseconds(int(ttl) * 1_000_000_000 + nanoseconds)
         await self._update(request, timeout=PATIENCE)
 
     async def delete(self, affiliate="af1", cluster="fake"):
@@ -78,6 +80,11 @@ class Watch:
         if message.deleted:
             return {one.id for one in message.affiliates}
         return {one.id: (one.data, list(one.endpoints)) for one in message.affiliates}
+
+    async def end(self):
+        """Read what is on the way, to the end, which raises."""
+        while await self.call.read():
+            pass
 
     async def code(self):
         async with asyncio.timeout(PATIENCE):
@@ -230,6 +237,77 @@ async def test_who_lost_their_place_is_told_and_the_others_go_on():
         assert len(broadcast.watchers) == 1
 
 
+async def test_who_takes_nothing_is_cut_off_and_never_waited_for(monkeypatch):
+    monkeypatch.setattr(servers, "SEND_SECONDS", 0.2)
+    registry = MemoryRegistry(gather=0.0)
+    async with running(registry) as client:
+        stuck, live = client.watch(), client.watch()
+        await stuck.hear()
+        await live.hear()
+        _, broadcast = registry.clusters["fake"]
+        number = 0
+        async with asyncio.timeout(6 * PATIENCE):
+            while len(broadcast.watchers) == 2:  # more than is on the way anywhere between the two
+                number += 1
+                await client.update(f"af{number % 100}", number.to_bytes(2, "big") * 1024)
+                assert await live.hear() == {f"af{number % 100}": (number.to_bytes(2, "big") * 1024, [])}
+            with pytest.raises(grpc.aio.AioRpcError, match="subscription canceled: lost update") as ended:
+                await stuck.end()
+        assert ended.value.code() == grpc.StatusCode.ABORTED
+
+
+PINGING = (
+    ("grpc.keepalive_time_ms", 100),  # gRPC makes a second of it
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
+
+async def test_a_quiet_watch_that_pings_is_kept_where_an_untuned_server_cuts_it():
+    untuned = grpc.aio.server()
+    untuned.add_generic_rpc_handlers((Service(MemoryRegistry()).handlers(),))
+    port = untuned.add_insecure_port("127.0.0.1:0")
+    await untuned.start()
+    try:
+        async with (
+            running(options=PINGING) as client,
+            grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=PINGING) as channel,
+        ):
+            ours, theirs = client.watch(), Client(channel).watch()
+            await ours.hear()
+            await theirs.hear()
+            async with asyncio.timeout(6 * PATIENCE):
+                assert await theirs.call.code() == grpc.StatusCode.UNAVAILABLE
+            assert "pings" in await theirs.call.details()
+            assert not ours.call.done()
+            await client.update("af1", b"d")
+            assert await ours.hear() == {"af1": (b"d", [])}
+    finally:
+        await untuned.stop(None)
+
+
+async def test_two_dead_watchers_lose_their_place_and_live_ones_see_everything_in_order():
+    registry = MemoryRegistry(gather=0.0, buffer=1)
+    async with contextlib.AsyncExitStack() as stack:
+        dead, live = [[await stack.enter_async_context(registry.watch("fake")) for _ in range(2)] for _ in range(2)]
+        for watcher in (*dead, *live):
+            assert await watcher.take() == b""
+        steps = [
+            (registry.update("fake", Update("af1", b"data1", (), 60.0)), "af1", b"data1"),
+            (registry.update("fake", Update("af2", b"data2", (), 60.0)), "af2", b"data2"),
+            (registry.update("fake", Update("af2", b"newer", (), 60.0)), "af2", b"newer"),
+            (registry.delete("fake", "af2"), "af2", None),
+        ]
+        for number, (step, affiliate, data) in enumerate(steps):
+            await step
+            for watcher in live:
+                message = proto.WatchResponse.FromString(await watcher.take())
+                (one,) = message.affiliates
+                assert (one.id, None if message.deleted else one.data) == (affiliate, data)
+            assert [watcher.lost for watcher in dead] == [number >= 1] * 2
+        assert [await watcher.take() for watcher in dead] == [None, None]
+
+
 async def test_who_leaves_is_forgotten():
     registry = MemoryRegistry(gather=0.0)
     async with running(registry) as client:
@@ -292,15 +370,29 @@ async def test_cluster_ids(client, call, cluster, words):
     assert (refused.value.code(), refused.value.details()) == (grpc.StatusCode.INVALID_ARGUMENT, words)
 
 
+@pytest.mark.parametrize("call", ["update", "delete"])
+@pytest.mark.parametrize(
+    ("affiliate", "words"),
+    [
+        ("", "affiliate ID can't be empty"),
+        ("a" * 257, "affiliate ID is too long"),
+        ("a" * 1024, "affiliate ID is too long"),
+        ("\x00", "affiliate ID holds a NUL character"),
+    ],
+)
+async def test_affiliate_ids(client, call, affiliate, words):
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await getattr(client, call)(affiliate)
+    assert (refused.value.code(), refused.value.details()) == (grpc.StatusCode.INVALID_ARGUMENT, words)
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"affiliate": ""}, "affiliate ID can't be empty"),
-        ({"affiliate": "a" * 257}, "affiliate ID is too long"),
         ({"data": bytes(2049)}, "affiliate data is too big"),
         ({"endpoints": [bytes(33)]}, "affiliate endpoint is too big"),
         ({"endpoints": [b""]}, "affiliate endpoint can't be empty"),
-        ({"ttl": 1800.000000001}, "ttl is too large"),
+        ({"ttl": 1800, "nanoseconds": 1}, "ttl is too large"),
         ({"data": bytes(2049), "endpoints": [bytes(33)], "ttl": 9999.0}, "affiliate data is too big"),
     ],
 )

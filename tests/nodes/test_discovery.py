@@ -233,6 +233,18 @@ async def test_a_restart_keeps_everything_and_declares_nobody_gone(valkey):
         assert [event.id for event in applied[0].events] == ["af1"]
 
 
+async def test_what_was_asked_is_written_before_it_stops(valkey):
+    registry = DatabaseRegistry(serve_all=True, grace=3600.0)
+    await registry.start()
+    await registry.list("c")
+    asked = asyncio.create_task(registry.update("c", update()))
+    while not registry._writers:
+        await asyncio.sleep(0)
+    await registry.stop()
+    await asked
+    assert [one.affiliate_id for one in await in_thread(list, DiscoveryAffiliate.objects.all())] == ["af1"]
+
+
 async def test_without_redis_others_are_heard_by_their_numbers(valkey, monkeypatch):
     monkeypatch.setattr(registries, "COMPARE_SECONDS", 0.05)
     async with running() as one, running() as other, other.watch("c") as watcher:
