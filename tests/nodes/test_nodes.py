@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
+from io import StringIO
 from ipaddress import ip_address
 
 import pytest
 import redis
+from django.core.management import CommandError, call_command
 
 from kubespan.core.endpoint import Endpoint
 from kubespan.core.messages import Claim, ClaimRefused, Removed, Revision, TryAgain, parse_from_console
@@ -73,6 +76,21 @@ def test_approving_twice_is_refused():
         nodes.approve_node("tests", node, NOW)
     assert (refused.value.code, refused.value.status) == ("node-approved", 409)
     assert Change.objects.count() == 1
+
+
+def test_a_script_approves_by_name_and_hears_what_is_not_believed():
+    cluster = make_cluster()
+    enrol(cluster, Machine("first", addresses=("10.0.0.1",)))
+    enrol(cluster, Machine("late", addresses=("10.0.0.1",)), approval_required=True)
+    said = StringIO()
+    call_command("approve_node", cluster.name, "late", stdout=said)
+    assert Node.objects.get(name="late").status == "approved"
+    told = json.loads(said.getvalue())
+    assert (told["node"], told["kind"], told["refused_claims"][0]["claim"]) == ("late", "linux", "10.0.0.1")
+    with pytest.raises(CommandError, match="approved already"):
+        call_command("approve_node", cluster.name, "late")
+    with pytest.raises(CommandError, match="there is no node 'nobody'"):
+        call_command("approve_node", cluster.name, "nobody")
 
 
 def test_claims_of_a_pending_node_are_judged_again_at_its_approval():
