@@ -10,9 +10,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from ipaddress import IPv6Address, ip_address, ip_interface
 
@@ -51,6 +51,8 @@ PENDING_LIMIT = 256
 
 RENEW_BEFORE = TTL_SECONDS / 2
 """Seconds before its expiry from which on an affiliate is renewed (spec/discovery-protocol.md §6.2)."""
+SIGHT_AGAIN = timedelta(minutes=1)
+"""A sight of a machine is told on, and noted, when it is so much newer than what is known of it."""
 
 Source = Candidate.Source
 
@@ -60,6 +62,8 @@ class Opened:
     """What discovery lists for a cluster, as far as its secret opens it; by the id inside."""
 
     affiliates: dict[str, Affiliate] = field(default_factory=dict)
+    expiries: dict[str, dict[Endpoint, float]] = field(default_factory=dict)
+    """Until when each endpoint of theirs is listed, in discovery time."""
     strange: set[str] = field(default_factory=set)
     """Published under these ids: sealed with another secret, or changed."""
     damaged: set[str] = field(default_factory=set)
@@ -88,18 +92,19 @@ def open_all(sealed: Iterable[SealedAffiliate], secret: bytes) -> Opened:
         if affiliate.node_id != one.id:
             opened.damaged.add(one.id)
             continue
-        opened.affiliates[one.id] = replace(affiliate, endpoints=_open_endpoints(one, secret, opened.damaged))
+        opened.expiries[one.id] = _open_endpoints(one, secret, opened.damaged)
+        opened.affiliates[one.id] = replace(affiliate, endpoints=tuple(opened.expiries[one.id]))
     return opened
 
 
-def _open_endpoints(sealed: SealedAffiliate, secret: bytes, damaged: set[str]) -> tuple[Endpoint, ...]:
-    found = []
+def _open_endpoints(sealed: SealedAffiliate, secret: bytes, damaged: set[str]) -> dict[Endpoint, float]:
+    found: dict[Endpoint, float] = {}
     for endpoint in sealed.endpoints:
         try:
-            found.append(open_endpoint(endpoint.data, secret))
+            found[open_endpoint(endpoint.data, secret)] = endpoint.expires
         except Damaged:
             damaged.add(sealed.id)
-    return tuple(found)
+    return found
 
 
 # From discovery to the console.
@@ -117,15 +122,17 @@ def follow(cluster_pk: int, now: datetime) -> Opened | None:
         return None
     with transaction.atomic():
         cluster = revisions.lock(cluster_pk)
-        nodes = {node.node_id: node for node in cluster.nodes.present()}
+        harvest, downtime = cluster.kubespan.harvest_extra_endpoints, discovery.downtime()
+        present = cluster.nodes.present()
+        nodes = {node.node_id: node for node in (present.prefetch_related("candidates") if harvest else present)}
         for node_id, affiliate in opened.affiliates.items():
             node = nodes.get(node_id)
             if node is None:
                 _discover(cluster, affiliate, now)
             elif node.kind == Node.Kind.TALOS:
-                _take(cluster, node, affiliate, now)
-            else:
-                _take_seen(cluster, node, affiliate.endpoints, now)
+                _take(cluster, node, _without_echo(node, affiliate) if harvest else affiliate, now)
+            elif harvest and node.status == Node.Status.APPROVED:
+                _take_seen(cluster, node, _said(opened.expiries[node_id], downtime), now)
         for node in nodes.values():
             if node.kind == Node.Kind.TALOS and node.node_id not in opened.affiliates and node.left_at is None:
                 _note_left(cluster, node, now)
@@ -258,24 +265,39 @@ def _as_member(cluster: Cluster, node: Node) -> object:
     return revisions.member(node, listed, cluster.kubespan.exclude_advertised_networks)
 
 
-def _take_seen(cluster: Cluster, node: Node, seen: Iterable[Endpoint], now: datetime) -> None:
-    """Where Talos machines saw one of our nodes: endpoints for the others to try, where the cluster wants them."""
-    if not cluster.kubespan.harvest_extra_endpoints or node.status != Node.Status.APPROVED:
-        return
+def _without_echo(node: Node, affiliate: Affiliate) -> Affiliate:
+    """What a Talos machine or its like said of it: where our agents saw it, we published ourselves."""
+    ours = {row.endpoint for row in node.candidates.all() if row.source == Source.HARVESTED}
+    return replace(affiliate, endpoints=tuple(one for one in affiliate.endpoints if str(one) not in ours))
+
+
+def _said(expiries: Mapping[Endpoint, float], downtime: float) -> dict[Endpoint, datetime]:
+    """When each was last said, by the wall's time: discovery keeps it for so long after that."""
+    since = downtime - TTL_SECONDS
+    return {endpoint: datetime.fromtimestamp(expires + since, UTC) for endpoint, expires in expiries.items()}
+
+
+def _take_seen(cluster: Cluster, node: Node, said: Mapping[Endpoint, datetime], now: datetime) -> None:
+    """Where Talos machines saw one of our nodes, and when they last said so: endpoints for the others to try."""
     known = {row.endpoint: row for row in node.candidates.all()}
-    wanted = [str(endpoint) for endpoint in seen if endpoint.port and endpoints.is_observable(endpoint.ip)]
-    Candidate.objects.filter(
-        pk__in=[known[text].pk for text in wanted if text in known and known[text].source == Source.HARVESTED]
-    ).update(seen=now)
-    fresh = [text for text in wanted if text not in known][: endpoints.HARVEST_LIMIT]
-    if not fresh:
-        return
-    order = len(known)
-    Candidate.objects.bulk_create(
-        Candidate(node=node, endpoint=text, source=Source.HARVESTED, order=order + place, seen=now)
-        for place, text in enumerate(fresh)
-    )
-    revisions.append(cluster, Change.Kind.MEMBER, node, now=now)
+    fresh: list[Candidate] = []
+    again: list[Candidate] = []
+    for endpoint, seen in said.items():
+        row = known.get(str(endpoint))
+        if row is None:
+            if endpoint.port and endpoints.is_observable(endpoint.ip) and seen > now - endpoints.HARVEST_KEPT:
+                order = len(known) + len(fresh)
+                fresh.append(
+                    Candidate(node=node, endpoint=str(endpoint), source=Source.HARVESTED, order=order, seen=seen)
+                )
+        elif row.source == Source.HARVESTED and seen > row.seen + SIGHT_AGAIN:
+            row.seen = seen
+            again.append(row)
+    if again:
+        Candidate.objects.bulk_update(again, ["seen"])
+    if fresh:
+        Candidate.objects.bulk_create(fresh[: endpoints.HARVEST_LIMIT])
+        revisions.append(cluster, Change.Kind.MEMBER, node, now=now)
 
 
 def _note_left(cluster: Cluster, node: Node, now: datetime) -> None:
@@ -320,7 +342,7 @@ def drop_left(nodes: Iterable[Node], now: datetime) -> int:
 
 
 def publish(cluster_pk: int, discovery_now: float) -> discovery.Applied | None:
-    """Publish the cluster's connected nodes as affiliates, and where its agents saw Talos machines.
+    """Publish the cluster's connected nodes as affiliates, and where its members were seen.
 
     Only once somebody has asked discovery for the cluster. The same words are sent again in the same bytes, which
     renews them and wakes nobody.
@@ -332,26 +354,38 @@ def publish(cluster_pk: int, discovery_now: float) -> discovery.Applied | None:
     if row is None or secret is None:
         return None
     listed = discovery.read(row).affiliates
+    downtime = discovery.downtime()
     operations: list[Update | Deletion] = []
     members = cluster.nodes.approved().prefetch_related("candidates")
     for node in members:
-        if node.kind == Node.Kind.TALOS:
-            seen = [text for text in _endpoints(node, harvested=True) if text not in node.announced_endpoints]
-            known = listed.get(node.node_id)
-            if seen and known and options.enabled and options.harvest_extra_endpoints:
-                sealed = _seal_all(seen, secret)
-                if _needs_saying(known, known.data, sealed, discovery_now):
-                    operations.append(Update(node.node_id, b"", sealed, TTL_SECONDS))
-        elif node.session:
-            known = listed.get(node.node_id)
+        known = listed.get(node.node_id)
+        if node.kind == Node.Kind.LINUX and node.session:
             data = _data(describe(node, kubespan=options.enabled), known, secret)
-            own = _seal_all(_endpoints(node, harvested=False), secret) if options.enabled else ()
+            rows = _endpoints(node, harvested=False) if options.enabled else ()
+            own = tuple(_seal(row, secret) for row in rows)
             if _needs_saying(known, data, own, discovery_now):
                 operations.append(Update(node.node_id, data, own, TTL_SECONDS))
+        elif node.kind == Node.Kind.LINUX or known is None:
+            continue
+        if options.enabled and options.harvest_extra_endpoints:
+            operations += _sights(node, known, secret, downtime, discovery_now)
     removed = Tombstone.objects.filter(cluster=cluster).values_list("node_id", flat=True)
     present = {node.node_id for node in members}
     operations += [Deletion(node_id) for node_id in removed if node_id in listed and node_id not in present]
     return discovery.apply(row, operations, discovery_now) if operations else None
+
+
+def _sights(node: Node, known: SealedAffiliate | None, secret: bytes, downtime: float, now: float) -> Iterator[Update]:
+    """Where a member was seen, each for as long as the sight is good here; `now` is discovery time.
+
+    It comes back to us from discovery, and if it were as new each time, it would never end.
+    """
+    listed = {endpoint.data: endpoint.expires for endpoint in known.endpoints} if known else {}
+    for row in _endpoints(node, harvested=True):
+        expires = row.seen.timestamp() - downtime + TTL_SECONDS
+        sealed = _seal(row, secret)
+        if expires > max(now, listed.get(sealed, now) + SIGHT_AGAIN.total_seconds()):
+            yield Update(node.node_id, b"", (sealed,), expires - now)
 
 
 def _needs_saying(known: SealedAffiliate | None, data: bytes, endpoints: Iterable[bytes], now: float) -> bool:
@@ -397,10 +431,10 @@ def _data(affiliate: Affiliate, listed: SealedAffiliate | None, secret: bytes) -
     return seal_affiliate(affiliate, secret, os.urandom(NONCE_BYTES))
 
 
-def _endpoints(node: Node, *, harvested: bool) -> list[str]:
+def _endpoints(node: Node, *, harvested: bool) -> list[Candidate]:
     rows = sorted(node.candidates.all(), key=lambda row: (row.order, row.pk))
-    return [row.endpoint for row in rows if (row.source == Source.HARVESTED) == harvested]
+    return [row for row in rows if (row.source == Source.HARVESTED) == harvested]
 
 
-def _seal_all(texts: Iterable[str], secret: bytes) -> tuple[bytes, ...]:
-    return tuple(seal_endpoint(Endpoint.parse(text), secret) for text in texts)
+def _seal(row: Candidate, secret: bytes) -> bytes:
+    return seal_endpoint(Endpoint.parse(row.endpoint), secret)

@@ -275,7 +275,12 @@ def beat(wall: float) -> float:
 
 def discovery_time(wall: float) -> float:
     """What time it is for affiliates: the wall's, less the downtime."""
-    return wall - (DiscoveryClock.objects.values_list("downtime", flat=True).filter(pk=1).first() or 0.0)
+    return wall - downtime()
+
+
+def downtime() -> float:
+    """Seconds for which no discovery process has served so far, and nothing aged."""
+    return DiscoveryClock.objects.values_list("downtime", flat=True).filter(pk=1).first() or 0.0
 
 
 def tell(applied: Applied) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from ipaddress import IPv6Address, ip_address, ip_interface
 
 import pytest
@@ -18,12 +18,14 @@ from kubespan.discovery.limits import TTL_SECONDS
 from kubespan.discovery.sealing import open_affiliate, open_endpoint, seal_affiliate, seal_endpoint
 from kubespan.discovery.state import Deletion, Update
 from nodes.counters import read_counters
-from nodes.models import Audit, Change, Cluster, Node, Transition
+from nodes.models import Audit, Change, Cluster, DiscoveryClock, Node, Transition
 from nodes.services import affiliates, clusters, discovery, nodes, sessions
 from tests.factories import NOW, Machine, enrol, make_cluster
 
 pytestmark = pytest.mark.django_db(transaction=True)
 LATER = NOW + timedelta(hours=1)
+DOWNTIME = 5000.0
+"""Seconds by which discovery's time is behind the wall's."""
 
 
 class Talos:
@@ -33,7 +35,8 @@ class Talos:
         self.cluster = make_cluster(**options)
         self.secret = base64.b64decode(self.cluster.secret.reveal())
         self.row = discovery.find(self.cluster.cluster_id, serve_all=False)
-        self.at = 1000.0
+        DiscoveryClock.objects.create(pk=1, seen=NOW.timestamp(), downtime=DOWNTIME)
+        self.at = NOW.timestamp() - DOWNTIME
 
     def machine(self, number=1, **changes):
         """What a Talos machine says of itself."""
@@ -66,12 +69,25 @@ class Talos:
     def follow(self, now=NOW):
         return affiliates.follow(self.cluster.pk, now)
 
+    def pass_time(self, minutes):
+        """Both timelines go on; gives the new moment of the console's."""
+        self.at += 60 * minutes
+        return datetime.fromtimestamp(self.at + DOWNTIME, UTC)
+
     def approve(self, now=NOW):
         for node in Node.objects.pending():
             nodes.approve_node("alice", node, now)
 
     def listed(self):
         return discovery.read(self.row).affiliates
+
+    def endpoints(self, node_id):
+        """Where discovery says that a machine can be reached."""
+        return [str(open_endpoint(one.data, self.secret)) for one in self.listed()[node_id].endpoints]
+
+    def saw(self, observer, node, endpoint, now=NOW):
+        """An agent reports where it sees another member."""
+        nodes.record_harvest(self.cluster.pk, [(observer.index, node.index, Endpoint.parse(endpoint))], now)
 
 
 @pytest.fixture
@@ -304,30 +320,109 @@ def test_endpoints_harvested_on_either_side_reach_the_other(valkey):
     discovery.apply(talos.row, [Update(node.node_id, b"", (seen,), TTL_SECONDS)], talos.at)
     talos.follow()
     assert node.candidates.filter(endpoint="198.51.100.9:40000", source="harvested").exists()
-    other = Node.objects.get(kind="talos")
-    nodes.record_harvest(talos.cluster.pk, [(node.index, other.index, Endpoint.parse("203.0.113.7:1234"))], NOW)
+    talos.saw(node, Node.objects.get(kind="talos"), "203.0.113.7:1234")
     affiliates.publish(talos.cluster.pk, talos.at)
-    endpoints = [str(open_endpoint(one.data, talos.secret)) for one in talos.listed()["talos-1"].endpoints]
-    assert endpoints == ["192.0.2.1:51820", "203.0.113.7:1234"]
-    # What was harvested of ours is not published as if we said it.
-    own = [str(open_endpoint(one.data, talos.secret)) for one in talos.listed()[node.node_id].endpoints]
-    assert own.count("198.51.100.9:40000") == 1
+    assert talos.endpoints("talos-1") == ["192.0.2.1:51820", "203.0.113.7:1234"]
+    assert talos.endpoints(node.node_id).count("198.51.100.9:40000") == 1
     clusters.set_options("alice", Cluster.objects.get(), ClusterOptions(), NOW)
-    affiliates.follow(talos.cluster.pk, NOW)
+    talos.follow()
     assert not node.candidates.filter(source="harvested").exists()
 
 
-def test_following_many_costs_the_same_where_nothing_changed(
-    talos, django_assert_num_queries, django_assert_max_num_queries
-):
-    talos.say(*(talos.machine(number) for number in range(1, 4)))
+def test_where_an_agent_saw_another_a_talos_machine_hears_too(valkey):
+    talos = Talos(harvest_extra_endpoints=True)
+    observer, node = enrol(talos.cluster, Machine(addresses=("10.0.0.8",))), enrol(talos.cluster)
+    connected(node)
+    talos.saw(observer, node, "203.0.113.7:1234")
+    affiliates.publish(talos.cluster.pk, talos.at)
+    assert "203.0.113.7:1234" in talos.endpoints(node.node_id)
+    clusters.set_options("alice", Cluster.objects.get(), ClusterOptions(), NOW)
+    discovery.apply(talos.row, [Deletion(node.node_id)], talos.at)
+    affiliates.publish(talos.cluster.pk, talos.at)
+    assert "203.0.113.7:1234" not in talos.endpoints(node.node_id)
+
+
+def test_where_a_machine_was_seen_is_not_what_it_announces(valkey):
+    """It is published, and comes back; as the machine's own word nobody would report it any more, and it would end."""
+    talos = Talos(harvest_extra_endpoints=True)
+    observer = enrol(talos.cluster)
+    talos.say(talos.machine())
     talos.follow()
     talos.approve()
+    node = Node.objects.get(kind="talos")
+    talos.saw(observer, node, "203.0.113.7:1234")
+    affiliates.publish(talos.cluster.pk, talos.at)
+    revision = Cluster.objects.get().revision
+    talos.follow()
+    node.refresh_from_db()
+    assert node.announced_endpoints == ["192.0.2.1:51820"]
+    assert node.candidates.get(endpoint="203.0.113.7:1234").source == "harvested"
+    assert Cluster.objects.get().revision == revision
+
+
+@pytest.mark.parametrize("kind", ["linux", "talos"])
+def test_a_sight_ends_half_an_hour_after_it_whoever_repeats_it(valkey, kind):
+    talos = Talos(harvest_extra_endpoints=True)
+    connected(enrol(talos.cluster, Machine("seen")))
+    observer = enrol(talos.cluster, Machine("observer"))
+    talos.say(talos.machine(nodename="seen by all"))
+    talos.follow()
+    talos.approve()
+    node = Node.objects.exclude(name="observer").get(kind=kind)
+    talos.saw(observer, node, "203.0.113.7:1234")
+    for _ in range(6):
+        now = talos.pass_time(4)
+        affiliates.publish(talos.cluster.pk, talos.at)
+        talos.follow(now)
+        assert "203.0.113.7:1234" in talos.endpoints(node.node_id)
+        assert node.candidates.filter(endpoint="203.0.113.7:1234").exists()
+    now = talos.pass_time(7)
+    discovery.collect(talos.at)
+    nodes.expire_candidates(now)
+    talos.say(talos.machine(nodename="seen by all"))
+    talos.follow(now)
+    affiliates.publish(talos.cluster.pk, talos.at)
+    assert "203.0.113.7:1234" not in talos.endpoints(node.node_id)
+    assert not node.candidates.filter(endpoint="203.0.113.7:1234").exists()
+
+
+def test_a_sight_that_is_told_again_lives_on(valkey):
+    talos = Talos(harvest_extra_endpoints=True)
+    node = enrol(talos.cluster)
+    connected(node)
+    seen = seal_endpoint(Endpoint.parse("203.0.113.7:1234"), talos.secret)
+    for _ in range(3):
+        now = talos.pass_time(15)
+        discovery.apply(talos.row, [Update(node.node_id, b"", (seen,), TTL_SECONDS)], talos.at)
+        affiliates.publish(talos.cluster.pk, talos.at)
+        talos.follow(now)
+        nodes.expire_candidates(now)
+    assert node.candidates.get(endpoint="203.0.113.7:1234").seen == now
+    # What is listed though it has expired, for the service has not collected yet, is not taken up again.
+    now = talos.pass_time(31)
+    nodes.expire_candidates(now)
+    talos.follow(now)
+    assert not node.candidates.filter(endpoint="203.0.113.7:1234").exists()
+
+
+@pytest.mark.parametrize("harvest", [False, True])
+def test_following_many_costs_the_same_where_nothing_changed(
+    valkey, django_assert_num_queries, django_assert_max_num_queries, harvest
+):
+    talos = Talos(harvest_extra_endpoints=harvest)
+
+    def grow(last):
+        connected(enrol(talos.cluster))
+        talos.say(*(talos.machine(number) for number in range(1, last)))
+        talos.follow()
+        talos.approve()
+        affiliates.publish(talos.cluster.pk, talos.at)
+        talos.follow()
+
+    grow(4)
     with django_assert_max_num_queries(15) as few:
         talos.follow()
-    talos.say(*(talos.machine(number) for number in range(1, 40)))
-    talos.follow()
-    talos.approve()
+    grow(40)
     with django_assert_num_queries(len(few)):
         talos.follow()
 
