@@ -19,6 +19,8 @@ from kubespan.discovery.registry import MemoryRegistry
 from kubespan.discovery.server import Manners, Service, serve
 from nodes import certificates
 from nodes.discovery.tls import CertificateFiles
+from tests.discovery_process import environment, running
+from tests.web.test_run import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(700), pytest.mark.xdist_group("interop")]
 
@@ -102,6 +104,17 @@ async def listening(registry=None, port=0, credentials=None, **manners):
         await server.stop(None)
 
 
+@contextlib.asynccontextmanager
+async def collecting():
+    """A registry that looks for what has expired all the time."""
+    registry = MemoryRegistry(gather=0.01)
+    work = asyncio.create_task(registry.collect_always(0.2))
+    try:
+        yield registry
+    finally:
+        work.cancel()
+
+
 async def test_two_see_each_others_data_and_endpoints_and_who_leaves_is_gone(go_client):
     async with listening() as port, machines(go_client, port, ONE["id"], "two") as (one, two):
         one.publish(["192.0.2.1:51820"], **{key: value for key, value in ONE.items() if key != "id"})
@@ -116,14 +129,73 @@ async def test_two_see_each_others_data_and_endpoints_and_who_leaves_is_gone(go_
 
 
 async def test_what_is_not_renewed_expires(go_client):
-    registry = MemoryRegistry(gather=0.01)
-    collecting = asyncio.create_task(registry.collect_always(0.2))
-    async with listening(registry) as port, machines(go_client, port, "one") as (one,):
+    async with collecting() as registry, listening(registry) as port, machines(go_client, port, "one") as (one,):
         async with machines(go_client, port, "two", ttl="1s") as (two,):
             two.publish(nodename="two")
             await one.until(lambda known: "two" in known)
         await one.until(lambda known: known == {})
-    collecting.cancel()
+
+
+async def test_what_is_renewed_stays(go_client):
+    def alone(known):
+        assert "one" in known  # at no moment is it gone
+        return "two" not in known
+
+    async with (
+        collecting() as registry,
+        listening(registry) as port,
+        machines(go_client, port, "one", "watcher", ttl="8s") as (one, watcher),
+    ):
+        one.publish(nodename="one")
+        async with machines(go_client, port, "two", ttl="8s") as (two,):
+            await watcher.until(lambda known: "one" in known)
+            two.publish(nodename="two")
+            await watcher.until(lambda known: "two" in known)
+        # What was said later, and for as long, ends; so would the other have without its renewals.
+        await watcher.until(alone)
+
+
+async def test_an_endpoint_that_expires_leaves_the_machine_and_its_other_endpoints(go_client):
+    async with (
+        collecting() as registry,
+        listening(registry) as port,
+        machines(go_client, port, "one", "watcher") as (one, watcher),
+    ):
+        one.publish(["192.0.2.1:51820"], nodename="one")
+        async with machines(go_client, port, "neighbour", ttl="1s") as (neighbour,):
+            neighbour.publish(nodename="neighbour", others={"one": ["198.51.100.1:40000"]})
+            await watcher.until(lambda known: len(known.get("one", {}).get("endpoints", [])) == 2)
+
+        def only_its_own(known):
+            assert "one" in known  # at no moment is it gone
+            return known["one"]["endpoints"] == ["192.0.2.1:51820"]
+
+        await watcher.until(only_its_own)
+
+
+async def test_a_killed_service_forgets_nobody(go_client, tmp_path, valkey):
+    """`manage.py discovery`, on its rows: a client that comes back sees everybody at once, who is away as well."""
+    environ, port = await asyncio.to_thread(environment, tmp_path), free_port()
+    async with machines(go_client, port, "one", "two") as (one, two):
+        with running(environ, port):
+            async with machines(go_client, port, "away") as (away,):
+                away.publish(["192.0.2.3:51820"], nodename="away")
+                one.publish(["192.0.2.1:51820"], nodename="one")
+                two.publish(["192.0.2.2:51820"], nodename="two")
+                _, ip = await two.until(lambda known: set(known) == {"away", "one"})
+                assert ip == "127.0.0.1"
+                await one.until(lambda known: set(known) == {"away", "two"})
+
+        def renamed(known):
+            assert set(known) == {"away", "one"}
+            return known["one"].get("hostname") == "new"
+
+        with running(environ, port):
+            one.publish(["192.0.2.1:51820"], nodename="one", hostname="new")
+            known, _ = await two.until(renamed)
+            assert known["away"]["endpoints"] == ["192.0.2.3:51820"]
+            one.tell(delete=True)
+            await two.until(lambda known: set(known) == {"away"})
 
 
 async def test_a_restart_of_the_service_is_survived(go_client):
