@@ -63,16 +63,20 @@ def test_files_that_are_not_there_are_named(tmp_path):
         CertificateFiles(tmp_path / "missing.pem", tmp_path / "key.pem")
 
 
-@pytest.fixture
-def settings_of_a_console(tmp_path, valkey):
+def settings_of(directory):
+    """The environment of a discovery process that serves anybody."""
     base = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-    environ = base | {
-        "KUBESPAN_DATA": str(tmp_path),
+    return base | {
+        "KUBESPAN_DATA": str(directory),
         "KUBESPAN_SECRET_KEY": "only for checks, and long enough: 0123456789 abcdefghijklmnopqrstuvwxyz",
         "KUBESPAN_KEYS": "check:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
-        "REDIS_URL": settings.REDIS_URL,
         "DISCOVERY_SERVE": "all",
     }
+
+
+@pytest.fixture
+def settings_of_a_console(tmp_path, valkey):
+    environ = settings_of(tmp_path) | {"REDIS_URL": settings.REDIS_URL}
     subprocess.run([sys.executable, "manage.py", "migrate", "-v", "0"], cwd=ROOT, env=environ, check=True)
     return environ
 
