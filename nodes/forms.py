@@ -153,8 +153,9 @@ class OptionsForm(Fields):
     advertise_kubernetes_networks = forms.BooleanField(
         label="Advertise Kubernetes networks",
         required=False,
-        help_text="Pod networks go through the tunnel as well. Leave it off unless the network plugin routes "
-        "pods without an overlay of its own.",
+        help_text="Linux machines that are nodes of Kubernetes ask to advertise their pod networks, which then go "
+        "through the tunnel as well; each waits for a yes, or for a range below. Talos machines do so by their own "
+        "configuration. Leave it off unless the network plugin routes pods without an overlay of its own.",
     )
     mtu = forms.IntegerField(
         label="MTU of the KubeSpan link",

@@ -70,6 +70,8 @@ class Facts:
     hostname: str
     operating_system: str
     addresses: tuple[str, ...]
+    pod_networks: tuple[str, ...] = ()
+    """Of the node of Kubernetes that it is, if it is one."""
 
 
 class Host(Protocol):
@@ -135,6 +137,7 @@ class Agent:
         self._settled: Desired | None = None
         self._warned: tuple[str, ...] = ()
         self._facts_due = NEVER
+        self._claims_pods = False
         self._drifts = 0
         self._failures = 0
         self._whereabouts: Whereabouts | None = None
@@ -280,7 +283,7 @@ class Agent:
         if self._whereabouts is not None:
             self.mesh.exempt = self._whereabouts.exempt
         try:
-            if self._clock.now() >= self._facts_due:
+            if self._clock.now() >= self._facts_due or self._claims_pods != self._is_to_claim_pods:
                 await self.read_facts()
             observed = await self._place.kernel.observe()
             decision = self.mesh.decide(observed, wall=self._clock.wall(), now=self._clock.now())
@@ -356,9 +359,14 @@ class Agent:
     async def _write(self, write: Callable[[], None]) -> None:
         await asyncio.get_running_loop().run_in_executor(self._writer, write)
 
+    @property
+    def _is_to_claim_pods(self) -> bool:
+        return self.mesh.membership.options.advertise_kubernetes_networks
+
     async def read_facts(self) -> None:
         """Bring the claim up to date; what cannot be read stays as it was. Of a new name there is no event."""
         self._facts_due = self._clock.now() + TICK
+        self._claims_pods = self._is_to_claim_pods
         try:
             facts = await self._place.host.facts()
         except KernelError as error:
@@ -372,7 +380,7 @@ class Agent:
             backend=self._place.backend,
             listen_port=self.mesh.own.listen_port,
             addresses=tuple(address for address in facts.addresses if address != own),
-            networks=self._place.networks,
+            networks=tuple(dict.fromkeys((*self._place.networks, *(facts.pod_networks if self._claims_pods else ())))),
         )
         if claim != self.talk.claim:
             self.talk.claim = claim

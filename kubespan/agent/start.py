@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
+from pathlib import Path
 from ssl import SSLError
 
 import msgspec
@@ -26,6 +27,7 @@ from kubespan.agent.host import (
 from kubespan.agent.loop import Agent, Ending, Facts, Place, take_down
 from kubespan.agent.mesh import Own
 from kubespan.agent.netlink import LinuxKernel
+from kubespan.agent.pods import read_pod_networks
 from kubespan.agent.preflight.facts import Mine
 from kubespan.agent.preflight.find import find
 from kubespan.agent.preflight.look import look
@@ -41,13 +43,19 @@ from kubespan.core.membership import Membership
 from kubespan.core.messages import Finding
 
 
+@dataclass(frozen=True, slots=True)
 class LinuxHost:
     """The machine's names, addresses and events."""
 
+    root: Path = Path("/")
+    """Where other programs' files begin."""
+
     async def facts(self) -> Facts:
         """Read them. Raises KernelError."""
-        addresses = tuple(map(str, await read_addresses()))
-        return Facts(read_hostname(), read_operating_system(), addresses)
+        pods = read_pod_networks(self.root)
+        # A bridge's address in a pod network is no address of the machine's own (spec/kubespan.md §4.1).
+        addresses = tuple(str(ip) for ip in await read_addresses() if not any(ip in network for network in pods))
+        return Facts(read_hostname(), read_operating_system(), addresses, tuple(map(str, pods)))
 
     def watch(self) -> Watch:
         """Listen to the kernel from now on. Raises KernelError."""

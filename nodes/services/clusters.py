@@ -196,8 +196,8 @@ _SWITCH_SENTENCES = {
         "The discovery service serves this cluster.",
     ),
     "advertise_kubernetes_networks": (
-        "Machines no longer advertise their Kubernetes pod networks.",
-        "Machines advertise their Kubernetes pod networks.",
+        "Linux machines no longer ask to advertise their pod networks; those that somebody said yes to stay.",
+        "Linux machines that are nodes of Kubernetes ask to advertise their pod networks; each waits for a yes.",
     ),
 }
 _LIST_SENTENCES = {

@@ -278,6 +278,18 @@ async def test_a_new_name_is_claimed_at_the_next_tick(bench):
     assert [claim.hostname for claim in claims] == ["renamed.example"]
 
 
+async def test_pod_networks_are_claimed_where_the_option_says_so(bench, console):
+    bench.host.now = replace(bench.host.now, pod_networks=("10.244.1.0/24",))
+    async with running(bench.agent(), console.way):
+        line = await console.line()
+        await line.let_in(sealed_secret(), snapshot(1))
+        assert (await line.hear(Claim)).networks == ("10.9.0.0/16",)
+        await line.say(snapshot(2, options=Options(advertise_kubernetes_networks=True)))
+        assert (await line.hear(Claim)).networks == ("10.9.0.0/16", "10.244.1.0/24")
+        await line.say(snapshot(3))
+        assert (await line.hear(Claim)).networks == ("10.9.0.0/16",)
+
+
 async def test_addresses_that_cannot_be_read_cost_no_look(bench):
     class Blind(FakeHost):
         async def facts(self):

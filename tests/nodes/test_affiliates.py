@@ -247,6 +247,17 @@ def test_a_connected_node_is_published_as_a_talos_machine_reads_it(talos):
     assert listed.expires == talos.at + TTL_SECONDS
 
 
+def test_networks_that_somebody_or_a_rule_said_yes_to_are_published(valkey):
+    talos = Talos(approved_networks=("10.244.0.0/16",))
+    node = enrol(talos.cluster, Machine(networks=("10.244.1.0/24", "10.8.0.0/24", "10.9.0.0/24")))
+    connected(node)
+    nodes.approve_networks("alice", Node.objects.get(), ["10.8.0.0/24"], NOW)
+    affiliates.publish(talos.cluster.pk, talos.at)
+    (listed,) = talos.listed().values()
+    opened = open_affiliate(listed.data, talos.secret)
+    assert set(map(str, opened.additional_addresses)) == {"10.244.1.0/24", "10.8.0.0/24"}
+
+
 def test_where_kubespan_is_off_it_is_published_without(talos):
     connected(enrol(talos.cluster, Machine(addresses=("10.0.0.5",), name="debian")))
     clusters.set_options("alice", Cluster.objects.get(), ClusterOptions(enabled=False), NOW)

@@ -199,6 +199,7 @@ def test_setting_options_costs_the_same_for_many_members(django_assert_num_queri
         pytest.param({"force_from_start": True}, "before the first handshake", id="forced"),
         pytest.param({"harvest_extra_endpoints": True}, "shared with all others", id="harvest"),
         pytest.param({"advertise_kubernetes_networks": True}, "pod networks", id="kubernetes"),
+        pytest.param({"discovery": False}, "serves this cluster no longer", id="without discovery"),
         pytest.param({"endpoint_filters": ("10.0.0.0/8", "!10.1.0.0/16")}, "10.0.0.0/8, !10.1.0.0/16", id="filters"),
         pytest.param({"peer_endpoint_filters": ("10.0.0.0/8",)}, "try only", id="peer filters"),
         pytest.param({"exclude_advertised_networks": ("10.0.0.0/8",)}, "stays out", id="exclusions"),
