@@ -153,7 +153,7 @@ class DiscoveryClusterAdmin(Shown):
     """Clusters at the discovery service."""
 
     hidden = ("cluster_id",)  # a capability
-    list_display = ("pk", "number")
+    list_display = ("pk", "number", "used")
     search_fields = ("=pk",)
     ordering = ("pk",)
 
@@ -163,7 +163,7 @@ class DiscoveryAffiliateAdmin(Shown):
     """Affiliates at the discovery service; what they say is sealed."""
 
     hidden = ("data", "endpoints")
-    list_display = ("affiliate_id", "cluster", "expires")
+    list_display = ("affiliate_id", "cluster", "address", "expires")
     list_filter = ("cluster",)
     list_select_related = ("cluster",)
     search_fields = ("affiliate_id",)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -354,25 +354,43 @@ def publish(cluster_pk: int, discovery_now: float) -> discovery.Applied | None:
     if row is None or secret is None:
         return None
     listed = discovery.read(row).affiliates
+    opened = open_all(listed.values(), secret).affiliates
     downtime = discovery.downtime()
     operations: list[Update | Deletion] = []
     members = cluster.nodes.approved().prefetch_related("candidates")
+    removed = set(Tombstone.objects.filter(cluster=cluster).values_list("node_id", flat=True))
+    ours = {node.node_id for node in members if node.kind == Node.Kind.LINUX}
+    names = {one.nodename for node_id, one in opened.items() if node_id not in ours | removed}
     for node in members:
         known = listed.get(node.node_id)
         if node.kind == Node.Kind.LINUX and node.session:
-            data = _data(describe(node, kubespan=options.enabled), known, secret)
-            rows = _endpoints(node, harvested=False) if options.enabled else ()
-            own = tuple(_seal(row, secret) for row in rows)
-            if _needs_saying(known, data, own, discovery_now):
-                operations.append(Update(node.node_id, data, own, TTL_SECONDS))
+            described = describe(node, names, kubespan=options.enabled)
+            rows = _endpoints(node, harvested=False) if options.enabled else []
+            operations += _words(described, rows, known, opened.get(node.node_id), secret, discovery_now)
         elif node.kind == Node.Kind.LINUX or known is None:
             continue
         if options.enabled and options.harvest_extra_endpoints:
             operations += _sights(node, known, secret, downtime, discovery_now)
-    removed = Tombstone.objects.filter(cluster=cluster).values_list("node_id", flat=True)
     present = {node.node_id for node in members}
     operations += [Deletion(node_id) for node_id in removed if node_id in listed and node_id not in present]
     return discovery.apply(row, operations, discovery_now) if operations else None
+
+
+def _words(
+    described: Affiliate,
+    rows: Iterable[Candidate],
+    known: SealedAffiliate | None,
+    opened: Affiliate | None,
+    secret: bytes,
+    now: float,
+) -> Iterator[Update]:
+    """What is said of one of our nodes, where that is news; `known` is what is listed, and `opened` what it says."""
+    same = known is not None and opened is not None and replace(opened, endpoints=()) == described
+    # The same words go in the same bytes; other ones, and what somebody wrote over, with a new nonce.
+    data = known.data if known and same else seal_affiliate(described, secret, os.urandom(NONCE_BYTES))
+    endpoints = tuple(_seal(row, secret) for row in rows)
+    if _needs_saying(known, data, endpoints, now):
+        yield Update(described.node_id, data, endpoints, TTL_SECONDS)
 
 
 def _sights(node: Node, known: SealedAffiliate | None, secret: bytes, downtime: float, now: float) -> Iterator[Update]:
@@ -396,8 +414,9 @@ def _needs_saying(known: SealedAffiliate | None, data: bytes, endpoints: Iterabl
     return not kept.issuperset(endpoints)
 
 
-def describe(node: Node, *, kubespan: bool = True) -> Affiliate:
-    """One of our nodes as a Talos machine reads it: always a worker, by its own name.
+def describe(node: Node, taken: Collection[str] = (), *, kubespan: bool = True) -> Affiliate:
+    """One of our nodes as a Talos machine reads it: always a worker, by its own name, or where others have that by
+    another: of two members of one name Talos knows one.
 
     Without KubeSpan it has neither key nor address in the mesh: nobody is to wait for a tunnel that is not there.
     """
@@ -405,7 +424,7 @@ def describe(node: Node, *, kubespan: bool = True) -> Affiliate:
         node_id=node.node_id,
         addresses=tuple(map(ip_address, node.addresses)),
         hostname=node.hostname,
-        nodename=node.name,
+        nodename=f"{node.name[:200]}-{node.node_id[:8]}" if node.name in taken else node.name,
         machine_type="worker",
         operating_system=node.operating_system,
     )
@@ -418,17 +437,6 @@ def describe(node: Node, *, kubespan: bool = True) -> Affiliate:
         additional_addresses=tuple(map(ip_interface, (*node.networks, *node.ruled_networks))),
         exclude_advertised_networks=tuple(map(ip_interface, node.excluded_networks)),
     )
-
-
-def _data(affiliate: Affiliate, listed: SealedAffiliate | None, secret: bytes) -> bytes:
-    """The sealed words: those that are listed already if they are the same, else with a new nonce."""
-    if listed is not None and listed.data:
-        try:
-            if open_affiliate(listed.data, secret) == affiliate:
-                return listed.data
-        except (Damaged, NotAuthentic):
-            pass  # somebody wrote over them
-    return seal_affiliate(affiliate, secret, os.urandom(NONCE_BYTES))
 
 
 def _endpoints(node: Node, *, harvested: bool) -> list[Candidate]:

@@ -247,6 +247,19 @@ def test_a_connected_node_is_published_as_a_talos_machine_reads_it(talos):
     assert listed.expires == talos.at + TTL_SECONDS
 
 
+def test_it_never_has_the_node_name_of_another(talos):
+    node = enrol(talos.cluster, Machine(name="talos-1"))
+    connected(node)
+    talos.say(talos.machine(1, public_key=""))  # no node here, but a machine of that name there
+    affiliates.publish(talos.cluster.pk, talos.at)
+    opened = open_affiliate(talos.listed()[node.node_id].data, talos.secret)
+    assert opened.nodename == f"talos-1-{node.node_id[:8]}"
+    assert affiliates.publish(talos.cluster.pk, talos.at) is None
+    discovery.apply(talos.row, [Deletion("talos-1")], talos.at)
+    affiliates.publish(talos.cluster.pk, talos.at)
+    assert open_affiliate(talos.listed()[node.node_id].data, talos.secret).nodename == "talos-1"
+
+
 def test_networks_that_somebody_or_a_rule_said_yes_to_are_published(valkey):
     talos = Talos(approved_networks=("10.244.0.0/16",))
     node = enrol(talos.cluster, Machine(networks=("10.244.1.0/24", "10.8.0.0/24", "10.9.0.0/24")))

@@ -233,6 +233,25 @@ async def test_a_restart_keeps_everything_and_declares_nobody_gone(valkey):
         assert [event.id for event in applied[0].events] == ["af1"]
 
 
+async def test_nobody_is_gone_during_the_grace_after_a_start(valkey):
+    clock = [1000.0]
+    async with running(wall=lambda: clock[0]) as registry:
+        await registry.update("c", update(ttl=60.0))
+        clock[0] += 20.0  # no downtime yet, by which anything would be renewed
+        await in_thread(discovery.beat, clock[0])
+    clock[0] += 25.0
+    await in_thread(discovery.beat, clock[0])
+    clock[0] += 20.0
+    async with running(wall=lambda: clock[0]) as careful:
+        assert [one.id for one in await careful.list("c")] == ["af1"]
+        async with running(wall=lambda: clock[0], grace=0.0), careful.watch("c") as watcher:
+            assert await hear(watcher) in ({"af1": (b"d", [])}, {})  # the other has no grace
+            async with asyncio.timeout(PATIENCE):
+                while await careful.list("c"):
+                    await asyncio.sleep(0.01)
+        assert careful.metrics.registry.get_sample_value("discovery_state_gc_runs_total") == 0.0
+
+
 async def test_what_was_asked_is_written_before_it_stops(valkey):
     registry = DatabaseRegistry(serve_all=True, grace=3600.0)
     await registry.start()
