@@ -264,6 +264,20 @@ async def test_what_was_asked_is_written_before_it_stops(valkey):
     assert [one.affiliate_id for one in await in_thread(list, DiscoveryAffiliate.objects.all())] == ["af1"]
 
 
+async def test_it_stops_though_a_cancellation_is_lost(valkey):
+    async def deaf():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+        await asyncio.sleep(3600)
+
+    registry = DatabaseRegistry(serve_all=True, grace=3600.0)
+    await registry.start()
+    registry._spawn(deaf())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(PATIENCE):
+        await registry.stop()
+
+
 async def test_without_redis_others_are_heard_by_their_numbers(valkey, monkeypatch):
     monkeypatch.setattr(registries, "COMPARE_SECONDS", 0.05)
     async with running() as one, running() as other, other.watch("c") as watcher:
