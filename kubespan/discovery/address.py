@@ -45,6 +45,8 @@ def _peer_address(peer: str) -> IPAddress | None:
         return None
 
 
+UNKNOWN = "unknown"
+"""For the release of whoever does not say it as Talos machines do."""
 _VERSION = re.compile(r"(v[^.]{0,2}\.[^.]{0,2})\.")
 
 
@@ -52,6 +54,6 @@ def version_label(version: str) -> str:
     """A client's release as a label of few values: `v1.8`, `v1.8-pre`, or `unknown`."""
     release, dash, _ = version.partition("-")
     found = _VERSION.match(release)
-    if found is None or not re.fullmatch(r"v\d+\.\d+", found[1]):
-        return "unknown"
+    if found is None or not re.fullmatch(r"v[0-9]+\.[0-9]+", found[1]):
+        return UNKNOWN
     return found[1] + ("-pre" if dash else "")

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from kubespan.discovery.address import UNKNOWN
+
 HANDLING_BUCKETS = (0.01, 0.1, 0.25, 0.5, 1.0, 2.5)
 """Seconds."""
+
+RELEASES = 100
+"""Of clients, that are counted apart: what a client says it is, it may make up, and each is kept for good."""
 
 _CALL = ("grpc_type", "grpc_service", "grpc_method")
 
@@ -15,10 +20,11 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.hellos = self._counter(
+        self._hellos = self._counter(
             "discovery_server_hello_requests", "Hellos by the release that clients say they are", "client_version"
         )
-        self.hellos.labels("unknown")
+        self._hellos.labels(UNKNOWN)
+        self._releases = {UNKNOWN}
         self.clusters = self._gauge("discovery_state_clusters", "Clusters that are kept")
         self.affiliates = self._gauge("discovery_state_affiliates", "Affiliates that are kept")
         self.endpoints = self._gauge("discovery_state_endpoints", "Endpoints that are kept")
@@ -37,6 +43,12 @@ class Metrics:
             buckets=HANDLING_BUCKETS,
             registry=self.registry,
         )
+
+    def count_hello(self, release: str) -> None:
+        """Count a hello of a client of this release."""
+        if len(self._releases) < RELEASES:
+            self._releases.add(release)
+        self._hellos.labels(release if release in self._releases else UNKNOWN).inc()
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, registry=self.registry)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -19,9 +19,10 @@ from kubespan.discovery.address import client_address, version_label
 from kubespan.discovery.limiter import Limiter
 from kubespan.discovery.limits import Exhausted, InvalidRequest
 from kubespan.discovery.metrics import Metrics
+from kubespan.discovery.patience import Patience
 from kubespan.discovery.proto import cluster_pb2 as proto
 from kubespan.discovery.registry import NotServed, Registry, Unavailable
-from kubespan.discovery.service import SERVER_OPTIONS, SERVICE
+from kubespan.discovery.service import SERVER_OPTIONS, SERVICE, Unreadable, read
 from kubespan.discovery.state import Update
 from kubespan.discovery.watchers import Watcher, describe
 
@@ -32,6 +33,7 @@ STOP_SECONDS = 5.0
 """For calls to end when the service does."""
 
 NOT_SERVED = "this service does not serve this cluster: create or import it at its console first"
+REQUEST = "the request"
 LOST = "subscription canceled: lost update"
 TOO_OFTEN = "rate limit exceeds request timeout"
 
@@ -83,7 +85,7 @@ class Service:
                 ),
                 "List": self._unary("List", self.list, proto.ListRequest.FromString),
                 # Its answers are bytes already.
-                "Watch": grpc.unary_stream_rpc_method_handler(self.watch, proto.WatchRequest.FromString),
+                "Watch": grpc.unary_stream_rpc_method_handler(self.watch),
             },
         )
 
@@ -93,7 +95,7 @@ class Service:
 
     async def hello(self, request: proto.HelloRequest, context: Context) -> proto.HelloResponse:
         """Say where the client comes from, and perhaps where it should go."""
-        self.metrics.hellos.labels(version_label(request.client_version)).inc()
+        self.metrics.count_hello(version_label(request.client_version))
         limits.check_cluster_id(request.cluster_id)
         response = proto.HelloResponse()
         address = self._address(context) if self._manners.report_address else None
@@ -136,9 +138,10 @@ class Service:
         affiliates = await self._registry.list(request.cluster_id)
         return proto.ListResponse(affiliates=map(describe, affiliates))
 
-    async def watch(self, request: proto.WatchRequest, context: Context) -> None:
+    async def watch(self, raw: bytes, context: Context) -> None:
         """Show all affiliates, and then every change, for as long as the client likes."""
         async with self._call("Watch", "server_stream", context):
+            request = read(proto.WatchRequest.FromString, raw, REQUEST)
             limits.check_cluster_id(request.cluster_id)
             async with self._registry.watch(request.cluster_id) as watcher:
                 with self.metrics.subscriptions.track_inprogress():
@@ -147,22 +150,26 @@ class Service:
 
     async def _send(self, watcher: Watcher, context: Context) -> None:
         """Send what a watcher is to hear until it has lost its place, or takes a message too slowly."""
-        with suppress(TimeoutError):
+        sent = self.metrics.sent.labels("server_stream", SERVICE, "Watch")
+        with Patience(SEND_SECONDS) as patience:
             while (message := await watcher.take()) is not None:
-                async with asyncio.timeout(SEND_SECONDS):
-                    await context.write(message)
-                self.metrics.sent.labels("server_stream", SERVICE, "Watch").inc()
+                patience.begin()
+                await context.write(message)
+                patience.end()
+                sent.inc()
+
+    # Requests are read within the call: grpcio would before anybody waits or counts, and log each that is broken.
 
     def _unary(
         self, name: str, act: Callable[[Request, Context], Awaitable[Message]], parse: Callable[[bytes], Request]
-    ) -> grpc.RpcMethodHandler[Request, bytes]:
-        async def answer(request: Request, context: Context) -> bytes:
+    ) -> grpc.RpcMethodHandler[bytes, bytes]:
+        async def answer(raw: bytes, context: Context) -> bytes:
             async with self._call(name, "unary", context):
-                response = (await act(request, context)).SerializeToString()
+                response = (await act(read(parse, raw, REQUEST), context)).SerializeToString()
                 self.metrics.sent.labels("unary", SERVICE, name).inc()
             return response
 
-        return grpc.unary_unary_rpc_method_handler(answer, parse)
+        return grpc.unary_unary_rpc_method_handler(answer)
 
     @asynccontextmanager
     async def _call(self, name: str, kind: str, context: Context) -> AsyncIterator[None]:
@@ -174,7 +181,7 @@ class Service:
         started = self._now()
         try:
             yield
-        except InvalidRequest as error:
+        except (Unreadable, InvalidRequest) as error:
             await _abort(context, grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except Exhausted as error:
             await _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))

@@ -1,9 +1,14 @@
-"""The gRPC service's methods by name, without the code that the compiler would generate for them.
+"""The gRPC service's methods by name and the reading of its messages, without the code that a compiler would generate.
 
 Answers are bytes that were encoded before: what a thousand watchers hear is encoded once.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError
 
 SERVICE = "sidero.discovery.server.Cluster"
 HELLO = f"/{SERVICE}/Hello"
@@ -20,3 +25,17 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     # A second process that took the same port by accident would share its connections unnoticed.
     ("grpc.so_reuseport", 0),
 )
+
+Message = TypeVar("Message")
+
+
+class Unreadable(ValueError):
+    """What came is no message of the protocol."""
+
+
+def read(parse: Callable[[bytes], Message], raw: bytes, what: str) -> Message:
+    """Read a message by its class' `FromString`; raises Unreadable with a sentence about `what` came."""
+    try:
+        return parse(raw)
+    except (DecodeError, UnicodeDecodeError):
+        raise Unreadable(f"{what} is no message of the protocol") from None

@@ -106,7 +106,7 @@ class Broadcast:
         if due <= now:
             self.flush()
         else:
-            self._flushing = loop.call_at(min(due, now + self._gather), self._flush_when_due)
+            self._flushing = loop.call_at(min(due, now + GATHER_SECONDS), self._flush_when_due)
 
     def _due(self) -> float:
         still = (watcher for watcher in self._prompt if watcher in self.watchers)

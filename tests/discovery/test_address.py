@@ -46,6 +46,7 @@ def test_the_first_of_several_headers_counts():
         ("", "unknown"),
         ("unknown", "unknown"),
         ("v<script>.1.2", "unknown"),
+        ("v\N{ARABIC-INDIC DIGIT ONE}.8.3", "unknown"),
     ],
 )
 def test_versions(version, label):
