@@ -242,10 +242,10 @@ class DatabaseRegistry:
                         with suppress(asyncio.InvalidStateError):
                             asked.outcome.set_exception(Unavailable(str(error)))
                     continue
-                await self._tell(applied)
                 for asked, outcome in zip(waiting, applied.outcomes, strict=True):
                     with suppress(asyncio.InvalidStateError):
                         asked.outcome.set_result(outcome)
+                await self._tell(applied)  # for as long as Redis takes
                 await asyncio.sleep(GATHER)
         finally:
             self._writing.discard(cluster)

@@ -287,6 +287,24 @@ async def test_without_redis_others_are_heard_by_their_numbers(valkey, monkeypat
         assert await hear(watcher) == {"af1": (b"d", [])}
 
 
+async def test_nobody_who_publishes_waits_for_redis(valkey, monkeypatch):
+    async with running() as registry, registry.watch("c") as watcher:
+        await hear(watcher)
+        asked = asyncio.Event()
+
+        async def publish(*_):
+            asked.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(registry._redis, "publish", publish)
+        async with asyncio.timeout(PATIENCE):
+            await registry.update("c", update())
+        assert await hear(watcher) == {"af1": (b"d", [])}
+        await asked.wait()
+        for writer in registry._writers:
+            writer.cancel()
+
+
 async def test_limits_reach_the_client(valkey):
     async with running() as registry:
         await registry.update("c", update(endpoints=[bytes([number]) for number in range(1, 65)]))
