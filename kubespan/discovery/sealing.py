@@ -108,7 +108,7 @@ def parse_affiliate(plain: bytes) -> Affiliate:
     own = _address(kubespan.address)
     return Affiliate(
         node_id=message.node_id,
-        addresses=tuple(_present(map(_address, message.addresses))),
+        addresses=tuple(_present(map(_unmapped, message.addresses))),
         hostname=message.hostname,
         nodename=message.nodename,
         machine_type=_machine_type(message.machine_type),
@@ -132,7 +132,7 @@ def parse_endpoint(plain: bytes) -> Endpoint:
         message = proto.Endpoint.FromString(plain)
     except DecodeError:
         raise Damaged("what was sealed is no endpoint") from None
-    address = _address(message.ip)
+    address = _unmapped(message.ip)
     if address is None or message.port > MAX_PORT:
         raise Damaged("what was sealed is no endpoint that can be")
     return Endpoint(address, message.port)
@@ -146,6 +146,12 @@ def _address(raw: bytes) -> IPAddress | None:
     """An address of its bytes; what follows the sixteenth names an interface of another machine."""
     raw = raw[: max(ADDRESS_LENGTHS)]
     return ip_address(raw) if len(raw) in ADDRESS_LENGTHS else None
+
+
+def _unmapped(raw: bytes) -> IPAddress | None:
+    """An address of its bytes; one of IPv4 in a cloak of IPv6 as what it is, so that a loopback is known for one."""
+    address = _address(raw)
+    return address.ipv4_mapped or address if isinstance(address, IPv6Address) else address
 
 
 def _interface(prefix: proto.IPPrefix) -> IPInterface | None:

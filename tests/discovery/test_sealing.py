@@ -21,6 +21,7 @@ from kubespan.discovery.sealing import (
     open_affiliate,
     open_endpoint,
     parse_affiliate,
+    parse_endpoint,
     seal_affiliate,
     seal_endpoint,
 )
@@ -203,6 +204,12 @@ def test_what_cannot_be_is_left_out():
     assert parse_affiliate(b"\x3a\x0a\x1a\x08\x0a\x04\x0a\x00\x00\x01\x10\x21").additional_addresses == ()
 
 
+def test_an_address_of_ipv4_within_ipv6_is_one_of_ipv4():
+    mapped, plain = ip_address("::ffff:10.0.0.1"), ip_address("10.0.0.1")
+    assert parse_endpoint(dump_endpoint(Endpoint(mapped, 1))) == Endpoint(plain, 1)
+    assert parse_affiliate(dump_affiliate(Affiliate("n", addresses=(mapped,)))).addresses == (plain,)
+
+
 def test_another_secret_is_told_from_too_few_bytes():
     sealed = seal_affiliate(A1, K1, N1)
     with pytest.raises(NotAuthentic):
@@ -226,7 +233,7 @@ def test_an_endpoint_may_not_be_longer_than_its_blocks():
         open_endpoint(encryptor.update(b"\xff" * BLOCK_BYTES), K1)
 
 
-addresses = st.ip_addresses()
+addresses = st.ip_addresses().filter(lambda ip: getattr(ip, "ipv4_mapped", None) is None)
 names = st.text(st.characters(codec="utf-8"), max_size=20)
 interfaces = addresses.flatmap(lambda ip: st.integers(0, ip.max_prefixlen).map(lambda bits: ip_interface((ip, bits))))
 affiliates = st.builds(
