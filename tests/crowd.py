@@ -26,8 +26,13 @@ which one machine's processes have in common: a frame's is when its last byte wa
 `set` changes how they behave: `think` (two numbers: seconds between a frame's arrival and its being applied, at random;
 none: at once), `reports` (none, or `every` seconds, and the `share` of links that changed; a first complete one
 follows the first settings), `version` (protocol version spoken). `drop` cuts connections (`code` or none for a cut
-without a word); those agents come back. `disconnect` ends them for good. `listen` opens sockets to `url` that only
-read, for comparison; `await` with what="heard" and `number` waits until all have had so many frames.
+without a word); those agents come back. `disconnect` ends them for good; with `forget` they then hold nothing.
+
+For comparison, `listen` opens sockets to `url` that only read, `at_once` at a time, and come back when cut as agents
+do; with `enrol` each posts a request to join there before, with `answer` each says that it applied whatever it hears.
+`await` with what="heard" waits until all have had a frame, with what="listening" until each was connected; not before
+`since`, as for "connected". `set` with `mirror` has them send a copy of each agent's reports. `hush` ends them for
+good.
 """
 
 from __future__ import annotations
@@ -51,7 +56,15 @@ from websockets.protocol import OPEN
 from websockets.uri import parse_uri
 
 from kubespan import __version__
-from kubespan.agent.console import MAX_FRAME, OPEN_SECONDS, PING_SECONDS, SETTLED, backoff, slow_retry
+from kubespan.agent.console import (
+    MAX_FRAME,
+    OPEN_SECONDS,
+    PING_SECONDS,
+    SETTLED,
+    TRY_LATER,
+    backoff,
+    slow_retry,
+)
 from kubespan.core import sealing
 from kubespan.core.identity import KeyPair, encode_node_id, make_signing_key, sign
 from kubespan.core.membership import Membership
@@ -145,7 +158,7 @@ def _keep(kept: OrderedDict, key: object, value: object) -> None:
 class Wire(asyncio.Protocol):
     """One WebSocket, without a task of its own: what arrives is stamped, and read now or after some thought."""
 
-    def __init__(self, owner: Agent | Listener, url: str) -> None:
+    def __init__(self, owner: Caller, url: str) -> None:
         self._owner = owner
         self._crowd = owner.crowd
         self._url = url
@@ -205,9 +218,12 @@ class Wire(asyncio.Protocol):
 
     def say(self, message: msgspec.Struct) -> int:
         """Send a message; its size."""
+        return self.send(dump(message))
+
+    def send(self, raw: bytes) -> int:
+        """Send a frame; its size."""
         if self._protocol.state is not OPEN:
             return 0
-        raw = dump(message)
         self._protocol.send_text(raw)
         self._flush()
         self._crowd.counts["bytes_sent"] += len(raw)
@@ -303,17 +319,76 @@ class Machine:
         )
 
 
-class Agent:
-    """One node: enrolled, and then connected whenever possible."""
+class Caller:
+    """Who is to be connected, dials, and dials again when cut: with the agent's own back-off."""
 
-    def __init__(self, crowd: Simulation, machine: Machine) -> None:
+    def __init__(self, crowd: Simulation, urls: list[str], path: str, attempt: int = 0) -> None:
         self.crowd = crowd
-        self.machine = machine
-        self.enrolled: EnrolReply | None = None
-        self.version = VERSIONS[0]
         self.wanted = False
         self.wire: Wire | None = None
         self.url = ""
+        self._urls = urls
+        self._path = path
+        self._attempt = attempt
+        self._failures = 0
+        self._started = 0.0
+
+    def start(self) -> None:
+        """Be connected from now on."""
+        if not self.wanted:
+            self.wanted = True
+            self._dial()
+
+    def stop(self) -> None:
+        """Be connected no more."""
+        self.wanted = False
+        if self.wire:
+            self.wire.close(1001)
+
+    def _dial(self) -> None:
+        if self.wanted:
+            self._started = time.monotonic()
+            self.url = self._urls[self._attempt % len(self._urls)]
+            self.crowd.spawn(self._connect())
+
+    async def _connect(self) -> None:
+        target = urlsplit(self.url)
+        address = "ws" + self.url.removeprefix("http") + self._path
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                _, self.wire = await self.crowd.loop.create_connection(
+                    lambda: Wire(self, address), target.hostname, target.port
+                )
+        except OSError:  # among them: in time it was not
+            self.closed(None)
+
+    def opened(self) -> None:
+        """There is a WebSocket."""
+
+    def heard(self, frame: bytes, at: float) -> None:
+        """Take a frame."""
+
+    def closed(self, code: int | None) -> None:
+        """Come back later."""
+        self.wire = None
+        self._failures = 0 if time.monotonic() - self._started > SETTLED else self._failures + 1
+        self._attempt += 1
+        wait = self._wait(code)
+        if self.wanted:
+            self.crowd.loop.call_later(wait, self._dial)
+
+    def _wait(self, code: int | None) -> float:
+        return backoff(self._failures, random.random(), later=code == TRY_LATER)
+
+
+class Agent(Caller):
+    """One node: enrolled, and then connected whenever possible."""
+
+    def __init__(self, crowd: Simulation, machine: Machine) -> None:
+        super().__init__(crowd, crowd.urls, AGENT_PATH, machine.number)
+        self.machine = machine
+        self.enrolled: EnrolReply | None = None
+        self.version = VERSIONS[0]
         self.held = Membership()
         self.generation = 0
         self.frame_at = 0.0
@@ -322,9 +397,6 @@ class Agent:
         self.arrivals: deque[tuple[Revision, float]] = deque(maxlen=HISTORY)
         self.acknowledgements: deque[tuple[Revision, float]] = deque(maxlen=HISTORY)
         self.greeted = self.approved = False
-        self._attempt = machine.number
-        self._failures = 0
-        self._started = 0.0
         self._at_the_door: Refused | None = None
         self._reports = itertools.count()
         self._report: asyncio.TimerHandle | None = None
@@ -354,33 +426,9 @@ class Agent:
     # Connections.
 
     def start(self) -> None:
-        """Be connected from now on."""
-        if not self.wanted and self.enrolled:
-            self.wanted = True
-            self._dial()
-
-    def stop(self) -> None:
-        """Be connected no more."""
-        self.wanted = False
-        if self.wire:
-            self.wire.close(1001)
-
-    def _dial(self) -> None:
-        if self.wanted:
-            self._started = time.monotonic()
-            self.url = self.crowd.urls[self._attempt % len(self.crowd.urls)]
-            self.crowd.spawn(self._connect())
-
-    async def _connect(self) -> None:
-        target = urlsplit(self.url)
-        address = "ws" + self.url.removeprefix("http") + AGENT_PATH
-        try:
-            async with asyncio.timeout(OPEN_SECONDS):
-                _, self.wire = await self.crowd.loop.create_connection(
-                    lambda: Wire(self, address), target.hostname, target.port
-                )
-        except OSError:  # among them: in time it was not
-            self.closed(None)
+        """Be connected from now on, if it is enrolled."""
+        if self.enrolled:
+            super().start()
 
     def opened(self) -> None:
         """Wait for the challenge."""
@@ -388,17 +436,15 @@ class Agent:
 
     def closed(self, code: int | None) -> None:
         """Come back later."""
-        self.wire = None
         self.crowd.counts[f"closed.{code}"] += 1
         self.greeted = self.approved = False
         if self._report:
             self._report.cancel()
-        self._failures = 0 if time.monotonic() - self._started > SETTLED else self._failures + 1
-        self._attempt += 1
+        super().closed(code)
+
+    def _wait(self, code: int | None) -> float:
         refusal, self._at_the_door = self._at_the_door, None
-        wait = slow_retry(random.random()) if refusal else backoff(self._failures, random.random())
-        if self.wanted:
-            self.crowd.loop.call_later(wait, self._dial)
+        return slow_retry(random.random()) if refusal else super()._wait(code)
 
     def heard(self, frame: bytes, at: float) -> None:
         """Take a frame."""
@@ -491,6 +537,10 @@ class Agent:
             self._send_report(complete=True)
             self._report_after(self.crowd.every * random.random())
 
+    def forget(self) -> None:
+        """Hold nothing, as when it had just enrolled."""
+        self.held, self.generation = Membership(), 0
+
     # Reports.
 
     def begin_reports(self) -> None:
@@ -520,7 +570,9 @@ class Agent:
             complete=complete,
         )
         self.crowd.counts["reports"] += 1
-        self.crowd.counts["report_bytes"] += self._say(report)
+        raw = dump(report)
+        self.crowd.counts["report_bytes"] += self.wire.send(raw) if self.wire else 0
+        self.crowd.mirror(self.machine.number, raw)
 
     def _say(self, message: msgspec.Struct) -> int:
         return self.wire.say(message) if self.wire else 0
@@ -564,30 +616,39 @@ class Links:
         return kept[1]
 
 
-class Listener:
-    """A socket that only reads."""
+class Listener(Caller):
+    """A socket to something that knows no agents: it reads, and says no more than that it did."""
 
-    def __init__(self, crowd: Simulation) -> None:
-        self.crowd = crowd
+    def __init__(self, crowd: Simulation, url: str, *, answer: bool) -> None:
+        super().__init__(crowd, [url], "")
         self.times: list[float] = []
-        self.wire: Wire | None = None
+        self.openings: list[float] = []
+        self._answer = answer
+        self._connected = asyncio.Event()
 
-    async def connect(self, url: str) -> None:
-        target = urlsplit(url)
-        address = "ws" + url.removeprefix("http")
-        _, self.wire = await self.crowd.loop.create_connection(
-            lambda: Wire(self, address), target.hostname, target.port
-        )
+    async def call(self, body: bytes) -> None:
+        """Connect, after this request to join was answered if there is one."""
+        if body:
+            await _post(self._urls[0] + ENROL_PATH, body)
+        self.start()
+        await self._connected.wait()
 
     def opened(self) -> None:
-        self.crowd.counts["listening"] += 1
+        """Note when."""
+        self.openings.append(time.monotonic())
         self.wire.slow = True
+        self._connected.set()
 
     def heard(self, frame: bytes, at: float) -> None:
+        """Note when, and answer where that is wanted."""
         self.times.append(at)
+        if self._answer:
+            self.wire.say(Applied(revision=Revision(1, len(self.times))))
 
     def closed(self, code: int | None) -> None:
+        """Come back later."""
         self.crowd.counts[f"listener.closed.{code}"] += 1
+        super().closed(code)
 
 
 @dataclass
@@ -602,6 +663,7 @@ class Simulation:
     think: tuple[float, float] | None = None
     every: float = 0.0
     share: float = 1.0
+    mirrored: bool = False
     versions: tuple[int, ...] = VERSIONS
     enrol_seconds: float = 60.0
 
@@ -616,6 +678,14 @@ class Simulation:
         task = self.loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def end(self) -> None:
+        """Nobody comes back any more."""
+        for caller in (*self.agents, *self.listeners):
+            caller.wanted = False
+        for task in (tasks := list(self._tasks)):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def do_enrol(self, token: str, count: int, at_once: int = 16, *, connect: bool = False) -> dict:
         """New machines join; `at_once` requests are on their way at a time."""
@@ -646,10 +716,12 @@ class Simulation:
             agent.start()
         return {"at": time.monotonic()}
 
-    async def do_disconnect(self, count: int | None = None) -> dict:
+    async def do_disconnect(self, count: int | None = None, *, forget: bool = False) -> dict:
         """End connections for good."""
         for agent in [agent for agent in self.agents if agent.wanted][:count]:
             agent.stop()
+            if forget:
+                agent.forget()
         while any(agent.wire and not agent.wanted for agent in self.agents):
             await asyncio.sleep(LOOK_SECONDS)
         return {}
@@ -671,34 +743,55 @@ class Simulation:
             self.every, self.share = wish.get("every", 0.0), wish.get("share", 1.0)
             for agent in self.agents:
                 agent.begin_reports()
+        if "mirror" in values:
+            self.mirrored = values["mirror"]
         if "enrol_seconds" in values:
             self.enrol_seconds = values["enrol_seconds"]
         return {}
 
-    async def do_listen(self, url: str, count: int) -> dict:
+    def mirror(self, number: int, raw: bytes) -> None:
+        """Send a copy of what an agent said by the socket of the same number that only reads."""
+        if self.mirrored and number < len(self.listeners) and (wire := self.listeners[number].wire):
+            self.counts["mirrored"] += 1
+            wire.send(raw)
+
+    async def do_listen(
+        self, url: str, count: int, at_once: int = 100, *, enrol: bool = False, answer: bool = False
+    ) -> dict:
         """Open sockets that only read."""
-        fresh = [Listener(self) for _ in range(count)]
-        before = self.counts["listening"]
-        for start in range(0, count, 100):
-            await asyncio.gather(*(listener.connect(url) for listener in fresh[start : start + 100]))
-        while self.counts["listening"] < before + count:
-            await asyncio.sleep(LOOK_SECONDS)
+        fresh = [Listener(self, url, answer=answer) for _ in range(count)]
+        body = dump(Machine(self.seed, 0).request("a token", self.versions)) if enrol else b""
+        first = time.monotonic()
+        for start in range(0, count, at_once):
+            await asyncio.gather(*(listener.call(body) for listener in fresh[start : start + at_once]))
         self.listeners += fresh
-        return {"listening": len(self.listeners)}
+        return {"first": first, "last": max(one.openings[0] for one in fresh)}
+
+    async def do_hush(self) -> dict:
+        """End those sockets for good."""
+        gone, self.listeners = self.listeners, []
+        for listener in gone:
+            listener.stop()
+        while any(listener.wire for listener in gone):
+            await asyncio.sleep(LOOK_SECONDS)
+        return {}
 
     async def do_await(
-        self, what: str, seconds: float, count: int | None = None, revision=(0, 0), number: int = 0
+        self, what: str, seconds: float, count: int | None = None, revision=(0, 0), since: float = 0.0
     ) -> dict:
         """Wait until so many have come so far."""
         wanted = Revision(*revision)
         look: dict[str, Callable[[], list[float]]] = {
-            "connected": lambda: [agent.connected_at for agent in self.agents if agent.greeted],
+            "connected": lambda: _since(([agent.connected_at] for agent in self.agents if agent.greeted), since),
             "revision": lambda: _times((agent.arrivals for agent in self.agents), wanted),
             "acknowledged": lambda: _times((agent.acknowledgements for agent in self.agents), wanted),
-            "heard": lambda: [one.times[number - 1] for one in self.listeners if len(one.times) >= number],
+            "heard": lambda: _since((one.times for one in self.listeners), since),
+            "listening": lambda: _since((one.openings for one in self.listeners), since),
         }
         if count is None:
-            count = len(self.listeners) if what == "heard" else sum(agent.wanted for agent in self.agents)
+            count = (
+                len(self.listeners) if what in ("heard", "listening") else sum(agent.wanted for agent in self.agents)
+            )
         deadline = time.monotonic() + seconds
         while len(times := look[what]()) < count and time.monotonic() < deadline:
             await asyncio.sleep(LOOK_SECONDS)
@@ -724,6 +817,12 @@ class Simulation:
 def _times(columns, wanted: Revision) -> list[float]:
     """When each first came to this revision, for those who have."""
     found = (next((at for revision, at in column if revision >= wanted), None) for column in columns)
+    return [at for at in found if at is not None]
+
+
+def _since(columns, since: float) -> list[float]:
+    """The first time of each that is not before, for those who have one."""
+    found = (next((at for at in column if at >= since), None) for column in columns)
     return [at for at in found if at is not None]
 
 
@@ -761,7 +860,9 @@ async def _post(url: str, body: bytes) -> tuple[int, bytes]:
 
 async def serve(urls: list[str], seed: str) -> None:
     """Do what the lines of standard input say until it ends."""
-    await answer_lines(Simulation(urls, seed, asyncio.get_running_loop()))
+    simulation = Simulation(urls, seed, asyncio.get_running_loop())
+    await answer_lines(simulation)
+    await simulation.end()
 
 
 class Crowd(Apart):

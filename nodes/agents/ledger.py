@@ -20,9 +20,9 @@ from nodes.announce import announce_soon
 from nodes.counters import Tally
 from nodes.fanout import CLOSE_POLICY
 from nodes.live import Moved
-from nodes.models import Transition
 from nodes.services import nodes, obstacles, rollouts, rotation, sessions, transitions
 from nodes.services.refused import Refused as Refusal
+from nodes.services.transitions import LinkMoved
 
 WRITE_SECONDS = 0.1
 """How often rows are written, many at a time."""
@@ -54,7 +54,7 @@ class Ledger:
         self._failed_upgrades: dict[int, UpgradeFailed] = {}
         self._findings: dict[int, Findings] = {}
         self._notices: list[tuple[int, Notice, datetime]] = []
-        self._links: dict[int, list[Transition]] = {}
+        self._links: dict[int, list[LinkMoved]] = {}
         self._harvest: dict[int, set[tuple[int, int, str]]] = {}
         self._harvested_at = float("-inf")
 
@@ -92,7 +92,7 @@ class Ledger:
         """A link changed its state or endpoint."""
         waiting = self._links.setdefault(cluster, [])
         if len(waiting) < KEPT:
-            waiting.append(_transition(cluster, node, peer, moved, self._now()))
+            waiting.append(LinkMoved(node, peer, moved, self._now()))
         else:
             self._tally["transitions.lost"] += 1
 
@@ -231,7 +231,7 @@ class Ledger:
         for cluster in list(self._links):
             waiting = self._links[cluster]
             count = len(waiting)
-            await _try(in_thread(transitions.record_transitions, cluster, waiting[:count], self._now()), "transitions")
+            await _try(in_thread(transitions.record_links, cluster, waiting[:count], self._now()), "transitions")
             del waiting[:count]
             if not waiting:
                 del self._links[cluster]
@@ -258,20 +258,3 @@ async def _try(writing: Awaitable[object], what: str) -> None:
         raise
     except Exception:
         log.exception("not written", what=what)
-
-
-def _transition(cluster: int, node: int, peer: int, moved: Moved, at: datetime) -> Transition:
-    if moved.before == moved.after:
-        text = f"endpoint {moved.endpoint_before} → {moved.endpoint}"
-    else:
-        text = f"endpoint {moved.endpoint}" if moved.endpoint else "no endpoint"
-    return Transition(
-        cluster_id=cluster,
-        node_id=node,
-        peer_id=peer,
-        kind=Transition.Kind.LINK,
-        before=moved.before,
-        after=moved.after,
-        text=text,
-        at=at,
-    )

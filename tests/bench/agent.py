@@ -1,8 +1,9 @@
 """The agent's own size and its share of a processor, with 1,000 peers that are up, beside one with three.
 
-Both are the real process with wireguard-go, connected to a console that takes their reports at the normal pace. Sizes
-are MiB of /proc/PID/smaps_rollup once the agent is settled; shares are seconds of processor a second, of the agent with
-what it starts (nft), over windows in which both run.
+Both are the real process with wireguard-go, connected to a console that takes their reports at the normal pace. They
+are started anew in each round, and looked at after a window in which both run and nothing happens. Sizes are resident;
+shares are seconds of processor a second, of the agent with what it starts (nft), over that window. `imports`, beside
+them, is what each adds to a process that does nothing but import.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import os
 import queue
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -45,16 +45,17 @@ from tests.agent.console_double import (
     snapshot,
 )
 from tests.bench.answering import Answering
-from tests.bench.console import TICKS, CannotRun
+from tests.bench.console import CannotRun
 from tests.bench.example import MEMBERS, make_keys, make_snapshot
+from tests.bench.figures import spread
+from tests.bench.processes import memory, shares
 from tests.namespaces import Lab, Machine
 
 FEW = 3
-WINDOWS = 5
+ROUNDS = 5
 WINDOW_SECONDS = 30.0
 """The agent looks at its peers each 30 s where nothing happens."""
 UP_SECONDS = 120.0
-ROUNDS = 5
 LOCK = Path(__file__).parent.parent.parent / "requirements" / "agent.lock"
 PORT = 51820
 
@@ -67,12 +68,12 @@ IMPORTS = (
 LAUNCH = "import sys; sys.modules.update(dict.fromkeys({hidden!r})); from kubespan.agent.__main__ import main; main()"
 """An agent as it is delivered: what the developers' environment has besides is not there for it."""
 
-SHARES = """
+IMPORTING = """
 import importlib, json, sys
 sys.modules.update(dict.fromkeys({hidden!r}))
 def resident():
     with open("/proc/self/smaps_rollup") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("Rss:"))
+        return next(1024 * int(line.split()[1]) for line in file if line.startswith("Rss:"))
 sizes = dict(python=resident())
 for name in sys.argv[1:]:
     before = resident()
@@ -85,13 +86,41 @@ print(json.dumps(sizes))
 """
 
 
-def bench(peers: int = MEMBERS, windows: int = WINDOWS, window: float = WINDOW_SECONDS) -> dict[str, object]:
-    """Start both, wait until all peers are up, and look at what they use."""
+def bench(peers: int = MEMBERS, rounds: int = ROUNDS, window: float = WINDOW_SECONDS) -> dict[str, object]:
+    """Start both, wait until all peers are up, look at what they use, and do so again."""
     if os.geteuid() != 0:
         raise CannotRun("needs root: network namespaces")
     for program in ("wireguard-go", "nft"):
         if shutil.which(program) is None:
             raise CannotRun(f"{program} is not installed")
+    found: list[dict[str, float]] = []
+    imports: list[dict[str, float]] = []
+    for _ in range(rounds):
+        found.append(_measure(peers, window))
+        imports.append(_measure_imports())
+    sizes = _gather(found)
+    return {
+        "agent_mib": (whole := spread(sizes["agent"], "mib"))["mib"],
+        "agent": {
+            "peers": peers,
+            "rounds": rounds,
+            "window_seconds": window,
+            **whole,
+            "private": spread(sizes["private"], "mib"),
+            "idle": spread(sizes["share"], "share"),
+            "wireguard_idle": spread(sizes["wireguard_share"], "share"),
+            "with_few": {"peers": FEW, **spread(sizes["few"], "mib"), "idle": spread(sizes["few_share"], "share")},
+            "imports": {name: spread(column, "mib") for name, column in _gather(imports).items()},
+        },
+    }
+
+
+def _gather(rounds: Sequence[dict[str, float]]) -> dict[str, list[float]]:
+    return {name: [one[name] for one in rounds] for name in rounds[0]}
+
+
+def _measure(peers: int, window: float) -> dict[str, float]:
+    """One round: bytes, and shares of a processor."""
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kubespan-bench-")))
         lab = stack.enter_context(Lab())
@@ -99,32 +128,22 @@ def bench(peers: int = MEMBERS, windows: int = WINDOWS, window: float = WINDOW_S
         few = stack.enter_context(running(lab, "few", directory, FEW))
         many.wait_up()
         few.wait_up()
-        shares = _measure_shares((many, few), windows, window)
-        sizes = {"agent": many.memory(), "few": few.memory()}
-    return {
-        "peers": peers,
-        "agent_mib": sizes["agent"]["Rss"],
-        "agent_private_mib": sizes["agent"]["Private_Dirty"],
-        "with_few_mib": sizes["few"]["Rss"],
-        "imports_mib": measure_imports(),
-        "idle_share": shares[0],
-        "idle_share_with_few": shares[1],
-        "wireguard_share": shares[2],
-        "window_seconds": window,
-        "windows": windows,
-    }
+        used = shares([many.pid, few.pid, many.wireguard_pid()], window)
+        sizes = memory(many.pid)
+        return {
+            "agent": sizes["Rss"],
+            "private": sizes["Private_Dirty"],
+            "few": memory(few.pid)["Rss"],
+            **dict(zip(("share", "few_share", "wireguard_share"), used, strict=True)),
+        }
 
 
-def measure_imports() -> dict[str, float]:
-    """What each import adds to a fresh process' resident size, in MiB; medians."""
-    script = SHARES.format(hidden=hidden())
-    runs = [
-        msgspec.json.decode(
-            subprocess.run([sys.executable, "-c", script, *IMPORTS], capture_output=True, check=True).stdout
-        )
-        for _ in range(ROUNDS)
-    ]
-    return {name: round(statistics.median(run[name] for run in runs) / 1024, 2) for name in runs[0]}
+def _measure_imports() -> dict[str, float]:
+    """Bytes that each import adds to a fresh process' resident size, and all of them."""
+    script = IMPORTING.format(hidden=hidden())
+    done = subprocess.run([sys.executable, "-c", script, *IMPORTS], capture_output=True, check=True)
+    found: dict[str, float] = msgspec.json.decode(done.stdout)
+    return {**found, "all": sum(found.values())}
 
 
 def hidden() -> list[str]:
@@ -160,44 +179,19 @@ class Running:
         found = self.machine.run("wg", "show", "kubespan", "latest-handshakes", check=False)
         return sum(line.split()[1] != "0" for line in found.splitlines())
 
+    @property
     def pid(self) -> int:
-        # nsenter becomes what it starts: no process in between.
+        """The agent's; nsenter becomes what it starts."""
         return self.process.pid
 
     def wireguard_pid(self) -> int:
         return next(pid for pid in self.machine.processes() if _command(pid).startswith(b"wireguard-go"))
-
-    def memory(self) -> dict[str, float]:
-        """Of /proc/PID/smaps_rollup, in MiB."""
-        lines = Path(f"/proc/{self.pid()}/smaps_rollup").read_text().splitlines()[1:]
-        return {line.split()[0][:-1]: round(int(line.split()[1]) / 1024, 2) for line in lines}
 
 
 def _command(pid: int) -> bytes:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     return b""
-
-
-def used(pid: int) -> float:
-    """Seconds of processor, with those of children that have ended."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / TICKS
-
-
-def _measure_shares(agents: Sequence[Running], windows: int, window: float) -> list[dict[str, float]]:
-    pids = [*(agent.pid() for agent in agents), agents[0].wireguard_pid()]
-    columns: list[list[float]] = [[] for _ in pids]
-    for _ in range(windows):
-        started, before = time.monotonic(), [used(pid) for pid in pids]
-        time.sleep(window)
-        seconds = time.monotonic() - started
-        for pid, column, earlier in zip(pids, columns, before, strict=True):
-            column.append((used(pid) - earlier) / seconds)
-    return [
-        {"share": round(statistics.median(column), 5), "from": round(min(column), 5), "to": round(max(column), 5)}
-        for column in columns
-    ]
 
 
 @contextlib.contextmanager

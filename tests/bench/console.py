@@ -20,11 +20,11 @@ from typing import Self
 import urllib3
 
 from nodes import embedded
+from tests.bench import processes
 from tests.postgresql import PostgreSQL, find_programs
 
 ROOT = Path(__file__).parent.parent.parent
 READY_SECONDS = 60.0
-TICKS = os.sysconf("SC_CLK_TCK")
 
 PROCESSES = {
     "web": "kubespan_web.asgi:application",
@@ -36,6 +36,17 @@ PROCESSES = {
 """A word of each child's command line that no other's has."""
 
 
+LAUNCH = """
+import sys
+from nodes import supervisor
+supervisor.SETTLED_SECONDS = 0.0
+sys.argv[0] = "manage.py"
+import manage
+manage.main()
+"""
+"""`manage.py`, where a process that is killed again and again is started again as after the first time."""
+
+
 class CannotRun(Exception):
     """This machine lacks something that the benchmark needs; the text says what."""
 
@@ -44,14 +55,6 @@ def free_port() -> int:
     """A port of loopback that nobody has."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]
-
-
-def processor_seconds(pid: int) -> float:
-    """What a process has used of a processor, to the nanosecond; 0 once it has ended."""
-    try:
-        return time.clock_gettime(~pid << 3 | 2)  # the kernel's number for another process' clock (clock_getcpuclockid)
-    except OSError:
-        return 0.0
 
 
 @dataclass
@@ -108,7 +111,7 @@ class Console:
         self.log = self.directory / "console.log"
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "TERM", "--", sys.executable, str(ROOT / "manage.py"), *arguments],
+                ["setpriv", "--pdeathsig", "TERM", "--", sys.executable, "-c", LAUNCH, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -176,7 +179,7 @@ class Console:
 
     def cpu(self, name: str) -> float:
         """Seconds of processor that one of its processes has used."""
-        return processor_seconds(self.pid(name))
+        return processes.used(self.pid(name))
 
     def database_cpu(self) -> float:
         """Seconds of processor that PostgreSQL's processes have used, those included that ended."""
@@ -184,16 +187,9 @@ class Console:
             raise LookupError("SQLite has no process of its own")
         pid = self._postgresql.process.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        ended = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[13:15]
-        return sum(map(processor_seconds, [pid, *map(int, children)])) + sum(map(int, ended)) / TICKS
+        return sum(map(processes.used, [pid, *map(int, children)]))
 
-    def memory(self, name: str) -> dict[str, int]:
-        """Resident KiB of one of its processes: `rss`, and `pss`, in which what is shared counts by shares."""
-        lines = Path(f"/proc/{self.pid(name)}/smaps_rollup").read_text().splitlines()
-        values = {line.split(":")[0]: int(line.split()[1]) for line in lines[1:] if line.endswith("kB")}
-        return {"rss": values["Rss"], "pss": values["Pss"]}
-
-    def restart_web(self) -> float:
+    def kill_web(self) -> float:
         """Kill the web process outright; when it was killed. The supervisor starts it again."""
         os.kill(self.pid("web"), signal.SIGKILL)
         return time.monotonic()
@@ -214,6 +210,14 @@ class Console:
             "bench", cluster, name="bench", uses=uses, lifetime=lifetime, approval_required=False, now=now
         )
         return cluster, made[1]
+
+    def delete_cluster(self, cluster: object) -> None:
+        """Have it gone, with its nodes, so that nobody looks for them any more."""
+        from django.utils import timezone  # noqa: PLC0415
+
+        from nodes.services import clusters  # noqa: PLC0415
+
+        clusters.delete_cluster("bench", cluster, cluster.name, timezone.now())
 
     def commit(self, cluster: object) -> Commit:
         """Change one member as an operator would, so that everybody must hear of it."""
@@ -246,6 +250,18 @@ class Console:
 
         revision = revisions.current(cluster.pk)
         return [revision.epoch, revision.number]
+
+    def begun(self, cluster: object, revision: list[int]) -> float:
+        """When the console took up the change that became this revision, by CLOCK_MONOTONIC."""
+        change = cluster.changes.get(number=revision[1])
+        return change.at.timestamp() - time.time() + time.monotonic()
+
+    def frame(self, cluster: object, since: list[int]) -> bytes:
+        """What agents that hold this revision are sent."""
+        from kubespan.core.messages import Revision  # noqa: PLC0415
+        from nodes.services import revisions  # noqa: PLC0415
+
+        return revisions.frame(cluster.pk, Revision(*since)).bytes
 
     def recorded(self, cluster: object, revision: list[int]) -> int:
         """How many nodes' rows say that they applied this revision or a later one."""

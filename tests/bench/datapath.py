@@ -15,20 +15,20 @@ import json
 import os
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from operator import truediv
 from pathlib import Path
 
 from kubespan.agent.store import Settings
 from kubespan.core.messages import Snapshot
 from tests.agent.console_double import ALPHA, BRAVO, CLUSTER, SECRET, Someone, snapshot
-from tests.bench.agent import LAUNCH, hidden, make_state, used
+from tests.bench.agent import LAUNCH, hidden, make_state
 from tests.bench.console import CannotRun
+from tests.bench.figures import ratios, spread
+from tests.bench.processes import used
 from tests.namespaces import Lab, Machine
 
 ROUNDS = 11
@@ -71,30 +71,17 @@ def bench(rounds: int = ROUNDS, seconds: int = SECONDS) -> dict[str, object]:
                     rate, cost = _measure(machines, address, tunnel, seconds)
                 rates[name].append(rate)
                 costs[name].append(cost)
+    compared = {name: ratios(rates[name], rates["by_hand"]) for name in ("mesh", "forced")}
+    cost = {name: ratios(costs[name], costs["by_hand"]) for name in compared}
     return {
         "seconds": seconds,
         "rounds": rounds,
-        **{name: _spread(column) for name, column in rates.items()},
-        # Of turns that stand beside one another, so that a change of load troubles both alike.
-        **{f"{name}_ratio": _quarters(rates[name], rates["by_hand"]) for name in ("mesh", "forced")},
-        "seconds_of_processor_a_gbyte": {name: round(statistics.median(column), 2) for name, column in costs.items()},
-        "cost_ratio": max(_ratio(costs[name], costs["by_hand"]) for name in ("mesh", "forced")),
-        "ratio": min(_ratio(rates[name], rates["by_hand"]) for name in ("mesh", "forced")),
+        **{name: spread(column, "mbit_s") for name, column in rates.items()},
+        **{f"{name}_ratio": quarters for name, quarters in compared.items()},
+        "processor_a_gbyte": {name: spread(column, "seconds") for name, column in costs.items()},
+        "cost_ratio": max(middle for _, middle, _ in cost.values()),
+        "ratio": min(middle for _, middle, _ in compared.values()),
     }
-
-
-def _spread(rates: list[float]) -> dict[str, float]:
-    low, middle, high = statistics.quantiles(rates, n=4)
-    return {name: round(rate / 1e6, 1) for name, rate in (("mbit_s", middle), ("from", low), ("to", high))}
-
-
-def _quarters(ours: list[float], reference: list[float]) -> list[float]:
-    """The lower quarter, the middle and the upper quarter of the ratios."""
-    return [round(one, 3) for one in statistics.quantiles(map(truediv, ours, reference), n=4)]
-
-
-def _ratio(ours: list[float], reference: list[float]) -> float:
-    return _quarters(ours, reference)[1]
 
 
 def _settings() -> Snapshot:

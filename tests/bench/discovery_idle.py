@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable
 
 from kubespan.discovery.limits import TTL_SECONDS
-from tests.bench.console import CannotRun, processor_seconds
+from tests.bench.console import CannotRun
 from tests.bench.discovery import BARE, OURS, Sides, both
 from tests.bench.figures import ratio, spread
+from tests.bench.processes import used
 
 MACHINES = 1000
 EVERY = TTL_SECONDS / 2
@@ -32,7 +33,7 @@ def _meters(sides: Sides) -> dict[str, Callable[[], float]]:
     """Seconds of processor so far, by whose they are."""
     console = sides.console
     discovery = console.pid("discovery")
-    found = {OURS: lambda: processor_seconds(discovery), BARE: lambda: processor_seconds(sides.bare_pid)}
+    found = {OURS: lambda: used(discovery), BARE: lambda: used(sides.bare_pid)}
     return found | ({"database": console.database_cpu} if console.database == "postgresql" else {})
 
 

@@ -8,18 +8,13 @@ come after the last has the frame. Changes are a second apart, as an operator's 
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
-import threading
 import time
 
-import redis
-import urllib3
-
-from nodes.management.commands import run
 from tests.apart import allow_files
-from tests.bench.console import ROOT, Console, free_port
+from tests.bench.console import Console
 from tests.bench.figures import ratio, spread
+from tests.bench.reference import Bare
+from tests.bench.watching import Frames
 from tests.crowd import Crowd
 
 AGENTS = 1000
@@ -30,66 +25,8 @@ PAUSE = 1.0
 CONNECT_SECONDS = 60.0
 
 
-class Tap:
-    """Notes when each frame passes through Redis."""
-
-    def __init__(self, url: str, channel: str) -> None:
-        self.at: dict[int, float] = {}
-        self._client = redis.Redis.from_url(url)
-        self._pubsub = self._client.pubsub()
-        self._pubsub.subscribe(channel)
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-        self._thread.start()
-
-    def _listen(self) -> None:
-        from nodes import fanout  # noqa: PLC0415
-
-        with contextlib.suppress(redis.RedisError, OSError, ValueError):
-            for message in self._pubsub.listen():
-                if message["type"] == "message":
-                    parcel = fanout.parse_parcel(message["data"])
-                    if isinstance(parcel, fanout.News):
-                        self.at.setdefault(parcel.revision.number, time.monotonic())
-
-    def close(self) -> None:
-        """Hear no more."""
-        self._pubsub.unsubscribe()
-        self._thread.join(5)
-        self._client.close()
-
-
-@contextlib.contextmanager
-def bare_server():
-    """The reference's address, while it runs."""
-    port = free_port()
-    command = run.web("bare", "127.0.0.1", port).command
-    command = ["tests.bench.bare:application" if word == "kubespan_web.asgi:application" else word for word in command]
-    process = subprocess.Popen(["setpriv", "--pdeathsig", "TERM", "--", *command], cwd=ROOT)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                urllib3.request("POST", url, body=b"", retries=False, timeout=5)
-                break
-            except urllib3.exceptions.HTTPError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
-        yield url
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def measure(console: Console, crowd: Crowd, agents: int, rounds: int) -> dict[str, object]:
     """Both sides in turns; all agents are connected and listeners open."""
-    from django.conf import settings  # noqa: PLC0415
-
-    from kubespan.core.messages import Revision  # noqa: PLC0415
-    from nodes import fanout  # noqa: PLC0415
-    from nodes.services import revisions  # noqa: PLC0415
-
     cluster, token = console.make_cluster(agents)
     crowd.ask("set", think=[0.1, 0.3])
     crowd.ask("enrol", token=token, count=agents, at_once=16)
@@ -99,8 +36,8 @@ def measure(console: Console, crowd: Crowd, agents: int, rounds: int) -> dict[st
         raise RuntimeError(f"only {ready} of {agents} agents are connected")
     ours, bare, to_redis, to_first = [], [], [], []
     frame = b""
-    with bare_server() as url, contextlib.closing(Tap(settings.REDIS_URL, fanout.channel_name(cluster.pk))) as tap:
-        crowd.ask("listen", url=url, count=agents)
+    with Bare() as server, Frames(cluster) as frames:
+        crowd.ask("listen", url=server.url, count=agents)
         for number in range(rounds + 1):
             time.sleep(PAUSE)
             commit = console.commit(cluster)
@@ -108,16 +45,17 @@ def measure(console: Console, crowd: Crowd, agents: int, rounds: int) -> dict[st
             if heard["ready"] != agents:
                 raise RuntimeError(f"only {heard['ready']} of {agents} agents got the frame")
             time.sleep(PAUSE)
-            frame = revisions.frame(cluster.pk, Revision(*commit.since)).bytes
-            sent = urllib3.request("POST", url, body=frame, timeout=20).json()
-            got = crowd.ask("await", what="heard", number=number + 1, seconds=20)
+            frame = console.frame(cluster, commit.since)
+            sent = server.post("/", frame)
+            got = crowd.ask("await", what="heard", since=sent["started"], seconds=20)
             if sent["sockets"] != agents or got["ready"] != agents:
                 raise RuntimeError(f"the reference reached {got['ready']} of {sent['sockets']} sockets")
             if number:  # the first of each side finds nothing warm
                 ours.append(heard["last"] - commit.at)
                 bare.append(got["last"] - sent["started"])
-                to_redis.append(tap.at[commit.revision[1]] - commit.at)
-                to_first.append(heard["first"] - tap.at[commit.revision[1]])
+                through = frames.at(commit.revision[1])
+                to_redis.append(through - commit.at)
+                to_first.append(heard["first"] - through)
     return {
         "agents": agents,
         "rounds": rounds,

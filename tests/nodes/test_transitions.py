@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import msgspec
 import pytest
 
+from nodes.live import Moved
 from nodes.models import Transition
 from nodes.services import transitions
-from tests.factories import NOW, make_cluster
+from tests.factories import NOW, fill, make_cluster
 
 pytestmark = pytest.mark.django_db
 
@@ -26,6 +28,25 @@ def test_what_is_beyond_a_minutes_number_is_one_row_that_counts():
     assert Transition.objects.filter(kind="link").count() == transitions.TRANSITIONS_A_MINUTE
     assert Transition.objects.get(kind="capped").count == 999
     assert transitions.record_transitions(cluster.pk, rows(3), NOW + timedelta(seconds=60)) == 3
+
+
+def test_links_are_rows_as_far_as_they_are_kept():
+    one, other = fill(make_cluster(), 2)
+    opened = Moved(member=1, before="unknown", after="up", endpoint_before="", endpoint="192.0.2.1:51820")
+    roamed = msgspec.structs.replace(opened, before="up", endpoint_before="192.0.2.2:51820")
+    closed = msgspec.structs.replace(opened, before="up", after="down", endpoint="")
+    room = transitions.TRANSITIONS_A_MINUTE - 3
+    transitions.record_transitions(one.cluster_id, rows(room), NOW - timedelta(seconds=NOW.second))
+    links = [transitions.LinkMoved(one.pk, other.pk, moved, NOW) for moved in (opened, roamed, closed, opened)]
+
+    assert transitions.record_links(one.cluster_id, links, NOW) == 3
+    kept = Transition.objects.filter(node=one, peer=other, cluster=one.cluster, kind="link", at=NOW).order_by("pk")
+    assert [(row.before, row.after, row.text) for row in kept] == [
+        ("unknown", "up", "endpoint 192.0.2.1:51820"),
+        ("up", "up", "endpoint 192.0.2.2:51820 → 192.0.2.1:51820"),
+        ("up", "down", "no endpoint"),
+    ]
+    assert Transition.objects.get(kind="capped").count == 1
 
 
 def test_one_clusters_storm_is_not_anothers():

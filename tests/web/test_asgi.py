@@ -11,8 +11,9 @@ from django.conf import settings
 
 from kubespan.core.messages import AGENT_PATH, ENROL_PATH, EnrolReply, Refusal, dump, parse_body
 from kubespan_web import asgi
+from nodes import counters
 from nodes.agents import rows
-from nodes.agents.rows import in_thread
+from nodes.agents.rows import at_door, in_thread
 from tests.factories import Machine
 from tests.players import make_cluster
 
@@ -88,6 +89,32 @@ async def test_enrolments_use_few_threads_that_last():
     assert [status for status, _, _ in answers] == [200] * 20
     assert {parse_body(body, EnrolReply).status for _, _, body in answers} == {"approved"}
     assert len([thread for thread in threading.enumerate() if thread.ident not in before]) <= rows.DOORS
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_an_enrolment_that_nobody_waits_for_is_let_go(valkey):
+    """While one is answered two more come, and one of them gives up: it uses nothing of the token."""
+    cluster, _, token = await in_thread(make_cluster, 0)
+    begun, held = threading.Event(), threading.Event()
+
+    def hold():
+        begun.set()
+        held.wait(10)
+
+    holding = asyncio.create_task(at_door(hold))
+    await asyncio.to_thread(begun.wait, 10)
+    stays = asyncio.create_task(post(dump(Machine("stays").request(token))))
+    gives_up = ApplicationCommunicator(asgi.application, http(ENROL_PATH, method="POST"))
+    await gives_up.send_input({"type": "http.request", "body": dump(Machine("gives-up").request(token))})
+    await gives_up.send_input({"type": "http.disconnect"})
+    assert await gives_up.receive_nothing(), "it is answered before its turn"
+    held.set()
+    await holding
+    assert (await stays)[0] == 200
+    await gives_up.wait()
+    assert gives_up.output_queue.empty()
+    assert [node.name for node in await in_thread(list, cluster.nodes.all())] == ["stays"]
+    assert (await in_thread(counters.read_counters))["enrol.gone"] == 1
 
 
 @pytest.mark.parametrize(
