@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
 from typing import TypeVar
 
-from kubespan.core.cluster import Purpose, is_ula
+from kubespan.core.cluster import Purpose, is_kubespan_ula, is_ula
 from kubespan.core.endpoint import (
     LISTEN_PORT,
     AddressFilter,
@@ -133,6 +133,12 @@ def to_member(affiliate: Affiliate, index: int) -> Member:
         machine_type=affiliate.machine_type,
         operating_system=affiliate.operating_system,
     )
+
+
+def is_observable(address: IPAddress) -> bool:
+    """Whether an address at which somebody sees a machine can be an endpoint of it."""
+    useless = address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified
+    return not useless and not is_kubespan_ula(address)
 
 
 def advertise_endpoints(

@@ -10,21 +10,18 @@ import asyncio
 import os
 import random
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
-from pathlib import Path
-from typing import Any
 
-import grpc
-import grpc.aio
 import structlog
 
 from kubespan.core.affiliate import Affiliate
-from kubespan.core.endpoint import Endpoint, IPAddress, parse_address
+from kubespan.core.endpoint import MAX_PORT, Endpoint, IPAddress, parse_address
 from kubespan.discovery import service
-from kubespan.discovery.limits import TTL_SECONDS
+from kubespan.discovery.calls import CallError, Connection, Dial, connect
+from kubespan.discovery.limits import AFFILIATES, TTL_SECONDS
 from kubespan.discovery.proto import cluster_pb2 as proto
 from kubespan.discovery.sealing import (
     NONCE_BYTES,
@@ -48,10 +45,11 @@ BACKOFF_MOST = 60.0
 BACKOFF_SPREAD = 0.5
 """Seconds, and the part by which a wait may be shorter or longer."""
 
+DEFEND_SECONDS = 15.0
+"""Until this machine publishes itself again where somebody has deleted it or written over it, who may go on with it."""
+
 SHORTEST_PING = 10.0
-PING_TIMEOUT = 20.0
-MESSAGE_BYTES = 8 * 1024 * 1024
-"""A snapshot has some 4.3 MB at most; other services send it whole."""
+"""Seconds; else a tenth of the time to live."""
 
 
 def backoff(attempt: int, chance: float) -> float:
@@ -70,6 +68,29 @@ class Place:
     """Plain HTTP/2: for an endpoint whose address begins with `http://`."""
     roots: bytes | None = None
     """The certificates to trust, PEM; the machine's own where there are none."""
+    pinned: ssl.SSLContext | None = field(default=None, repr=False)
+    """What to check the service by instead."""
+
+    def split(self) -> tuple[str, int]:
+        """Host and port. Raises ValueError, for a service may have sent us there."""
+        host, colon, port = self.endpoint.rpartition(":")
+        if not (host and colon and port.isascii() and port.isdigit() and 0 < int(port) <= MAX_PORT):
+            raise ValueError(f"{self.endpoint[:64]!r} is not host:port")
+        return host.strip("[]"), int(port)
+
+    def tls(self) -> ssl.SSLContext | None:
+        """By what TLS to connect; none for plain HTTP/2."""
+        if self.insecure:
+            return None
+        context = self.pinned
+        if context is None:
+            context = ssl.create_default_context(cadata=None if self.roots is None else self.roots.decode())
+            # As Go checks, and Talos with it: a certificate that is trusted itself needs no other above it.
+            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+            context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["h2"])
+        return context
 
 
 @dataclass(slots=True)
@@ -79,11 +100,13 @@ class Known:
     own_id: str
     secret: bytes = field(repr=False)
     affiliates: dict[str, Affiliate] = field(default_factory=dict)
-    """By the id under which each is published; who it is, `node_id` inside says, which cannot be forged."""
+    """By the id under which each is published, which is the `node_id` inside, that cannot be forged."""
     strange: set[str] = field(default_factory=set)
     """Ids whose data another secret sealed, or somebody changed."""
+    own: bytes = b""
+    """What is listed under this machine's own id; nothing where somebody has deleted it."""
     damaged: set[str] = field(default_factory=set)
-    """Ids whose data, or an endpoint of which, cannot be."""
+    """Ids whose data, or an endpoint of which, cannot be; and those under which another's data was replayed."""
 
     @property
     def wrong_secret(self) -> bool:
@@ -93,17 +116,24 @@ class Known:
     def take(self, response: proto.WatchResponse, *, first: bool) -> None:
         """Take a message of the watch; what cannot be read is left out, and noted."""
         if first:
+            self.own = b""
             self.affiliates.clear()
             self.strange.clear()
             self.damaged.clear()
         for sealed in response.affiliates:
             if sealed.id == self.own_id:
+                self.own = b"" if response.deleted else sealed.data
                 continue
             if response.deleted:
                 self.affiliates.pop(sealed.id, None)
                 self._clear(sealed.id)
-            elif sealed.data:
+            elif sealed.data and self._has_room(sealed.id):
                 self._open(sealed)
+
+    def _has_room(self, affiliate_id: str) -> bool:
+        """Whether a service may list this one too: one that lists ever more must not fill this machine's memory."""
+        listed = (self.affiliates, self.strange, self.damaged)
+        return any(affiliate_id in one for one in listed) or sum(map(len, listed)) < AFFILIATES
 
     def _open(self, sealed: proto.Affiliate) -> None:
         self._clear(sealed.id)
@@ -113,6 +143,9 @@ class Known:
             self.strange.add(sealed.id)
             return
         except Damaged:
+            self.damaged.add(sealed.id)
+            return
+        if affiliate.node_id != sealed.id:
             self.damaged.add(sealed.id)
             return
         self.affiliates[sealed.id] = replace(affiliate, endpoints=tuple(self._endpoints(sealed)))
@@ -152,6 +185,9 @@ class Client:
         news: Callable[[], None],
         ttl: float = TTL_SECONDS,
         chance: Callable[[], float] = random.random,
+        dial: Dial | None = None,
+        explain: Callable[[OSError], str] = str,
+        defend: float = DEFEND_SECONDS,
     ) -> None:
         self.known = Known(affiliate_id, secret)
         self.public_address: IPAddress | None = None
@@ -166,10 +202,14 @@ class Client:
         self._news = news
         self._ttl = ttl
         self._chance = chance
+        self._dial = dial
+        self._explain = explain
+        self._patience = defend
         self._publication: _Publication | None = None
         self._published: tuple[Affiliate, tuple[Endpoint, ...], dict[str, tuple[Endpoint, ...]]] | None = None
         self._withdrawn = False
         self._changed = asyncio.Event()
+        self._contested = asyncio.Event()
         self._attempt = 0
 
     @property
@@ -208,17 +248,31 @@ class Client:
             self._attempt += 1
             try:
                 await self._connection()
-            except grpc.aio.AioRpcError as error:
-                self._left(f"{error.details()} ({error.code().name})")
-            except (OSError, TimeoutError, ValueError) as error:
-                self._left(str(error) or "it does not answer in time")
+            except (CallError, OSError, ValueError) as error:
+                self._left(self._sentence(error))
+            except Exception as error:
+                log.exception("talking to the discovery service failed")
+                self._left(f"a fault of this program: {type(error).__name__}")
             else:
                 self._left("the service ended the watch")
+
+    async def leave(self) -> None:
+        """Have this machine forgotten now, by a connection of its own. Raises CallError, OSError and ValueError."""
+        async with self._connect() as connection:
+            await self._delete(connection)
 
     def _left(self, fault: str) -> None:
         if fault != self.fault:
             log.warning("no connection to the discovery service", endpoint=self.endpoint, reason=fault)
-        self.fault = fault
+            self.fault = fault
+            self._news()
+
+    def _sentence(self, error: Exception) -> str:
+        if isinstance(error, TimeoutError):
+            return "the service does not answer in time"
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return f"the service shows a certificate that is not trusted: {error.verify_message}"
+        return self._explain(error) if isinstance(error, OSError) else str(error)
 
     def _seal(self, affiliate: Affiliate) -> bytes:
         return seal_affiliate(affiliate, self._secret, os.urandom(NONCE_BYTES))
@@ -228,62 +282,69 @@ class Client:
 
     async def _connection(self) -> None:
         """One connection: hello, and a watch with pushes beside it."""
-        async with self._channel() as channel:
-            calls = _Calls(channel)
-            if await self._hello(calls):
+        async with self._connect() as connection:
+            if await self._hello(connection):
                 return
-            watch = calls.watch(proto.WatchRequest(cluster_id=self._cluster_id))
-            tasks = [asyncio.create_task(self._listen(watch)), asyncio.create_task(self._push_always(calls))]
+            work = (self._listen(connection), self._push_always(connection), self._defend())
+            tasks = [asyncio.create_task(part) for part in work]
             try:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                watch.cancel()
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
             for task in done:
                 task.result()
 
-    @asynccontextmanager
-    async def _channel(self) -> AsyncIterator[grpc.aio.Channel]:
-        place = self._place
-        options = (
-            ("grpc.keepalive_time_ms", int(1000 * max(SHORTEST_PING, self._ttl / 10))),
-            ("grpc.keepalive_timeout_ms", int(1000 * PING_TIMEOUT)),
-            ("grpc.max_receive_message_length", MESSAGE_BYTES),
-        )
-        if place.insecure:
-            channel = grpc.aio.insecure_channel(place.endpoint, options=options)
-        else:
-            roots = place.roots if place.roots is not None else system_roots()
-            channel = grpc.aio.secure_channel(place.endpoint, grpc.ssl_channel_credentials(roots), options=options)
-        async with channel:
-            yield channel
+    def _connect(self) -> AbstractAsyncContextManager[Connection]:
+        host, port = self._place.split()
+        ping_every = max(SHORTEST_PING, self._ttl / 10)
+        return connect(host, port, tls=self._place.tls(), ping_every=ping_every, dial=self._dial, seconds=HELLO_SECONDS)
 
-    async def _hello(self, calls: _Calls) -> bool:
+    async def _hello(self, connection: Connection) -> bool:
         """Say hello; whether the service sends us elsewhere."""
         request = proto.HelloRequest(cluster_id=self._cluster_id, client_version=self._version)
-        response = await calls.hello(request, timeout=HELLO_SECONDS)
+        response = proto.HelloResponse.FromString(
+            await connection.call(service.HELLO, request.SerializeToString(), HELLO_SECONDS)
+        )
         if response.redirect.endpoint:
-            log.info("the discovery service sends us elsewhere", endpoint=response.redirect.endpoint)
-            self._place = replace(self._place, endpoint=response.redirect.endpoint)
+            elsewhere = replace(self._place, endpoint=response.redirect.endpoint)
+            elsewhere.split()
+            log.info("the discovery service sends us elsewhere", endpoint=elsewhere.endpoint)
+            self._place = elsewhere
             return True
         self.public_address = _read_address(response.client_ip)
         return False
 
-    async def _listen(self, watch: Any) -> None:
+    async def _listen(self, connection: Connection) -> None:
         first = True
-        async for response in watch:
-            self.known.take(response, first=first)
-            first = False
-            self.fault = ""
-            self._news()
+        request = proto.WatchRequest(cluster_id=self._cluster_id).SerializeToString()
+        async with aclosing(connection.stream(service.WATCH, request)) as answers:
+            async for answer in answers:
+                self.known.take(proto.WatchResponse.FromString(answer), first=first)
+                first = False
+                if self._is_contested():
+                    self._contested.set()
+                self.fault = ""
+                self._news()
 
-    async def _push_always(self, calls: _Calls) -> None:
+    def _is_contested(self) -> bool:
+        return self._publication is not None and self.known.own != self._publication.data
+
+    async def _defend(self) -> None:
+        """Publish anew what somebody else has done away with; what only has not come back to us yet, has by then."""
+        while True:
+            await self._contested.wait()
+            await asyncio.sleep(self._patience)
+            self._contested.clear()
+            if self._is_contested():
+                self._changed.set()
+
+    async def _push_always(self, connection: Connection) -> None:
         while True:
             self._changed.clear()
             async with asyncio.timeout(PUSH_SECONDS):
-                await self._push(calls)
+                await self._push(connection)
             self._attempt = 0
             try:
                 async with asyncio.timeout(self._ttl / 2):
@@ -291,18 +352,20 @@ class Client:
             except TimeoutError:
                 continue
 
-    async def _push(self, calls: _Calls) -> None:
+    async def _push(self, connection: Connection) -> None:
         if self._withdrawn:
-            await calls.delete(
-                proto.AffiliateDeleteRequest(cluster_id=self._cluster_id, affiliate_id=self._affiliate_id)
-            )
+            await self._delete(connection)
         if (publication := self._publication) is None:
             return
         own = self._update(self._affiliate_id, publication.endpoints)
         own.affiliate_data = publication.data
-        await calls.update(own)
-        for affiliate_id, endpoints in publication.others:
-            await calls.update(self._update(affiliate_id, endpoints))
+        updates = [own, *(self._update(one, endpoints) for one, endpoints in publication.others)]
+        for update in updates:
+            await connection.call(service.AFFILIATE_UPDATE, update.SerializeToString(), PUSH_SECONDS)
+
+    async def _delete(self, connection: Connection) -> None:
+        request = proto.AffiliateDeleteRequest(cluster_id=self._cluster_id, affiliate_id=self._affiliate_id)
+        await connection.call(service.AFFILIATE_DELETE, request.SerializeToString(), PUSH_SECONDS)
 
     def _update(self, affiliate_id: str, endpoints: tuple[bytes, ...]) -> proto.AffiliateUpdateRequest:
         request = proto.AffiliateUpdateRequest(
@@ -312,38 +375,6 @@ class Client:
         return request
 
 
-class _Calls:
-    """The service's calls on one channel."""
-
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self.hello = channel.unary_unary(
-            service.HELLO, proto.HelloRequest.SerializeToString, proto.HelloResponse.FromString
-        )
-        self.update = channel.unary_unary(
-            service.AFFILIATE_UPDATE,
-            proto.AffiliateUpdateRequest.SerializeToString,
-            proto.AffiliateUpdateResponse.FromString,
-        )
-        self.delete = channel.unary_unary(
-            service.AFFILIATE_DELETE,
-            proto.AffiliateDeleteRequest.SerializeToString,
-            proto.AffiliateDeleteResponse.FromString,
-        )
-        self.watch = channel.unary_stream(
-            service.WATCH, proto.WatchRequest.SerializeToString, proto.WatchResponse.FromString
-        )
-
-
 def _read_address(raw: bytes) -> IPAddress | None:
     """An address of 4 or 16 bytes; anything else is none (spec §7, 5)."""
     return parse_address(str(ip_address(raw))) if len(raw) in {4, 16} else None
-
-
-def system_roots() -> bytes | None:
-    """The certificates that this machine trusts, PEM; gRPC's own list where the machine has no file of them."""
-    paths = ssl.get_default_verify_paths()
-    file = paths.cafile or paths.openssl_cafile
-    try:
-        return Path(file).read_bytes()
-    except OSError:
-        return None

@@ -18,6 +18,7 @@ from django.conf import settings
 from django.db.models import Q, QuerySet, TextField
 from django.db.models.functions import Cast
 
+from kubespan.core import text as texts
 from kubespan.core.cluster import is_kubespan_ula, ula_prefix
 from kubespan.core.endpoint import IPAddress, IPNetwork, parse_address, parse_network
 from nodes.models import Candidate, Cluster, Node
@@ -41,6 +42,9 @@ FORBIDDEN_RANGES: tuple[tuple[IPNetwork, str], ...] = (
     (ip_network("255.255.255.255/32"), "broadcast"),
 )
 
+printable = texts.printable
+"""For what machines say of themselves."""
+
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
@@ -62,11 +66,6 @@ class Verdict:
     networks: list[str]
     refused: list[dict[str, str]]
     """Each with `kind` (address, network, limit), `claim` and `reason`."""
-
-
-def printable(text: str, limit: int = 256) -> str:
-    """What may be kept of a text that a machine sent: no control characters (some databases refuse them), no novels."""
-    return "".join(character for character in text if character.isprintable())[:limit]
 
 
 def judge(

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from ipaddress import IPv6Address, ip_address
 
-from kubespan.core.affiliate import advertise_endpoints
-from kubespan.core.cluster import is_kubespan_ula
+from kubespan.core.affiliate import advertise_endpoints, is_observable
 from kubespan.core.endpoint import AddressFilter, Endpoint, IPAddress
 from kubespan.core.options import ClusterOptions
 from nodes.models import Candidate, Node
@@ -19,12 +18,6 @@ HARVEST_LIMIT = 64
 
 Source = Candidate.Source
 Wanted = list[tuple[str, Candidate.Source]]
-
-
-def is_observable(address: IPAddress) -> bool:
-    """Whether an address that we or a neighbour see a node at can be an endpoint of it."""
-    useless = address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified
-    return not useless and not is_kubespan_ula(address)
 
 
 def list_candidates(node: Node, options: ClusterOptions, harvested: Iterable[str]) -> Wanted:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import socket
 from dataclasses import replace
+from datetime import UTC, datetime
 from ipaddress import ip_address
 
 import pytest
@@ -13,10 +15,14 @@ import pytest
 from kubespan.core.affiliate import Affiliate
 from kubespan.core.endpoint import Endpoint
 from kubespan.discovery.client import BACKOFF_MOST, Client, Known, Place, backoff
+from kubespan.discovery.limits import AFFILIATES
 from kubespan.discovery.proto import cluster_pb2 as proto
 from kubespan.discovery.registry import MemoryRegistry
 from kubespan.discovery.sealing import seal_affiliate, seal_endpoint
 from kubespan.discovery.server import Manners, Service, serve
+from kubespan.discovery.state import Update
+from nodes import certificates
+from nodes.discovery.tls import CertificateFiles
 
 SECRET = base64.b64decode("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")
 OTHER_SECRET = bytes(32)
@@ -32,11 +38,11 @@ def machine(node_id):
 class Machine:
     """A client that runs, and what was heard of."""
 
-    def __init__(self, port, node_id, secret=SECRET, ttl=1800.0):
+    def __init__(self, port, node_id, secret=SECRET, ttl=1800.0, place=None, **other):
         self.news = asyncio.Event()
         self.client = Client(
-            Place(f"127.0.0.1:{port}", insecure=True), cluster_id="c", affiliate_id=node_id, secret=secret,
-            version="v1.2.3", news=self.news.set, ttl=ttl, chance=lambda: 0.0,
+            place or Place(f"127.0.0.1:{port}", insecure=True), cluster_id="c", affiliate_id=node_id, secret=secret,
+            version="v1.2.3", news=self.news.set, ttl=ttl, chance=lambda: 0.0, **other,
         )  # fmt: skip
 
     async def until(self, true):
@@ -62,9 +68,9 @@ async def machines(*given):
 
 
 @contextlib.asynccontextmanager
-async def listening(registry=None, port=0, **manners):
+async def listening(registry=None, port=0, credentials=None, **manners):
     service = Service(registry or MemoryRegistry(gather=0.01), Manners(rate=1e6, burst=10**6, **manners))
-    server, port = await serve(service, f"127.0.0.1:{port}")
+    server, port = await serve(service, f"127.0.0.1:{port}", credentials)
     try:
         yield port
     finally:
@@ -177,6 +183,86 @@ async def test_a_wrong_secret_is_told():
         assert two.client.known.strange == {"one"}
 
 
+async def test_who_leaves_is_forgotten_at_once():
+    async with listening() as port, machines(Machine(port, "one"), Machine(port, "two")) as (one, two):
+        two.client.publish(machine("two"), [])
+        await one.until(lambda client: names(client) == ["two"])
+        await Machine(port, "two").client.leave()
+        await one.until(lambda client: names(client) == [])
+
+
+@pytest.mark.parametrize(
+    "interfere",
+    [
+        pytest.param(lambda registry: registry.delete("c", "one"), id="deleted"),
+        pytest.param(lambda registry: registry.update("c", Update("one", b"x" * 40, (), 1800.0)), id="written over"),
+    ],
+)
+async def test_who_is_done_away_with_by_somebody_else_publishes_itself_again(interfere):
+    registry = MemoryRegistry(gather=0.01)
+    async with listening(registry) as port, machines(
+        Machine(port, "one", defend=0.05), Machine(port, "two")
+    ) as (one, two):  # fmt: skip
+        one.client.publish(machine("one"), [AT])
+        await two.until(lambda client: names(client) == ["one"])
+        before = registry.clusters["c"][0].affiliates["one"].data
+        await interfere(registry)
+        async with asyncio.timeout(PATIENCE):
+            while (now := registry.clusters["c"][0].affiliates.get("one")) is None or now.data != before:
+                await asyncio.sleep(0.02)
+        await two.until(lambda client: names(client) == ["one"] and client.known.strange == set())
+
+
+async def test_a_machine_brings_its_own_way_to_connect():
+    asked = []
+
+    async def dial(host, port):
+        asked.append((host, port))
+        made = socket.create_connection((host, port))
+        made.setblocking(False)
+        return made
+
+    async with listening() as port, machines(Machine(port, "one", dial=dial)) as (one,):
+        await one.until(lambda client: client.fault == "")
+    assert asked == [("127.0.0.1", port)]
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    return certificates.ensure(tmp_path, ["127.0.0.1"], datetime.now(UTC))
+
+
+def by_tls(certificate):
+    return CertificateFiles(certificate.certificate, certificate.key).credentials()
+
+
+async def test_by_tls_with_a_root_of_its_own(certificate):
+    async with listening(credentials=by_tls(certificate)) as port:
+        place = Place(f"127.0.0.1:{port}", roots=certificate.certificate.read_bytes())
+        async with machines(Machine(port, "one", place=place)) as (one,):
+            await one.until(lambda client: client.fault == "")
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        pytest.param({}, "certificate that is not trusted: self-signed certificate", id="not trusted here"),
+        pytest.param({"insecure": True}, "the service closed the connection", id="plain, where TLS is meant"),
+        pytest.param({"endpoint": "localhost"}, "'localhost' is not host:port", id="no port"),
+    ],
+)
+async def test_why_there_is_no_connection(certificate, given, sentence):
+    async with listening(credentials=by_tls(certificate)) as port:
+        place = Place(**{"endpoint": f"127.0.0.1:{port}"} | given)
+        async with machines(Machine(port, "one", place=place)) as (one,):
+            await one.until(lambda client: sentence in client.fault)
+
+
+async def test_tls_where_there_is_none():
+    async with listening() as port, machines(Machine(port, "one", place=Place(f"127.0.0.1:{port}"))) as (one,):
+        await one.until(lambda client: "WRONG_VERSION_NUMBER" in client.fault)
+
+
 @pytest.mark.parametrize("size", [5, 15, 50])
 @pytest.mark.timeout(300)
 async def test_many_see_all_others_with_what_their_neighbours_saw(size):
@@ -225,6 +311,25 @@ def test_what_cannot_be_read_harms_nothing_else():
     assert (known.strange, known.wrong_secret) == ({"one"}, False)
     known.take(proto.WatchResponse(affiliates=[proto.Affiliate(id="one")], deleted=True), first=False)
     assert known.strange == set()
+
+
+def test_what_is_listed_under_another_id_is_a_replay():
+    known = Known("me", SECRET)
+    blob = sealed("one")
+    blob.id = "two"
+    known.take(proto.WatchResponse(affiliates=[blob]), first=True)
+    assert (known.affiliates, known.damaged) == ({}, {"two"})
+
+
+@pytest.mark.parametrize("secret", [SECRET, OTHER_SECRET], ids=["that open", "that do not"])
+def test_a_service_that_lists_ever_more_fills_no_memory(secret):
+    known = Known("me", SECRET)
+    for start in range(0, 3000, 100):
+        many = [sealed(f"m{number}", secret, endpoints=()) for number in range(start, start + 100)]
+        known.take(proto.WatchResponse(affiliates=many), first=start == 0)
+    assert len(known.affiliates) + len(known.strange) == AFFILIATES
+    known.take(proto.WatchResponse(affiliates=[sealed("m1")]), first=False)
+    assert known.affiliates["m1"].endpoints == (AT,)  # who is known is still heard
 
 
 def test_waits_grow_and_differ():
