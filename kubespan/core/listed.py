@@ -68,16 +68,19 @@ def tidy(affiliate: Affiliate, prefix: IPv6Network) -> Affiliate | None:
     )
 
 
-def further_endpoints(named: Iterable[Affiliate], listed: Mapping[str, Affiliate]) -> dict[str, tuple[Endpoint, ...]]:
-    """Give what discovery knows besides of those that were named, by public key; of nobody else, and nothing else."""
-    found = {}
+def add_endpoints(named: Iterable[Affiliate], listed: Mapping[str, Affiliate]) -> list[Affiliate]:
+    """Add the endpoints that discovery lists, behind those that were named, and nothing else of it.
+
+    Whose key is another one there is somebody else, or somebody who says so.
+    """
+    found = []
     for one in named:
         other = listed.get(one.node_id)
-        if other is None or not one.public_key or other.public_key != one.public_key:
-            continue
-        further = tuple(endpoint for endpoint in other.endpoints if endpoint not in one.endpoints)
-        if further:
-            found[one.public_key] = further
+        if other is not None and one.public_key and other.public_key == one.public_key:
+            further = (endpoint for endpoint in other.endpoints if endpoint not in one.endpoints)
+            found.append(replace(one, endpoints=(*one.endpoints, *further)))
+        else:
+            found.append(one)
     return found
 
 
