@@ -40,6 +40,7 @@ TRUSTED_PROXIES = networks("TRUSTED_PROXIES")  # whose X-Forwarded-* are believe
 DISCOVERY_SERVE = choice("DISCOVERY_SERVE", "known", "all")  # clusters of this console, or `all`
 DISCOVERY_CLUSTERS = number("DISCOVERY_CLUSTERS", 10_000)  # the most, where any are served
 DISCOVERY_AFFILIATES = number("DISCOVERY_AFFILIATES", 100_000)  # the most over all clusters, of at most 5 KB each
+DISCOVERY_URL = env("DISCOVERY_URL", "")  # where machines find discovery; agents ask there while the console is away
 DISCOVERY_REDIRECT = env("DISCOVERY_REDIRECT", "")  # host:port that every client is sent to instead
 DEBUG = flag("KUBESPAN_DEBUG")
 SECURE = KUBESPAN_URL.startswith("https:")

@@ -173,6 +173,8 @@ class Welcome(_Message, frozen=True, omit_defaults=True):
     cluster_name: str = ""
     address: str = ""
     """The node's KubeSpan address, likewise."""
+    discovery: str = ""
+    """The URL of the discovery service that knows the cluster, since version 2; empty where there is none."""
 
 
 class ClusterSecret(_Message, frozen=True):

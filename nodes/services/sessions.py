@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import Count, F, Q
 from msgspec.structs import replace
@@ -142,6 +143,7 @@ def _describe(node: Node, session: str, holding: rotation.Holding, now: datetime
         welcome = replace(welcome, status="approved", index=node.index, frame_limit=frame_limit(members))
     if approved and version >= SILENT_VERSION:  # what a machine was not told while it waited
         welcome = replace(welcome, cluster_id=cluster.cluster_id, cluster_name=cluster.name, address=node.address)
+        welcome = replace(welcome, discovery=settings.DISCOVERY_URL)
     return Session(
         id=session,
         node_pk=node.pk,

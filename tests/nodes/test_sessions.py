@@ -39,6 +39,20 @@ def test_a_challenge_is_used_once():
     assert one.versions == VERSIONS
 
 
+@pytest.mark.parametrize(
+    ("version", "approval", "told"),
+    [
+        pytest.param(2, False, "https://discovery.example:3000", id="a member"),
+        pytest.param(1, False, "", id="one whose version does not know of it"),
+        pytest.param(2, True, "", id="one that waits for a yes"),
+    ],
+)
+def test_who_is_told_where_discovery_is(settings, version, approval, told):
+    settings.DISCOVERY_URL = "https://discovery.example:3000"
+    enrolled = Enrolled(make_cluster(), approval_required=approval)
+    assert enrolled.open(version=version).welcome.discovery == told
+
+
 def test_an_approved_node_gets_its_place_and_the_sealed_secret():
     cluster = make_cluster()
     enrolled = Enrolled(cluster)
