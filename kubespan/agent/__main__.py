@@ -10,61 +10,51 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 import msgspec
 
 from kubespan import __version__
 from kubespan.agent.allocation import spare_memory
+from kubespan.agent.cli import (
+    DATA_PLANES,
+    check_first,
+    load_start,
+    or_fail,
+    parse_networks,
+    read_file,
+    state_dir_option,
+)
 from kubespan.agent.enrol import EnrolError, Wish, enrol
 from kubespan.agent.fetch import UpgradeError, ask_release, fetch, way_to
-from kubespan.agent.home import Home, HomeError, default_directory, find_home, start_again
+from kubespan.agent.home import Home, default_directory, find_home, start_again
+from kubespan.agent.join_command import discovery_of, join_by_environment, join_command
 from kubespan.agent.kernel import KernelError
 from kubespan.agent.logs import set_up_logs
 from kubespan.agent.preflight.facts import Mine
-from kubespan.agent.preflight.said import refuse, refusing, write_json, write_table
+from kubespan.agent.preflight.said import refusing, write_json, write_table
 from kubespan.agent.publish import Condition
+from kubespan.agent.registries import Standing
 from kubespan.agent.store import DEFAULT_STATE_DIR, RESOURCES, STATUS, Busy, Damaged, Enrolment, Store, StoreError
 from kubespan.agent.trust import TrustError, parse_pin
-from kubespan.agent.uninstall import LOG, StillRunning, stop, uninstall
-from kubespan.agent.units import EXIT_REMOVED, EXIT_SETUP, FINAL_STATUSES, RUNNING, UnitError, install
-from kubespan.core.endpoint import LISTEN_PORT, MAX_PORT, parse_network
+from kubespan.agent.uninstall import LOG, stop, uninstall
+from kubespan.agent.units import EXIT_REMOVED, EXIT_SETUP, FINAL_STATUSES, RUNNING, install
+from kubespan.core.endpoint import LISTEN_PORT, MAX_PORT
 from kubespan.core.messages import EnrolReply, Upgrade
 from kubespan.core.release import may_follow
-from kubespan.core.resources import PEER_STATUSES, Resource, parse, resolve
+from kubespan.core.resources import PEER_STATUSES, Resource, parse, resolve, rfc3339
 from kubespan.ctl.output import FORMS, Form, render
 
 TOKEN_VARIABLE = "KUBESPAN_TOKEN"  # noqa: S105 - the variable's name
-DATA_PLANES = ("auto", "kernel", "userspace")
-
-Result = TypeVar("Result")
-
-state_dir_option = click.option(
-    "--state-dir",
-    "store",
-    metavar="DIRECTORY",
-    default=lambda: os.environ.get("KUBESPAN_STATE_DIR", DEFAULT_STATE_DIR),
-    show_default=DEFAULT_STATE_DIR,
-    callback=lambda _context, _parameter, value: Store(Path(value)),
-    help="Where identity and settings are kept; or KUBESPAN_STATE_DIR.",
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Mesh this machine with the others of its cluster, by WireGuard."""
     set_up_logs()
-
-
-def _networks(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    try:
-        return tuple(str(parse_network(value)) for value in values)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
 
 
 def _pin(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
@@ -93,7 +83,12 @@ def _pin(_context: click.Context, _parameter: click.Parameter, value: str) -> st
     "--data-plane", default="auto", show_default=True, type=click.Choice(DATA_PLANES), help="Who does WireGuard."
 )
 @click.option(
-    "--advertise", "networks", multiple=True, callback=_networks, metavar="CIDR", help="A network behind this machine."
+    "--advertise",
+    "networks",
+    multiple=True,
+    callback=parse_networks,
+    metavar="CIDR",
+    help="A network behind this machine.",
 )
 @click.option(
     "--exempt-port",
@@ -140,20 +135,11 @@ def enrol_command(
         networks=networks,
         exempt_ports=exempt_ports,
     )
-    _check_first(store, Mine(listen_port=listen_port, data_plane=data_plane), ignore)
-    reply = _or_fail(lambda: enrol(store, wish, asyncio.run(_start().read_machine())))
+    check_first(store, Mine(listen_port=listen_port, data_plane=data_plane), ignore)
+    reply = or_fail(lambda: enrol(store, wish, asyncio.run(load_start().read_machine())))
     running = store.is_locked()
     _tell(reply, networks=networks, running=running)
     _tell_rerouting(store, reply, running=running)
-
-
-def _check_first(store: Store, mine: Mine, ignore: tuple[str, ...]) -> None:
-    """Say what is found on this machine, and end where that would stop the mesh: nothing has been changed so far."""
-    found = _or_fail(lambda: asyncio.run(_start().check_machine(store, mine)))
-    if found:
-        click.echo(write_table(found), nl=False, err=True)
-    if blocking := refusing(found, ignore):
-        raise click.ClickException(refuse(blocking))
 
 
 def _tell_rerouting(store: Store, reply: EnrolReply, *, running: bool) -> None:
@@ -167,12 +153,12 @@ def _tell_rerouting(store: Store, reply: EnrolReply, *, running: bool) -> None:
     if running:
         return  # a second connection would take the place of the agent's; it has said this when it was let in
     try:
-        glimpse = _or_fail(lambda: asyncio.run(_start().look_ahead(store)))
+        glimpse = or_fail(lambda: asyncio.run(load_start().look_ahead(store)))
     except click.ClickException as error:
         click.echo(f"what joining reroutes is not known: {error.message}; kubespan-agent preflight says it later")
         return
     if glimpse.membership is not None:
-        for line in _or_fail(lambda: _start().foresee(store, glimpse.membership)):
+        for line in or_fail(lambda: load_start().foresee(store, glimpse.membership)):
             click.echo(line)
 
 
@@ -185,10 +171,7 @@ def _read_token(file: str | None, token: str | None, *, on_command_line: bool) -
             )
         text = token
     elif file not in {None, "-"}:
-        try:
-            text = Path(str(file)).read_text()
-        except (OSError, UnicodeError) as error:
-            raise click.UsageError(f"cannot read the token from {file}: {getattr(error, 'strerror', error)}") from None
+        text = read_file(str(file), "token")
     elif file is None and TOKEN_VARIABLE in os.environ:
         text = os.environ[TOKEN_VARIABLE]
     elif sys.stdin.isatty():
@@ -220,28 +203,36 @@ def _tell(reply: EnrolReply, *, networks: Sequence[str], running: bool) -> None:
         click.echo("next: kubespan-agent install (a service of systemd), or kubespan-agent run")
 
 
+main.add_command(join_command)
+
+
 @main.command(short_help="Mesh until stopped.")
 @click.option("--data-plane", type=click.Choice(DATA_PLANES), help="Instead of the one chosen at enrolment.")
 @state_dir_option
 def run(store: Store, data_plane: str | None) -> None:
-    """Mesh until stopped; the mesh stays afterwards."""
+    """Mesh until stopped; the mesh stays afterwards.
+
+    A machine that nobody has enrolled joins first as the environment says: KUBESPAN_CLUSTER_ID, KUBESPAN_CLUSTER_SECRET
+    (or either with _FILE, or KUBESPAN_SECRETS_FILE), KUBESPAN_DISCOVERY, and what else `join --help` lists.
+    """
     spare_memory()
-    start = _start()
+    running = load_start()
     try:
         with store.lock():
-            ending = asyncio.run(start.run_agent(store, data_plane))
+            join_by_environment(store, os.environ)
+            ending = asyncio.run(running.run_agent(store, data_plane, discovery_of(os.environ)))
     except Busy as error:
         raise click.ClickException(str(error)) from None
-    except (StoreError, TrustError) as error:
+    except (EnrolError, StoreError, TrustError, click.UsageError) as error:
         if isinstance(error, Damaged):
-            _or_fail(partial(store.count_damage, str(error)))
-        click.echo(f"Error: {error}", err=True)
+            or_fail(partial(store.count_damage, str(error)))
+        click.echo(f"Error: {error.format_message() if isinstance(error, click.UsageError) else error}", err=True)
         sys.exit(EXIT_SETUP)
     except KernelError as error:
         raise click.ClickException(str(error)) from None
-    if ending is start.Ending.REPLACED and (home := find_home()) is not None:
+    if ending is running.Ending.REPLACED and (home := find_home()) is not None:
         start_again(home, sys.argv[1:])
-    sys.exit(EXIT_REMOVED if ending is start.Ending.REMOVED else 0)
+    sys.exit(EXIT_REMOVED if ending is running.Ending.REMOVED else 0)
 
 
 @main.command(short_help="Take the mesh away from this machine.")
@@ -251,9 +242,9 @@ def down(store: Store) -> None:
 
     def take_down() -> None:
         with store.lock():
-            asyncio.run(_start().take_mesh_down())
+            asyncio.run(load_start().take_mesh_down())
 
-    _or_fail(take_down)
+    or_fail(take_down)
     click.echo("this machine is out of the mesh")
 
 
@@ -264,16 +255,16 @@ def leave(store: Store, *, yes: bool) -> None:
     """Take the mesh away, and forget cluster and console; this machine's keys stay, and it may enrol anywhere."""
     enrolment = _enrolled(store)
     if not yes:
-        click.confirm(
-            f"leave the cluster {enrolment.cluster_name or enrolment.cluster} of {enrolment.url}?", abort=True
-        )
+        whose = "" if enrolment.alone else f" {enrolment.cluster_name or enrolment.cluster} of {enrolment.url}"
+        click.confirm(f"leave the cluster{whose}?", abort=True)
 
-    def take_leave() -> None:
+    def take_leave() -> list[str]:
         with store.lock():
-            asyncio.run(_start().leave(store))
+            return asyncio.run(load_start().leave(store))
 
-    _or_fail(take_leave)
-    click.echo(f"this machine is of no cluster; remove its node at {enrolment.url} too")
+    for untold in or_fail(take_leave):
+        click.echo(f"{untold}; others forget this machine by themselves within half an hour", err=True)
+    click.echo(f"this machine is of no cluster{'' if enrolment.alone else f'; remove its node at {enrolment.url} too'}")
 
 
 @main.command(short_help="Look for what would keep the mesh from working here.")
@@ -286,7 +277,7 @@ def preflight(store: Store, form: str, listen_port: int | None, data_plane: str 
 
     Exit status 1 where something stops the mesh, or a part of it. Changes nothing, and may be run at any time.
     """
-    examination = _or_fail(lambda: asyncio.run(_start().examine(store, listen_port, data_plane)))
+    examination = or_fail(lambda: asyncio.run(load_start().examine(store, listen_port, data_plane)))
     if form == "json":
         rerouted = [f"{network} ({name})" for network, name in examination.mine.destinations.items()]
         click.echo(write_json(examination.findings, rerouted, map(str, examination.sessions)), nl=False)
@@ -301,7 +292,7 @@ def preflight(store: Store, form: str, listen_port: int | None, data_plane: str 
 @state_dir_option
 def status(store: Store) -> None:
     """Say how this machine is doing; exit status 1 unless it is enrolled, running and without fault."""
-    if (damage := _or_fail(store.damage)) is not None:
+    if (damage := or_fail(store.damage)) is not None:
         click.echo(f"starts    {damage.starts} came to nothing for a damaged file: {damage.last}")
     enrolment = _enrolled(store)
     if enrolment.cluster_id:
@@ -310,32 +301,43 @@ def status(store: Store) -> None:
     else:
         click.echo("cluster   not told before an operator approves this machine")
     click.echo(f"key       {_public_key(store)}")
-    click.echo(f"console   {enrolment.url}")
-    content = _or_fail(lambda: store.read_published(STATUS))
-    if content is None or not _or_fail(store.is_locked):
+    click.echo(f"console   {enrolment.url or 'none: whoever discovery lists is a member'}")
+    content = or_fail(lambda: store.read_published(STATUS))
+    if content is None or not or_fail(store.is_locked):
         raise click.ClickException("the agent does not run: systemctl start kubespan-agent, or kubespan-agent run")
-    condition = _or_fail(lambda: _parse_condition(content))
-    connection = "connected" if condition.connected else "not connected"
-    click.echo(f"          {connection}{f': {condition.console}' if condition.console else ''}")
+    condition = or_fail(lambda: _parse_condition(content))
+    if not enrolment.alone:
+        connection = "connected" if condition.connected else "not connected"
+        click.echo(f"          {connection}{f': {condition.console}' if condition.console else ''}")
+    for standing in condition.discovery:
+        click.echo(f"discovery {standing.place} {_describe(standing)}")
     if condition.unusable:
         click.echo(f"          {condition.unusable} of its frames could not be used since the agent's start")
     click.echo(f"agent     running, process {condition.process}, {condition.backend} WireGuard")
-    click.echo(f"revision  {condition.revision or 'none yet'}")
+    if not enrolment.alone:
+        click.echo(f"revision  {condition.revision or 'none yet'}")
     click.echo(f"peers     {_count_peers(_published(store))}")
     if condition.fault:
         raise click.ClickException(condition.fault)
 
 
 def _enrolled(store: Store) -> Enrolment:
-    state = _or_fail(store.agent)
+    state = or_fail(store.agent)
     if state is None or state.enrolment is None:
-        raise click.ClickException("this machine is not enrolled: run kubespan-agent enrol first")
+        raise click.ClickException(
+            "this machine is not enrolled: run kubespan-agent enrol first, or kubespan-agent join without a console"
+        )
     return state.enrolment
+
+
+def _describe(standing: Standing) -> str:
+    since = f"since {rfc3339(standing.since, whole=True)}"
+    return f"not connected {since}: {standing.fault}" if standing.fault else f"connected {since}"
 
 
 def _public_key(store: Store) -> str:
     """What an operator compares before they approve this machine."""
-    keys = _or_fail(store.keys)
+    keys = or_fail(store.keys)
     return "missing" if keys is None else keys.public_key
 
 
@@ -366,7 +368,7 @@ def get(resource: str, form: Form, store: Store) -> None:
 
 
 def _published(store: Store) -> list[Resource]:
-    content = _or_fail(lambda: store.read_published(RESOURCES))
+    content = or_fail(lambda: store.read_published(RESOURCES))
     if content is None:
         raise click.ClickException(f"the agent has published nothing in {store.directory} yet: does it run?")
     try:
@@ -386,9 +388,9 @@ def install_command(store: Store, *, background: bool) -> None:
     if str(store.directory) != DEFAULT_STATE_DIR:
         command += ["--state-dir", str(store.directory.resolve())]
     if background and not RUNNING.is_dir():
-        _or_fail(lambda: _start_in_background(store, command))
+        or_fail(lambda: _start_in_background(store, command))
         return
-    path = _or_fail(lambda: install(command))
+    path = or_fail(lambda: install(command))
     click.echo(f"wrote {path}; the service is enabled and started")
 
 
@@ -414,6 +416,8 @@ def upgrade(store: Store) -> None:
     """
     home = _own_home()
     enrolment = _enrolled(store)
+    if enrolment.alone:
+        raise click.ClickException("this machine has no console that hands out agents")
 
     def replace() -> str:
         way = way_to(enrolment)
@@ -424,8 +428,8 @@ def upgrade(store: Store) -> None:
         home.stage(release.sha256, release.version)
         return release.version
 
-    version = _or_fail(replace)
-    process = _or_fail(store.holder)
+    version = or_fail(replace)
+    process = or_fail(store.holder)
     if process is None:
         click.echo(f"{version} is in place; the agent does not run: systemctl start kubespan-agent")
         return
@@ -447,7 +451,7 @@ def fetch_command(version: str, sha256: str, size: int, store: Store) -> None:
     """Get an agent from the console and see that it starts; the running agent puts it in place."""
     home = _own_home()
     enrolment = _enrolled(store)
-    _or_fail(lambda: fetch(home, way_to(enrolment), Upgrade(version=version, sha256=sha256, size=size)))
+    or_fail(lambda: fetch(home, way_to(enrolment), Upgrade(version=version, sha256=sha256, size=size)))
 
 
 @main.command(hidden=True)
@@ -457,7 +461,7 @@ def settle() -> None:
     if archive is None:
         raise click.ClickException("only the archive that a console hands out can be put in place")
     home = Home(default_directory())
-    _or_fail(lambda: home.settle(Path(archive)))
+    or_fail(lambda: home.settle(Path(archive)))
     click.echo(f"kubespan-agent {__version__} is in {home.directory}")
 
 
@@ -477,16 +481,16 @@ def uninstall_command(store: Store, *, yes: bool) -> None:
         click.confirm("go on?", abort=True)
     enrolment = _enrolment_to_mention(store)
     # Loaded before the files go that it is loaded from.
-    take_down = _start().take_mesh_down
+    take_down = partial(load_start().take_away, store)
 
     def take_away() -> None:
         for what in uninstall(store, home, take_down):
             click.echo(f"gone: {what}")
 
-    _or_fail(take_away)
+    or_fail(take_away)
     if find_home() is None:
         click.echo("this agent was not installed by the console's line: its program is where it was put")
-    if enrolment is not None:
+    if enrolment is not None and not enrolment.alone:
         click.echo(f"remove this node on its console too, {enrolment.url}: until then others keep it as a peer")
 
 
@@ -511,29 +515,6 @@ def _own_home() -> Home:
 def version() -> None:
     """Print the version."""
     click.echo(__version__)
-
-
-def _start() -> Any:
-    """The part that touches the kernel, whose libraries take longer to load than `get` to answer."""
-    from kubespan.agent import start  # noqa: PLC0415 - see above
-
-    return start
-
-
-def _or_fail(act: Callable[[], Result]) -> Result:
-    try:
-        return act()
-    except (
-        EnrolError,
-        HomeError,
-        KernelError,
-        StillRunning,
-        StoreError,
-        TrustError,
-        UnitError,
-        UpgradeError,
-    ) as error:
-        raise click.ClickException(str(error)) from None
 
 
 if __name__ == "__main__":

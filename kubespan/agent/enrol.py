@@ -113,6 +113,11 @@ def _refuse_second_cluster(store: Store, url: ConsoleUrl, wish: Wish) -> None:
     if state is None or state.enrolment is None:
         return
     present = state.enrolment
+    if present.alone:
+        raise EnrolError(
+            "this machine is of a cluster without a console, and a machine is of one cluster only. "
+            f"To leave that one: kubespan-agent leave{state_option(store)}; then enrol again"
+        )
     there = ConsoleUrl.parse(present.url, insecure_http=True)
     same_place = (url.host, url.port) == (there.host, there.port)
     if same_place or (wish.pin and wish.pin == present.pin):  # a console that moved keeps its certificate
@@ -120,11 +125,12 @@ def _refuse_second_cluster(store: Store, url: ConsoleUrl, wish: Wish) -> None:
     cluster = f"the cluster {present.cluster_name}" if present.cluster_name else "a cluster"
     raise EnrolError(
         f"this machine is enrolled in {cluster} of the console {present.url}, and a machine is of one cluster only. "
-        f"To leave that one: kubespan-agent leave{_state_option(store)}; then enrol again"
+        f"To leave that one: kubespan-agent leave{state_option(store)}; then enrol again"
     )
 
 
-def _state_option(store: Store) -> str:
+def state_option(store: Store) -> str:
+    """What a command of the agent needs besides, to find this state directory."""
     return "" if str(store.directory) == DEFAULT_STATE_DIR else f" --state-dir {store.directory}"
 
 

@@ -7,7 +7,16 @@ import msgspec
 from kubespan.agent.enrol import check_address
 from kubespan.agent.mesh import Mesh
 from kubespan.agent.publish import Write
-from kubespan.agent.store import SETTINGS, Enrolment, Settings, Store, StoreError
+from kubespan.agent.store import (
+    SEND_AGAIN,
+    SETTINGS,
+    Discovery,
+    DiscoveryService,
+    Enrolment,
+    Settings,
+    Store,
+    StoreError,
+)
 from kubespan.core.cluster import parse_cluster_secret
 from kubespan.core.membership import Gap, Membership
 from kubespan.core.messages import ClusterSecret, Delta, MessageError, Revision, Snapshot, Welcome
@@ -23,6 +32,8 @@ class Held:
         self._store = store
         self.enrolment = self._enrolled = enrolment
         self.settings = self._stored = Settings(cluster=enrolment.cluster)
+        self.discovery = self._discovery = Discovery()
+        """Where discovery services are, by the console's word or the operator's."""
 
     @property
     def revision(self) -> Revision | None:
@@ -53,6 +64,7 @@ class Held:
 
     def restore(self) -> None:
         """Take up the settings of the last run; raises StoreError."""
+        self.discovery = self._discovery = self._store.discovery()
         stored = self._store.settings(self.enrolment.cluster)
         if stored is None:
             return
@@ -65,7 +77,7 @@ class Held:
                 if secret:
                     parse_cluster_secret(secret)
         except ValueError as error:
-            raise self._store.damaged(SETTINGS, str(error), "remove it: the console sends it again") from None
+            raise self._store.damaged(SETTINGS, str(error), SEND_AGAIN) from None
         self.settings = self._stored = stored
         self.mesh.take(membership, stored.secret)
 
@@ -116,12 +128,18 @@ class Held:
         )
         self.mesh.join(address)
 
+    def take_discovery(self, url: str) -> None:
+        """Take where the console says that discovery is; an empty text for nowhere."""
+        services = (DiscoveryService(url=url),) if url else ()
+        if services != self.discovery.services:
+            self.discovery = Discovery(services=services)
+
     async def keep(self, write: Write) -> str:
         """Store what is held, if it is not stored yet: whoever is killed after this applies it at the next start.
 
         Returns what kept it from being stored, and empty text else; a full disk must not stop the mesh.
         """
-        enrolment, settings = self.enrolment, self.settings
+        enrolment, settings, discovery = self.enrolment, self.settings, self.discovery
         try:
             if enrolment is not self._enrolled:
                 await write(lambda: self._store.save_enrolment(enrolment))
@@ -129,6 +147,9 @@ class Held:
             if settings is not self._stored:
                 await write(lambda: self._store.save_settings(settings))
                 self._stored = settings
+            if discovery is not self._discovery:
+                await write(lambda: self._store.save_discovery(discovery))
+                self._discovery = discovery
         except StoreError as error:
             return str(error)
         return ""

@@ -25,10 +25,13 @@ from kubespan.agent.drift import describe, find_drift, pause
 from kubespan.agent.held import Held
 from kubespan.agent.home import Home
 from kubespan.agent.kernel import Backend, Kernel, KernelError
+from kubespan.agent.lead import MakeLead
 from kubespan.agent.mesh import Decision, Mesh, Misfit, Own
 from kubespan.agent.preflight.facts import Mine
 from kubespan.agent.publish import Condition, Publisher
+from kubespan.agent.registries import ports_here
 from kubespan.agent.rerouting import destinations, read_sessions, tell
+from kubespan.agent.stand_in import StandIn
 from kubespan.agent.store import Enrolment, Store, StoreError
 from kubespan.agent.talk import MOST_NOTICES, Talk
 from kubespan.agent.trust import Way
@@ -117,12 +120,14 @@ class Agent:
         clock: Clock | None = None,
         chance: Callable[[], float] = random.random,
         home: Home | None = None,
+        lead: MakeLead = StandIn,
     ) -> None:
         clock = clock or Clock()
         self._chance = chance
         self.mesh = Mesh(own)
         self.held = Held(store, enrolment, self.mesh)
         self.talk = Talk(enrolment, signing_key, self.held, clock)
+        self.lead = lead(self.held, self.talk, clock)
         self.succession = Succession(home, self.talk, FetchApart(store))
         self.fault = ""
         """Why the data plane does not follow the settings; empty when it does."""
@@ -150,11 +155,16 @@ class Agent:
             self.talk.notice("fault", f"the agent could not start ({attempts}): {damage.last}")
             self._store.forget_damage()
 
-    async def run(self, way: Way) -> Ending:
-        """Mesh until told to stop, or removed. Raises StoreError when the last settings cannot be read."""
+    async def run(self, way: Way | None) -> Ending:
+        """Mesh until told to stop, or removed; the way is to the console, if there is one.
+
+        Raises StoreError when the last settings cannot be read, and ValueError when they cannot be.
+        """
         self.held.restore()
-        self._fresh = self.held.revision is None
-        self._whereabouts = Whereabouts(way.url, self._store, self._place.exempt)
+        self._fresh = not self.held.mesh.membership.members
+        if way is not None:
+            self._whereabouts = Whereabouts(way.url, self._store, self._place.exempt)
+        self.lead.begin()
         self._tell_damage()
         loop = asyncio.get_running_loop()
         handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop}
@@ -165,8 +175,9 @@ class Agent:
         self.succession.begin()
         succeeded = asyncio.create_task(self._await_successor())
         looking = asyncio.create_task(self._look_on())
-        talking = converse(way, self.talk, self._chance, self._whereabouts)
-        work = (self._stopped.wait(), self.talk.removed.wait(), self._watch(), talking, self._check_always())
+        work = [self._stopped.wait(), self.talk.removed.wait(), self._watch(), self._check_always(), self.lead.run()]
+        if way is not None:
+            work.append(converse(way, self.talk, self._chance, self._whereabouts))
         tasks = [looking, succeeded, *(asyncio.ensure_future(part) for part in work)]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -280,14 +291,14 @@ class Agent:
     async def look(self) -> None:
         """One pass: observe, decide, store, change what differs; afterwards there is something to say."""
         self._latest = max(self._latest, self._clock.wall())
-        if self._whereabouts is not None:
-            self.mesh.exempt = self._whereabouts.exempt
         try:
             if self._clock.now() >= self._facts_due or self._claims_pods != self._is_to_claim_pods:
                 await self.read_facts()
+            self.lead.look()
+            self.mesh.exempt = self._find_exempt()
             observed = await self._place.kernel.observe()
             decision = self.mesh.decide(observed, wall=self._clock.wall(), now=self._clock.now())
-            if self._fresh and decision.desired.link is not None:
+            if self._fresh and decision.desired.peers:
                 self._tell_rerouting()
             unstored = await self.held.keep(self._write)
             changes = plan(decision.desired, observed)
@@ -304,20 +315,27 @@ class Agent:
         await self._publish()
         self.talk.sayable.set()
 
+    def _find_exempt(self) -> frozenset[int]:
+        """The TCP ports of a console or discovery service on this machine, and those that the operator exempted."""
+        exempt = self._place.exempt | self.lead.exempt
+        if self._whereabouts is not None:
+            exempt |= self._whereabouts.exempt | ports_here(self.held.discovery, self._whereabouts.leads_here)
+        return exempt
+
     def _succeeded(self, decision: Decision, observed: Observed, unstored: str) -> None:
         drift = find_drift(self._settled, observed)
         self._drifts = self._drifts + 1 if drift else 0
         if drift:
             self.talk.notice("drift", describe(drift))
         self._failures = 0
-        fault = unstored or self.held.shortage
+        fault = unstored or self.held.shortage or self.lead.fault
         self._set_fault(fault)
         self.mesh.settle(decision)
         self._settled = decision.desired
         self.talk.rows = self.mesh.rows(self._clock.now())
         if decision.revision is not None and decision.complete:
             self.talk.applied = Applied(revision=decision.revision, fault=fault)
-        self._warn(decision.warnings)
+        self._warn((*decision.warnings, *self.lead.warnings))
         self.succession.look()
 
     def _failed(self, reason: str) -> None:
@@ -349,6 +367,7 @@ class Agent:
             backend=self._place.backend,
             unusable=talk.unusable,
             skew=talk.skew,
+            discovery=self.lead.standings,
         )
         try:
             now, wall = self._clock.now(), self._clock.wall()

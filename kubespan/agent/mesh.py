@@ -16,6 +16,7 @@ from kubespan.core.affiliate import Affiliate, from_members
 from kubespan.core.desired import desired
 from kubespan.core.endpoint import AddressFilter, Endpoint
 from kubespan.core.identity import KeyPair
+from kubespan.core.listed import add_endpoints
 from kubespan.core.membership import Membership
 from kubespan.core.messages import Member, Revision
 from kubespan.core.peer_spec import PeerSpec, peer_specs
@@ -82,8 +83,11 @@ class Mesh:
         self.exempt: frozenset[int] = frozenset()
         """TCP ports of a console on this machine; its connections stay outside the tunnel."""
         self.affiliates: list[Affiliate] = []
+        self.reckonings = 0
+        """Counts how often affiliates and specs were made anew."""
         self.specs: dict[str, PeerSpec] = {}
         self.statuses: dict[str, PeerStatus] = {}
+        self._listed: Mapping[str, Affiliate] = {}
         self._warnings: tuple[str, ...] = ()
         self._stale = False
         self._rekeyed = False
@@ -99,13 +103,20 @@ class Mesh:
         self.membership, self.secret = membership, secret
         self._stale = True
 
+    def learn(self, listed: Mapping[str, Affiliate]) -> None:
+        """Know what discovery lists, by node id: further endpoints of the members, and nothing else of it."""
+        self._stale |= listed != self._listed
+        self._listed = listed
+
     def _reckon(self) -> None:
         if not self._stale:
             return
         self._stale = False
+        self.reckonings += 1
         membership = self.followed = self.membership
         filters = [AddressFilter.parse(text) for text in membership.options.peer_endpoint_filters]
-        self.affiliates, unread = from_members(membership.members.values())
+        named, unread = from_members(membership.members.values())
+        self.affiliates = add_endpoints(named, self._listed)
         found = peer_specs(self.affiliates, self.own.node_id, filters)
         # A peer with this machine's own key cannot be (and would be added at every look, for WireGuard ignores it).
         self.specs = {key: spec for key, spec in found.specs.items() if key != self.own.keys.public_key}

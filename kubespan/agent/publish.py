@@ -14,8 +14,8 @@ import structlog
 
 from kubespan.agent.kernel import Backend
 from kubespan.agent.mesh import Mesh
+from kubespan.agent.registries import Standing
 from kubespan.agent.store import RESOURCES, STATUS, Enrolment, Store, StoreError
-from kubespan.core.membership import Membership
 from kubespan.core.resources import (
     Kept,
     Record,
@@ -60,6 +60,8 @@ class Condition(msgspec.Struct, frozen=True):
     skew: float | None = None
     """Seconds by which this machine's clock is ahead of the console's, as of the last connection's start."""
     process: int = msgspec.field(default_factory=os.getpid)
+    discovery: tuple[Standing, ...] = ()
+    """How it stands with the discovery services that are asked."""
 
 
 class Publisher:
@@ -74,7 +76,7 @@ class Publisher:
         self._due = float("-inf")
         self._offset: float | None = None
         self._enrolment: Enrolment
-        self._lasting: tuple[Membership, Enrolment, list[Record]] | None = None
+        self._lasting: tuple[int, Enrolment, list[Record]] | None = None
 
     async def publish(self, mesh: Mesh, enrolment: Enrolment, condition: Condition, *, wall: float, now: float) -> None:
         """Write what changed. Raises StoreError."""
@@ -97,11 +99,11 @@ class Publisher:
         return update(self._resources, self._records(mesh, now, self._offset), wall)
 
     def _records(self, mesh: Mesh, now: float, offset: float) -> list[Record]:
-        if self._lasting is None or self._lasting[0] is not mesh.followed or self._lasting[1] is not self._enrolment:
-            records = condense(self._lasting_records(mesh))
-            self._lasting = mesh.followed, self._enrolment, records
+        reckoned = self._lasting
+        if reckoned is None or reckoned[0] != mesh.reckonings or reckoned[1] is not self._enrolment:
+            reckoned = self._lasting = mesh.reckonings, self._enrolment, condense(self._lasting_records(mesh))
         return [
-            *self._lasting[2],
+            *reckoned[2],
             *peer_status_records(mesh.statuses, now, offset),
             *endpoint_records(harvested(mesh.affiliates, mesh.statuses, mesh.followed.options, now)),
         ]
@@ -138,4 +140,4 @@ class Publisher:
 def _shape(mesh: Mesh, now: float) -> Any:
     """What must be published at once when it changes: all but times and counters."""
     states = {key: (one.state(now), one.endpoint, one.last_used_endpoint) for key, one in mesh.statuses.items()}
-    return mesh.followed, states
+    return mesh.reckonings, states

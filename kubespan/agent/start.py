@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from ipaddress import IPv6Address
 from pathlib import Path
 from ssl import SSLError
@@ -24,6 +25,7 @@ from kubespan.agent.host import (
     read_operating_system,
     watch,
 )
+from kubespan.agent.lead import MakeLead
 from kubespan.agent.loop import Agent, Ending, Facts, Place, take_down
 from kubespan.agent.mesh import Own
 from kubespan.agent.netlink import LinuxKernel
@@ -32,8 +34,20 @@ from kubespan.agent.preflight.facts import Mine
 from kubespan.agent.preflight.find import find
 from kubespan.agent.preflight.look import look
 from kubespan.agent.publish import Condition
+from kubespan.agent.registries.opening import open_registry
 from kubespan.agent.rerouting import Session, destinations_of, read_sessions, tell
-from kubespan.agent.store import AGENT, KUBESPAN_IDENTITY, NODE_IDENTITY, STATUS, Enrolment, Store, StoreError
+from kubespan.agent.stand_in import StandIn
+from kubespan.agent.standalone import Standalone
+from kubespan.agent.store import (
+    AGENT,
+    KUBESPAN_IDENTITY,
+    NODE_IDENTITY,
+    STATUS,
+    Discovery,
+    Enrolment,
+    Store,
+    StoreError,
+)
 from kubespan.agent.userspace import UserspaceWireGuard
 from kubespan.agent.whereabouts import Whereabouts
 from kubespan.agent.wireguard import KernelWireGuard, is_available
@@ -73,7 +87,10 @@ def load(store: Store) -> tuple[Identity, Enrolment]:
     """Read who this machine is and where it enrolled; raises StoreError when it has not, or a file is missing."""
     state = store.agent()
     if state is None or state.enrolment is None:
-        raise StoreError(f"this machine is not enrolled ({store.path(AGENT)}): run kubespan-agent enrol first")
+        raise StoreError(
+            f"this machine is not enrolled ({store.path(AGENT)}): run kubespan-agent enrol first, or "
+            "kubespan-agent join without a console"
+        )
     keys, node_id = store.keys(), store.node_id()
     if keys is None or node_id is None:
         missing = store.path(KUBESPAN_IDENTITY if keys is None else NODE_IDENTITY)
@@ -92,12 +109,15 @@ def own_address(identity: Identity, enrolment: Enrolment) -> IPv6Address | None:
     return node_address(ula_prefix(enrolment.cluster_id), parse_mac_interface(identity.state.mac))
 
 
-async def run_agent(store: Store, data_plane: str | None) -> Ending:
-    """Mesh until told to stop or removed. Raises StoreError, TrustError and KernelError."""
+async def run_agent(store: Store, data_plane: str | None, discovery: Discovery | None = None) -> Ending:
+    """Mesh until told to stop or removed. Raises StoreError, TrustError and KernelError.
+
+    `discovery` is used instead of the services that the console names, or that this machine joined by.
+    """
     identity, enrolment = load(store)
     state = identity.state
     try:
-        way = way_to(enrolment)
+        way = None if enrolment.alone else way_to(enrolment)
         own = Own(identity.keys, identity.node_id, own_address(identity, enrolment), state.listen_port)
     except (ValueError, SSLError) as error:
         raise store.damaged(AGENT, str(error)) from None
@@ -105,7 +125,11 @@ async def run_agent(store: Store, data_plane: str | None) -> Ending:
     place = Place(
         LinuxKernel(device), LinuxHost(), device.backend, state.networks, frozenset(state.exempt_ports or ()), preflight
     )
-    return await Agent(store, enrolment, state.signing_key, own, place, home=find_home()).run(way)
+    opener = partial(open_registry, store)
+    lead: MakeLead = partial(StandIn, open_registry=opener, given=discovery)
+    if enrolment.alone:
+        lead = partial(Standalone, open_registry=opener, given=discovery, name=state.name)
+    return await Agent(store, enrolment, state.signing_key, own, place, home=find_home(), lead=lead).run(way)
 
 
 async def preflight(mine: Mine, skew: float | None, set_back: float) -> tuple[Finding, ...]:
@@ -190,11 +214,35 @@ def _read_skew(store: Store) -> float | None:
         return None
 
 
-async def leave(store: Store) -> None:
-    """Take the mesh down, and forget cluster and console; the keys stay. Raises KernelError, StoreError."""
+async def leave(store: Store) -> list[str]:
+    """Take the mesh down, and forget cluster and console; the keys stay. Raises KernelError, StoreError.
+
+    Says in sentences which discovery services could not be told.
+    """
+    untold = await take_away(store)
     store.forget_settings()
-    await take_mesh_down()
     store.forget_enrolment()
+    return untold
+
+
+async def take_away(store: Store) -> list[str]:
+    """Take the mesh down; a machine without a console has discovery forget it first. Raises KernelError."""
+    untold = await withdraw(store)
+    await take_mesh_down()
+    return untold
+
+
+async def withdraw(store: Store) -> list[str]:
+    """Have discovery forget a machine that has published itself; says in sentences where it could not be told."""
+    try:
+        _, enrolment = load(store)
+        settings = store.settings(enrolment.cluster)
+        if not enrolment.alone or settings is None:
+            return []
+        registry = open_registry(store, store.discovery(), enrolment, settings.secret, lambda: None)
+    except (StoreError, ValueError):
+        return []  # damaged, and about to go
+    return await registry.leave()
 
 
 async def take_mesh_down() -> None:

@@ -34,9 +34,13 @@ KUBESPAN_IDENTITY = "kubespan-identity.yaml"
 NODE_IDENTITY = "node-identity.yaml"
 AGENT = "agent.yaml"
 SETTINGS = "settings.json"
+DISCOVERY = "discovery.yaml"
 RESOURCES = "resources.json"
 STATUS = "status.json"
 DAMAGE = "damage.json"
+
+SEND_AGAIN = "remove it: the console sends it again; a machine without one joins again"
+"""What to do about settings that cannot be read."""
 
 DOCUMENT_END = b"...\n"
 """YAML's own mark of the end of a document."""
@@ -89,6 +93,7 @@ class Enrolment(_Document, frozen=True, kw_only=True):
     """Which console took this machine into which cluster; none of it is secret."""
 
     url: str
+    """Empty where no console did: then the machine has joined by itself, and `cluster` is the cluster's id."""
     pin: str = ""
     certificate: str = ""
     """The console's certificate that the pin names, base64 of its DER form."""
@@ -100,6 +105,31 @@ class Enrolment(_Document, frozen=True, kw_only=True):
     """Empty while the machine waits for approval, as the two below are: until then it learns nothing of its cluster."""
     cluster_name: str = ""
     address: str = ""
+
+    @property
+    def alone(self) -> bool:
+        """Whether the machine has no console."""
+        return not self.url
+
+
+class DiscoveryService(_Document, frozen=True, kw_only=True):
+    """Where a discovery service is."""
+
+    url: str
+    roots: str = ""
+    """The certificates to trust, PEM; the machine's own authorities where there are none."""
+
+
+class Discovery(_Document, frozen=True, kw_only=True):
+    """`discovery.yaml`: the services that this machine uses, and what it says there besides what it finds out itself.
+
+    A file of its own: a former release, to which an upgrade may fall back, does not read it.
+    """
+
+    version: int = STATE_VERSION
+    services: tuple[DiscoveryService, ...] = ()
+    extra_endpoints: tuple[str, ...] = ()
+    """Where a machine without a console is reached besides (spec/kubespan.md §3.2)."""
 
 
 class AgentState(_Document, frozen=True, kw_only=True):
@@ -230,6 +260,15 @@ class Store:
         if state is not None and state.enrolment is not None:
             self.save_agent(msgspec.structs.replace(state, enrolment=None))
 
+    def discovery(self) -> Discovery:
+        """Which discovery services this machine uses; none before it was told of any."""
+        self._check_version(DISCOVERY)
+        return self._read_yaml(DISCOVERY, Discovery, end=DOCUMENT_END, remedy=SEND_AGAIN) or Discovery()
+
+    def save_discovery(self, discovery: Discovery) -> None:
+        """Keep which discovery services this machine uses."""
+        self._write(DISCOVERY, msgspec.yaml.encode(discovery) + DOCUMENT_END)
+
     def settings(self, cluster: str) -> Settings | None:
         """The last settings of that cluster; none when there are none, or another cluster's."""
         content = self._read(SETTINGS)
@@ -239,7 +278,7 @@ class Store:
         try:
             settings = msgspec.json.decode(content, type=Settings)
         except msgspec.DecodeError as error:
-            raise self.damaged(SETTINGS, _without_values(error), "remove it: the console sends it again") from None
+            raise self.damaged(SETTINGS, _without_values(error), SEND_AGAIN) from None
         return settings if settings.cluster == cluster else None
 
     def save_settings(self, settings: Settings) -> None:
@@ -247,8 +286,8 @@ class Store:
         self._write(SETTINGS, msgspec.json.encode(settings))
 
     def forget_settings(self) -> None:
-        """Remove the cluster's secret and members from this machine."""
-        for name in (SETTINGS, RESOURCES, STATUS):
+        """Remove the cluster's secret, its members and where they are found from this machine."""
+        for name in (SETTINGS, DISCOVERY, RESOURCES, STATUS):
             with self._reporting(name, "remove"):
                 self.path(name).unlink(missing_ok=True)
                 self._fresh(name).unlink(missing_ok=True)  # left by a kill in the middle of writing
@@ -327,7 +366,7 @@ class Store:
 
     def _check_version(self, name: str) -> None:
         """Refuse what a newer release wrote, before its fields are looked at."""
-        head = _read_head(self._read(name), msgspec.yaml.decode if name == AGENT else msgspec.json.decode)
+        head = _read_head(self._read(name), msgspec.json.decode if name == SETTINGS else msgspec.yaml.decode)
         known = SEVERAL_SECRETS_VERSION if name == SETTINGS else STATE_VERSION
         if head is not None and head.version > known:
             raise StoreError(
@@ -335,17 +374,17 @@ class Store:
                 "install the newer release again"
             )
 
-    def _read_yaml(self, name: str, form: type[Document], end: bytes = b"\n") -> Document | None:
+    def _read_yaml(self, name: str, form: type[Document], *, end: bytes = b"\n", remedy: str = "") -> Document | None:
         content = self._read(name)
         if content is None:
             return None
         if not content.endswith(end):
             # YAML alone would take a word that was cut for a shorter one, and lines that are missing for defaults.
-            raise self.damaged(name, "it ends too early")
+            raise self.damaged(name, "it ends too early", remedy)
         try:
             return msgspec.yaml.decode(content, type=form)
         except msgspec.DecodeError as error:
-            raise self.damaged(name, _without_values(error)) from None
+            raise self.damaged(name, _without_values(error), remedy) from None
 
     def _read(self, name: str) -> bytes | None:
         with self._reporting(name, "read"):

@@ -62,6 +62,8 @@ SHORTEST_REPORT = 0.5
 
 FINDINGS_SINCE = 2
 """The version of the protocol that has Findings."""
+DISCOVERY_SINCE = 2
+"""The version of the protocol since which the console says where discovery is."""
 UPGRADES_SINCE = 2
 """The first version of the protocol that knows of them."""
 
@@ -253,6 +255,8 @@ class Talk:
     def _welcome(self, message: Welcome) -> None:
         if message.status == "approved":
             self._held.join(message)
+            if message.version >= DISCOVERY_SINCE:
+                self._held.take_discovery(message.discovery)
         self.skew = self._clock.wall() - message.console_time
         told = self._told
         told.welcomed = True

@@ -1,4 +1,4 @@
-"""Where the console is: what its name last led to, for when the name leads nowhere, and whether that is this machine.
+"""Where the console or a discovery service is: what its name last led to, and whether that is this machine.
 
 Looking a name up is libc's work, whose packets carry no mark of ours: a resolver that is reached through the mesh is
 out of reach for as long as the mesh is. So the address of the last connection in which the console proved itself is
@@ -46,19 +46,30 @@ CONSOLE_ADDRESS = "console-address.json"
 
 
 class Whereabouts:
-    """The console's addresses."""
+    """The addresses of the console, or of a discovery service."""
 
-    def __init__(self, url: ConsoleUrl, memory: Memory | None = None, exempt: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self,
+        url: ConsoleUrl,
+        memory: Memory | None = None,
+        exempt: frozenset[int] = frozenset(),
+        file: str = CONSOLE_ADDRESS,
+    ) -> None:
         self._url = url
         self._memory = memory
         self._exempt = exempt
+        self._file = file
         self._known = parse_literal(url.host) or self._recall()
 
     @property
     def exempt(self) -> frozenset[int]:
         """The TCP ports whose connections must stay outside the tunnel: the console's, where it is on this machine."""
-        here = self._known is not None and is_here(self._known)
-        return self._exempt | {self._url.port} if here else self._exempt
+        return self._exempt | {self._url.port} if self.leads_here(self._url.host) else self._exempt
+
+    def leads_here(self, host: str) -> bool:
+        """Say whether a host is this machine: an address, or the name of the one whose addresses these are."""
+        address = self._known if host == self._url.host else parse_literal(host)
+        return address is not None and is_here(address)
 
     async def find(self) -> list[AddressInfo]:
         """Give the addresses to try, those of the resolver first. Raises OSError where there is none at all."""
@@ -69,7 +80,7 @@ class Whereabouts:
         except OSError:  # TimeoutError is one
             if self._known is None:
                 raise
-            log.warning("the console's name cannot be looked up; trying the address that it last had", host=url.host)
+            log.warning("a name cannot be looked up; trying the address that it last had", host=url.host)
             found = []
         known = [] if self._known is None else infos(self._known, url.port)
         return [*found, *(info for info in known if info[4][:2] not in {one[4][:2] for one in found})]
@@ -84,16 +95,16 @@ class Whereabouts:
             # What cannot be kept is found again by the resolver.
             with suppress(Exception):
                 place = Place(host=self._url.host, address=str(found))
-                self._memory.publish(CONSOLE_ADDRESS, msgspec.json.encode(place))
+                self._memory.publish(self._file, msgspec.json.encode(place))
 
     def _recall(self) -> IPAddress | None:
         if self._memory is None:
             return None
         try:
-            content = self._memory.read_published(CONSOLE_ADDRESS)
+            content = self._memory.read_published(self._file)
             place = None if content is None else msgspec.json.decode(content, type=Place)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with it, there is a resolver
-            log.warning("the console's last address cannot be read", reason=str(error))
+            log.warning("a last address cannot be read", file=self._file, reason=str(error))
             return None
         return parse_literal(place.address) if place is not None and place.host == self._url.host else None
 

@@ -36,6 +36,7 @@ from kubespan.discovery.sealing import (
 log = structlog.get_logger()
 
 HELLO_SECONDS = 10.0
+NOT_YET = "not connected yet"
 PUSH_SECONDS = 30.0
 """For all updates of one push together."""
 
@@ -192,7 +193,7 @@ class Client:
         self.known = Known(affiliate_id, secret)
         self.public_address: IPAddress | None = None
         """Where the service saw the last connection come from."""
-        self.fault = "not connected yet"
+        self.fault = NOT_YET
         """Why there is no watch; empty while there is one."""
         self._place = place
         self._cluster_id = cluster_id

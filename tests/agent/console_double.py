@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -187,11 +187,12 @@ class Bench:
             AgentState(signing_key=SIGNING_KEY, verify_key=VERIFY_KEY, mac=ALPHA.mac, enrolment=self.enrolment)
         )
 
-    def agent(self) -> Agent:
-        """An agent that starts from the store."""
+    def agent(self, **other: Any) -> Agent:
+        """An agent that starts from the store; what else is given is Agent's."""
         own = Own(ALPHA.keys, ALPHA.node_id, ALPHA.address, 51820)
         place = Place(self.kernel, self.host, "kernel", ("10.9.0.0/16",))
-        return Agent(self.store, self.enrolment, SIGNING_KEY, own, place, clock=self.clock, chance=lambda: 0.01)
+        given = {"clock": self.clock, "chance": lambda: 0.01} | other
+        return Agent(self.store, self.enrolment, SIGNING_KEY, own, place, **given)
 
 
 @dataclass
