@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Self
 
 import grpc
@@ -23,7 +23,9 @@ SECONDS = 30.0
 class ServiceApart:
     """Serves while the block lasts, but for when it is stopped in between; then on the same port."""
 
-    def __init__(self, host: str = "127.0.0.1", credentials: grpc.ServerCredentials | None = None) -> None:
+    def __init__(
+        self, host: str = "127.0.0.1", credentials: Callable[[], grpc.ServerCredentials] | None = None
+    ) -> None:
         self.host = host
         self.port = 0
         self._credentials = credentials
@@ -73,7 +75,8 @@ class ServiceApart:
     async def _start(self) -> None:
         self._registry = MemoryRegistry(gather=0.01)
         service = Service(self._registry, Manners(rate=1e6, burst=10**6))
-        self._server, self.port = await serve(service, f"{self.host}:{self.port}", self._credentials)
+        credentials = self._credentials() if self._credentials else None
+        self._server, self.port = await serve(service, f"{self.host}:{self.port}", credentials)
 
     async def _stop(self) -> None:
         if self._server is not None:
