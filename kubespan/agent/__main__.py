@@ -296,7 +296,8 @@ def status(store: Store) -> None:
         click.echo(f"starts    {damage.starts} came to nothing for a damaged file: {damage.last}")
     enrolment = _enrolled(store)
     if enrolment.cluster_id:
-        click.echo(f"cluster   {enrolment.cluster_name} ({enrolment.cluster_id})")
+        name = f"{enrolment.cluster_name} " if enrolment.cluster_name else ""
+        click.echo(f"cluster   {name}({enrolment.cluster_id})")
         click.echo(f"address   {enrolment.address}")
     else:
         click.echo("cluster   not told before an operator approves this machine")

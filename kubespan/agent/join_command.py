@@ -24,6 +24,7 @@ from kubespan.agent.preflight.facts import Mine
 from kubespan.agent.store import Discovery, DiscoveryService, Store
 from kubespan.core.endpoint import LISTEN_PORT, MAX_PORT
 from kubespan.core.options import DEFAULT_MTU, Options
+from kubespan.core.service_endpoint import ServiceEndpoint
 
 CLUSTER_ID, CLUSTER_SECRET, SECRETS_FILE = "KUBESPAN_CLUSTER_ID", "KUBESPAN_CLUSTER_SECRET", "KUBESPAN_SECRETS_FILE"
 DISCOVERY = "KUBESPAN_DISCOVERY"
@@ -211,6 +212,14 @@ def join_by_environment(store: Store, environment: MutableMapping[str, str]) -> 
 
 
 def discovery_of(environment: Mapping[str, str]) -> Discovery | None:
-    """The discovery services that the environment names, for a machine that needs to be told of nothing else."""
+    """The discovery services that the environment names, for a machine that needs to be told of nothing else.
+
+    Raises click.UsageError.
+    """
     urls = tuple(environment.get(DISCOVERY, "").split())
+    for url in urls:
+        try:
+            ServiceEndpoint.parse(url)
+        except ValueError as error:
+            raise click.UsageError(f"{DISCOVERY}: {error}") from None
     return Discovery(services=_services(urls, environment.get(CA_FILE))) if urls else None

@@ -18,7 +18,7 @@ from kubespan.agent.registries import Open, Registry, Standing
 from kubespan.agent.store import Discovery
 from kubespan.agent.talk import Talk
 from kubespan.core.cluster import ula_prefix
-from kubespan.core.listed import tidy
+from kubespan.core.listed import Reading
 
 log = structlog.get_logger()
 
@@ -52,6 +52,7 @@ class StandIn:
         self._away_since: float | None = None
         self._useless: Discovery | None = None
         self._registry: Registry | None = None
+        self._reading: Reading
         self._wanted = asyncio.Event()
         self._unwanted = asyncio.Event()
 
@@ -83,9 +84,7 @@ class StandIn:
         if self._registry is None and now - self._away_since >= self._patience:
             self._start()
         if self._registry is not None:
-            prefix = ula_prefix(self._held.enrolment.cluster_id)
-            listed = (tidy(one, prefix) for one in (self._registry.listed() or {}).values())
-            self._held.mesh.learn({one.node_id: one for one in listed if one is not None})
+            self._held.mesh.learn(self._reading.read((self._registry.listed() or {}).values()))
 
     def _start(self) -> None:
         held = self._held
@@ -100,6 +99,7 @@ class StandIn:
             log.warning("discovery cannot be asked", reason=str(error))
             self._useless = discovery
             return
+        self._reading = Reading(ula_prefix(held.enrolment.cluster_id))
         log.info("the console is away: discovery is asked for further endpoints of its members")
         self._unwanted.clear()
         self._wanted.set()

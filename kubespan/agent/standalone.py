@@ -6,7 +6,7 @@ console's settings, so it starts and meshes with no discovery service either.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from ipaddress import IPv6Address, ip_interface
 
 from kubespan.agent.clock import Clock
@@ -17,7 +17,7 @@ from kubespan.agent.talk import Talk
 from kubespan.core.affiliate import Affiliate, advertise_endpoints, from_members, is_observable, to_member
 from kubespan.core.cluster import ula_prefix
 from kubespan.core.endpoint import AddressFilter, Endpoint, IPAddress, parse_address
-from kubespan.core.listed import Entry, find_doubles, follow, tidy
+from kubespan.core.listed import Entry, Reading, find_doubles, follow
 from kubespan.core.messages import Claim, Member, Revision, Snapshot
 from kubespan.core.options import Options
 from kubespan.core.peer_status import PeerState
@@ -41,7 +41,10 @@ class Standalone:
         self._given = given
         self._registry: Registry
         self._entries: dict[str, Entry] = {}
-        self._indexes: dict[str, int] = {}
+        self._last_index = OWN_INDEX
+        self._members: dict[str, tuple[Affiliate, Member]] = {}
+        """What was made of each entry last, by node id."""
+        self._reading = Reading(ula_prefix(held.enrolment.cluster_id))
 
     def begin(self) -> None:
         """Take up who was a member when the agent last ran."""
@@ -49,10 +52,13 @@ class Standalone:
         self._registry = self._open(
             self._given or held.discovery, held.enrolment, held.settings.secret, self._talk.news.set
         )
-        members = held.mesh.membership.members
-        self._indexes = {member.node_id: index for index, member in members.items() if index != OWN_INDEX}
-        before, _ = from_members(member for index, member in members.items() if index != OWN_INDEX)
+        members = {
+            member.node_id: member for index, member in held.mesh.membership.members.items() if index != OWN_INDEX
+        }
+        before, _ = from_members(members.values())
         self._entries = {affiliate.node_id: Entry(affiliate) for affiliate in before}
+        self._members = {affiliate.node_id: (affiliate, members[affiliate.node_id]) for affiliate in before}
+        self._last_index = max((member.index for member in members.values()), default=OWN_INDEX)
 
     async def run(self) -> None:
         """Talk to discovery, for ever."""
@@ -67,38 +73,40 @@ class Standalone:
         own = self._describe(claim)
         others = [entry.affiliate for entry in self._entries.values()]
         self.warnings = tuple(find_doubles(own, others))
-        self._take({OWN_INDEX: to_member(own, OWN_INDEX)} | {self._index(one): self._member(one) for one in others})
+        self._members = {one.node_id: (one, self._member(one)) for one in others}
+        self._take([to_member(own, OWN_INDEX), *(member for _, member in self._members.values())])
         self._registry.publish(own, self._harvest(now))
 
     def _follow(self, now: float) -> None:
         listed = self._registry.listed()
         if listed is None:
             return
-        prefix, own_id = ula_prefix(self._held.enrolment.cluster_id), self._held.mesh.own.node_id
-        found = [tidy(one, prefix) for one in listed.values()]
-        present = {one.node_id: one for one in found if one is not None and one.node_id != own_id}
-        self._entries = follow(self._entries, present, self._heard(now), now)
+        found = self._reading.read(listed.values())
+        found.pop(self._held.mesh.own.node_id, None)
+        self._entries = follow(self._entries, found, self._heard(now), now)
 
     def _heard(self, now: float) -> Collection[str]:
         statuses = self._held.mesh.statuses
         return {key for key, status in statuses.items() if status.state(now) is PeerState.UP}
 
-    def _index(self, affiliate: Affiliate) -> int:
-        return self._indexes.setdefault(affiliate.node_id, 1 + max(self._indexes.values(), default=OWN_INDEX))
-
     def _member(self, affiliate: Affiliate) -> Member:
-        return to_member(affiliate, self._index(affiliate))
+        known = self._members.get(affiliate.node_id)
+        if known is None:
+            self._last_index += 1
+            return to_member(affiliate, self._last_index)
+        before, member = known
+        return member if before is affiliate else to_member(affiliate, member.index)
 
-    def _take(self, members: dict[int, Member]) -> None:
+    def _take(self, members: Sequence[Member]) -> None:
         present = self._held.mesh.membership
-        if members == present.members:
+        if {member.index: member for member in members} == present.members:
             return
         number = 0 if present.revision is None else present.revision.number
         news = Snapshot(
             revision=Revision(0, number + 1),
             secret_generation=present.secret_generation,
             options=present.options,
-            members=tuple(member for _, member in sorted(members.items())),
+            members=tuple(sorted(members, key=lambda member: member.index)),
         )
         self._held.take_membership(news)
 

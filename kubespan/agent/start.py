@@ -40,8 +40,10 @@ from kubespan.agent.stand_in import StandIn
 from kubespan.agent.standalone import Standalone
 from kubespan.agent.store import (
     AGENT,
+    DISCOVERY,
     KUBESPAN_IDENTITY,
     NODE_IDENTITY,
+    SETTINGS,
     STATUS,
     Discovery,
     Enrolment,
@@ -55,6 +57,7 @@ from kubespan.core.cluster import ula_prefix
 from kubespan.core.identity import node_address, pick_interface
 from kubespan.core.membership import Membership
 from kubespan.core.messages import Finding
+from kubespan.core.service_endpoint import ServiceEndpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,21 @@ def load(store: Store) -> tuple[Identity, Enrolment]:
     return Identity(keys, node_id, state), state.enrolment
 
 
+def check_alone(store: Store, enrolment: Enrolment) -> None:
+    """See that a machine without a console has what it needs; raises StoreError."""
+    settings = store.settings(enrolment.cluster)
+    if settings is None or not settings.secret:
+        raise StoreError(f"{store.path(SETTINGS)} is missing, and with it the cluster secret: join again")
+    services = store.discovery().services
+    try:
+        for service in services:
+            ServiceEndpoint.parse(service.url)
+    except ValueError as error:
+        raise store.damaged(DISCOVERY, str(error), "join again") from None
+    if not services:
+        raise StoreError(f"{store.path(DISCOVERY)} names no discovery service: join again")
+
+
 def own_address(identity: Identity, enrolment: Enrolment) -> IPv6Address | None:
     """The machine's KubeSpan address, reckoned anew at every start (spec/kubespan.md §1.3); none before approval."""
     if not enrolment.cluster_id:
@@ -121,6 +139,8 @@ async def run_agent(store: Store, data_plane: str | None, discovery: Discovery |
         own = Own(identity.keys, identity.node_id, own_address(identity, enrolment), state.listen_port)
     except (ValueError, SSLError) as error:
         raise store.damaged(AGENT, str(error)) from None
+    if enrolment.alone:
+        check_alone(store, enrolment)
     device = await choose_data_plane(data_plane or state.data_plane)
     place = Place(
         LinuxKernel(device), LinuxHost(), device.backend, state.networks, frozenset(state.exempt_ports or ()), preflight

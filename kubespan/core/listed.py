@@ -68,6 +68,25 @@ def tidy(affiliate: Affiliate, prefix: IPv6Network) -> Affiliate | None:
     )
 
 
+class Reading:
+    """Reads what is listed, again and again; who says the same as before is not read anew."""
+
+    def __init__(self, prefix: IPv6Network) -> None:
+        self._prefix = prefix
+        self._read: dict[str, tuple[Affiliate, Affiliate | None]] = {}
+
+    def read(self, listed: Iterable[Affiliate]) -> dict[str, Affiliate]:
+        """Give what is left of them, by node id."""
+        before = self._read
+        self._read = {one.node_id: self._tidy(one, before.get(one.node_id)) for one in listed}
+        return {node_id: tidied for node_id, (_, tidied) in self._read.items() if tidied is not None}
+
+    def _tidy(
+        self, one: Affiliate, before: tuple[Affiliate, Affiliate | None] | None
+    ) -> tuple[Affiliate, Affiliate | None]:
+        return before if before is not None and before[0] is one else (one, tidy(one, self._prefix))
+
+
 def add_endpoints(named: Iterable[Affiliate], listed: Mapping[str, Affiliate]) -> list[Affiliate]:
     """Add the endpoints that discovery lists, behind those that were named, and nothing else of it.
 

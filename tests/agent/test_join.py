@@ -297,6 +297,38 @@ def test_an_environment_that_cannot_be_stops_run_for_good(call, store, other, se
     assert store.agent() is None
 
 
+def test_an_environment_that_names_no_discovery_service_stops_run_for_good(call, store):
+    Bench(store.directory)
+    result = call("run", env={"KUBESPAN_DISCOVERY": "discovery.example"})
+    assert (result.exit_code, "KUBESPAN_DISCOVERY: the endpoint's scheme" in result.output) == (EXIT_SETUP, True)
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "sentence"),
+    [
+        pytest.param(
+            "settings.json", None, None, "settings.json is missing, and with it the cluster secret", id="gone"
+        ),
+        pytest.param(
+            "settings.json", SECRET, "", "settings.json is missing, and with it the cluster secret", id="none"
+        ),
+        pytest.param("settings.json", "}", "", "a machine without one joins again", id="settings cut off"),
+        pytest.param("discovery.yaml", None, None, "names no discovery service: join again", id="nowhere to ask"),
+        pytest.param("discovery.yaml", "https://", "", "is damaged (the endpoint's scheme", id="no URL"),
+        pytest.param("discovery.yaml", "...\n", "", "it ends too early", id="half a list"),
+    ],
+)
+def test_what_is_missing_stops_run_for_good_and_names_the_file(call, store, file, before, after, sentence):
+    Lone(store.directory, ALPHA).join()
+    path = store.path(file)
+    if before is None:
+        path.unlink()
+    else:
+        path.write_text(path.read_text().replace(before, after))
+    result = call("run")
+    assert (result.exit_code, sentence in result.output) == (EXIT_SETUP, True), result.output
+
+
 def test_an_environment_takes_no_machine_from_its_console(store, monkeypatch):
     Bench(store.directory)
     with pytest.raises(JoinError, match="enrolled at the console"):
@@ -320,6 +352,7 @@ def test_status_says_how_discovery_stands(call, store):
     with store.lock():
         result = call("status")
     assert result.exit_code == 0, result.output
+    assert f"cluster   ({CLUSTER_ID})\n" in result.output
     assert "console   none: whoever discovery lists is a member\n" in result.output
     assert "discovery a.example:443 connected since 2001-09-09T01:46:40Z\n" in result.output
     assert "discovery b.example:3000 not connected since 2033-05-18T03:33:20Z: Connection refused\n" in result.output

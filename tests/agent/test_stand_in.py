@@ -250,6 +250,17 @@ async def test_a_console_may_say_that_there_is_none_any_more(machine):
     assert machine.bench.store.discovery().services == ()
 
 
+async def test_a_discovery_service_on_the_console_s_machine_which_is_this_one_stays_outside(tmp_path):
+    """Else who asks it and is reached through the mesh could not be answered before it has asked."""
+    bench = Bench(tmp_path / "state")
+    async with ConsoleDouble().listening() as console, running(bench.agent(), console.way):
+        line = await console.line()
+        await line.say(Welcome(version=2, status="approved", console_time=0.0, discovery="https://127.0.0.1:3000"))
+        await line.say(sealed_secret(), snapshot())
+        await line.hear(Applied)
+        assert bench.kernel.firewall.exempt == {console.way.url.port, 3000}
+
+
 async def test_a_url_that_is_none_is_said_once_and_hurts_nobody(tmp_path):
     bench = Bench(tmp_path, clock=SetClock())
     lead = partial(StandIn, open_registry=partial(open_registry, bench.store), chance=lambda: 0.0)
