@@ -109,6 +109,12 @@ def _option(*names: str, variable: str, **other: Any) -> Callable[[Decorated], D
     metavar="CIDR", help="A network that others are not to route to this machine.",
 )  # fmt: skip
 @_option(
+    "--advertise-kubernetes-networks",
+    variable="KUBESPAN_ADVERTISE_KUBERNETES_NETWORKS",
+    is_flag=True,
+    help="Have others route to the pod networks of the node of Kubernetes that this machine is.",
+)
+@_option(
     "--harvest-extra-endpoints", variable="KUBESPAN_HARVEST_EXTRA_ENDPOINTS", is_flag=True,
     help="Tell others at which endpoints its peers are seen from here.",
 )  # fmt: skip

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from ipaddress import IPv6Address, ip_address
 
-from kubespan.core.affiliate import advertise_endpoints, is_observable
+from kubespan.core import affiliate
+from kubespan.core.affiliate import advertise_endpoints
 from kubespan.core.endpoint import AddressFilter, Endpoint, IPAddress
 from kubespan.core.options import ClusterOptions
 from nodes.models import Candidate, Node
@@ -15,6 +16,9 @@ HARVEST_KEPT = timedelta(minutes=30)
 """How long a harvested endpoint lives after it was last seen: the discovery service's time to live (spec §0)."""
 HARVEST_LIMIT = 64
 """Harvested endpoints of one node; beyond, the longest unseen make room."""
+
+is_observable = affiliate.is_observable
+"""For where this console, and a node's neighbours, see it."""
 
 Source = Candidate.Source
 Wanted = list[tuple[str, Candidate.Source]]

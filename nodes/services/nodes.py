@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from django.db import transaction
 
-from kubespan.core.affiliate import is_observable
 from kubespan.core.endpoint import Endpoint, IPAddress, IPNetwork, parse_network
 from kubespan.core.messages import Claim, ClaimRefused, Member, Removed, TryAgain
 from nodes import fanout
@@ -148,7 +147,7 @@ def set_node_options(
 
 def _parse_endpoint(text: str) -> Endpoint:
     endpoint = Endpoint.parse(text)
-    if not is_observable(endpoint.ip):
+    if not endpoints.is_observable(endpoint.ip):
         raise ValueError(f"{text!r} is no address at which another machine could reach this one")
     return endpoint
 
@@ -303,7 +302,7 @@ def record_harvest(cluster_pk: int, seen: Iterable[tuple[int, int, Endpoint]], n
     """
     by_member: dict[int, dict[str, None]] = {}
     for observer, index, endpoint in seen:
-        if observer != index and is_observable(endpoint.ip):
+        if observer != index and endpoints.is_observable(endpoint.ip):
             by_member.setdefault(index, {})[str(endpoint)] = None
     if not by_member:
         return 0
