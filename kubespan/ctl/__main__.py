@@ -11,8 +11,9 @@ import click
 
 import kubespan
 from kubespan.core.cluster import KEY_BYTES, make_cluster_id, make_cluster_secret
+from kubespan.core.documents import dump_yaml
 from kubespan.core.resources import FILE_NAME, Resource, parse, resolve
-from kubespan.ctl.output import FORMS, Form, dump_yaml, render
+from kubespan.ctl.output import FORMS, Form, render
 
 STATE_DIR = "/var/lib/kubespan-agent"
 

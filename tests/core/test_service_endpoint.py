@@ -1,10 +1,8 @@
-"""spec/kubespan.md §3.4: the table of upstream's tests, and what else an operator may type."""
-
-from __future__ import annotations
+"""Where a discovery service is: spec/kubespan.md §3.4."""
 
 import pytest
 
-from kubespan.core.service_endpoint import ServiceEndpoint
+from kubespan.core.service_endpoint import PUBLIC_SERVICE, ServiceEndpoint
 
 
 @pytest.mark.parametrize(
@@ -20,6 +18,7 @@ from kubespan.core.service_endpoint import ServiceEndpoint
         ("https://h:6443/api/v1", "h:6443", False),
         ("https://h:6443/?k=v", "h:6443", False),
         (" https://h \n", "h:443", False),
+        (PUBLIC_SERVICE, "discovery.talos.dev:443", False),
     ],
 )
 def test_parse(url, target, insecure):
@@ -28,8 +27,21 @@ def test_parse(url, target, insecure):
 
 
 @pytest.mark.parametrize(
-    "url", ["", "h", "h:443", "ftp://h", "https://", "https://h:99999", "https://h:0", "https://[::1"]
+    ("url", "sentence"),
+    [
+        pytest.param("", "scheme is required", id="nothing"),
+        pytest.param("h", "scheme is required", id="a name alone"),
+        pytest.param("h:3000", "scheme is required", id="a name and a port"),
+        pytest.param("ftp://h", "scheme must be http://, https:// or grpc://", id="another scheme"),
+        pytest.param("https://", "host is required", id="no host"),
+        pytest.param("https://:3000", "host is required", id="a port alone"),
+        pytest.param("https://h:port", "not a URL", id="no number for a port"),
+        pytest.param("https://h:99999", "not a URL", id="a port that there is none of"),
+        pytest.param("https://h:0", "port must be a number from 1 to 65535", id="port nought"),
+        pytest.param("https://[::1", "not a URL", id="half an address"),
+        pytest.param("https://a b", "host is required", id="white space"),
+    ],
 )
-def test_what_is_no_endpoint(url):
-    with pytest.raises(ValueError, match="the endpoint"):
+def test_what_is_wrong_is_named(url, sentence):
+    with pytest.raises(ValueError, match=sentence):
         ServiceEndpoint.parse(url)

@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 
+from kubespan.core.documents import dump_yaml
 from kubespan.core.endpoint import Endpoint
 from kubespan.core.peer_status import PeerStatus
 from kubespan.core.resources import (
@@ -18,7 +19,7 @@ from kubespan.core.resources import (
     peer_status_records,
     update,
 )
-from kubespan.ctl.output import dump_yaml, render
+from kubespan.ctl.output import render
 
 KEY = "NzW8oeIH5rJyY5lefD9WRoHWWRr/Q6DwsDjMX+xKjT4="
 ENDPOINT = Endpoint.parse("172.20.0.3:51820")

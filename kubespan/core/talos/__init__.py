@@ -1,0 +1,1 @@
+"""Talos machine configurations: what one tells of a cluster, and the patch that brings its machines here."""
