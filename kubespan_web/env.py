@@ -108,6 +108,19 @@ def base_url(name: str, default: str) -> str:
     return value
 
 
+def service_url(name: str, default: str) -> str:
+    """Read where discovery is, as Talos configurations name it; plain where a private network is trusted as such."""
+    value = env(name, default)
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and (parts.port is None or parts.port)
+    except ValueError:
+        usable = False
+    if not usable or parts.path.strip("/") or parts.query or parts.username or any(map(str.isspace, value)):
+        raise SettingsError(f"{name}: expected https://HOST[:PORT], or http://HOST[:PORT] where it is plain")
+    return value.rstrip("/") + "/"
+
+
 def host_of(url: str) -> str:
     """The host of a URL as browsers and agents name it to the server: IPv6 addresses in brackets."""
     host = urlsplit(url).hostname or ""

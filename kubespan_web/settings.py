@@ -21,6 +21,7 @@ from kubespan_web.env import (
     networks,
     number,
     secret_key,
+    service_url,
     words,
 )
 
@@ -40,8 +41,13 @@ TRUSTED_PROXIES = networks("TRUSTED_PROXIES")  # whose X-Forwarded-* are believe
 DISCOVERY_SERVE = choice("DISCOVERY_SERVE", "known", "all")  # clusters of this console, or `all`
 DISCOVERY_CLUSTERS = number("DISCOVERY_CLUSTERS", 10_000)  # the most, where any are served
 DISCOVERY_AFFILIATES = number("DISCOVERY_AFFILIATES", 100_000)  # the most over all clusters, of at most 5 KB each
-DISCOVERY_URL = env("DISCOVERY_URL", "")  # where machines find discovery; agents ask there while the console is away
 DISCOVERY_REDIRECT = env("DISCOVERY_REDIRECT", "")  # host:port that every client is sent to instead
+# Where machines find discovery: patches name it, and carry what Talos must trust for it (a file, PEM); agents ask there
+# while the console is away.
+DISCOVERY_URL = service_url(
+    "DISCOVERY_URL", f"{KUBESPAN_AGENT_URL.partition(':')[0]}://{host_of(KUBESPAN_AGENT_URL)}:3000"
+)
+DISCOVERY_ROOTS = env("DISCOVERY_ROOTS", "")
 DEBUG = flag("KUBESPAN_DEBUG")
 SECURE = KUBESPAN_URL.startswith("https:")
 
@@ -231,8 +237,10 @@ CSRF_COOKIE_HTTPONLY = True  # scripts read the token from the page
 CSRF_TRUSTED_ORIGINS = [KUBESPAN_URL]
 # Preloading is a promise to browsers' makers for a whole domain; that is its owner's to give.
 SILENCED_SYSTEM_CHECKS = ["security.W021"]
-# An agent's enrolment request is a few kB; the largest form is a Talos machine configuration.
+# An agent's enrolment request is a few kB. Talos files have secrets of all kinds, and never touch a disk.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
+DATA_UPLOAD_MAX_NUMBER_FILES = 10
+FILE_UPLOAD_HANDLERS = ["nodes.uploads.InMemory"]
 
 DJANGO_TABLES2_TEMPLATE = "django_tables2/table.html"
 

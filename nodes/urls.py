@@ -6,7 +6,7 @@ from django.urls import path
 from kubespan.core.messages import ENROL_PATH
 from kubespan.core.release import ARCHIVE_PATH, RELEASE_PATH, SCRIPT_PATH
 from nodes import api
-from nodes.views import activity, clusters, discovery, enrolment, links, nodes, overview, people, rotation
+from nodes.views import activity, clusters, discovery, enrolment, links, nodes, overview, people, rotation, talos
 
 urlpatterns = [
     path(ENROL_PATH.lstrip("/"), api.enrol, name="enrol"),
@@ -26,6 +26,9 @@ urlpatterns = [
     path("clusters/<uuid:uuid>/preview/", clusters.ClusterOptionsPreviewView.as_view(), name="cluster-preview"),
     path("clusters/<uuid:uuid>/activity/", clusters.ClusterActivityView.as_view(), name="cluster-activity"),
     path("clusters/<uuid:uuid>/agents/", clusters.ClusterAgentsView.as_view(), name="cluster-agents"),
+    path("clusters/<uuid:uuid>/talos/", talos.ClusterTalosView.as_view(), name="cluster-talos"),
+    path("clusters/<uuid:uuid>/talos/patch/", talos.ClusterTalosPatchView.as_view(), name="cluster-talos-patch"),
+    path("clusters/<uuid:uuid>/talos/test/", talos.ClusterTalosTestView.as_view(), name="cluster-talos-test"),
     path("rollouts/<int:pk>/cancel/", clusters.RolloutCancelView.as_view(), name="rollout-cancel"),
     path("clusters/<uuid:uuid>/secret/", clusters.ClusterSecretView.as_view(), name="cluster-secret"),
     path("clusters/<uuid:uuid>/id/", clusters.ClusterIdView.as_view(), name="cluster-id"),

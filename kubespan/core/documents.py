@@ -14,6 +14,7 @@ import yaml
 
 LIMIT_BYTES = 1024 * 1024
 """A machine configuration has some 40 kB with all its comments; inline manifests may make it more."""
+TOO_LARGE = f"It is larger than {LIMIT_BYTES // 1024:,} KiB. Leave out what is not needed here, such as manifests."
 LIMIT_DEPTH = 50
 LIMIT_DOCUMENTS = 200
 LIMIT_EVENTS = 50_000
@@ -54,7 +55,7 @@ def parse_documents(data: bytes) -> list[Any]:
     Raises Unreadable.
     """
     if len(data) > LIMIT_BYTES:
-        raise Unreadable(f"It is larger than {LIMIT_BYTES // 1024:,} KiB. Leave out what is not needed here.")
+        raise Unreadable(TOO_LARGE)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-import secrets
 from pathlib import Path
 
 import click
 
 import kubespan
-from kubespan.core.cluster import KEY_BYTES, make_cluster_id, make_cluster_secret
-from kubespan.core.documents import dump_yaml
 from kubespan.core.resources import FILE_NAME, Resource, parse, resolve
+from kubespan.ctl.discovery import discovery
+from kubespan.ctl.generate import gen_config, make_bundle
 from kubespan.ctl.output import FORMS, Form, render
 
 STATE_DIR = "/var/lib/kubespan-agent"
@@ -20,7 +19,7 @@ STATE_DIR = "/var/lib/kubespan-agent"
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
-    """Look at a machine's mesh, and make secrets for a new cluster."""
+    """Look at a machine's mesh or a discovery service, and make what a new cluster needs."""
 
 
 @main.command()
@@ -72,11 +71,11 @@ def gen() -> None:
 @gen.command("secrets")
 def gen_secrets() -> None:
     """Print a new cluster id and cluster secret, in the form of Talos' secrets bundle."""
-    bundle = {
-        "id": make_cluster_id(secrets.token_bytes(KEY_BYTES)),
-        "secret": make_cluster_secret(secrets.token_bytes(KEY_BYTES)),
-    }
-    click.echo(dump_yaml({"cluster": bundle}), nl=False)
+    click.echo(make_bundle(), nl=False)
+
+
+gen.add_command(gen_config)
+main.add_command(discovery)
 
 
 @main.command()

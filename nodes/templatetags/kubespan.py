@@ -247,6 +247,7 @@ IRREGULAR = {
     "cluster.secret-switched": "switched the secret of cluster",
     "cluster.id-shown": "looked at the id of cluster",
     "cluster.affiliates-shown": "looked at what affiliates say in cluster",
+    "cluster.patch-shown": "took a Talos patch with id and secret of cluster",
     "console.first-code-made": "made a code for the first administrator of",
     "node.options-set": "set the options of node",
     "node.networks-approved": "approved networks of node",

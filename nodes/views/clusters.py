@@ -13,6 +13,7 @@ from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.views import View
 from django.views.decorators.cache import never_cache
+from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
 from kubespan.core.findings import STOPPING
 from nodes.forms import ClusterForm, ImportForm, OptionsForm, PasswordForm, TokenForm, TypedNameForm
@@ -54,7 +55,7 @@ class ClusterCreateView(OperatorMixin, View):
         return self.show(self.form_class())
 
     def post(self, request):
-        form = self.form_class(request.POST)
+        form = self.form_class(request.POST, request.FILES)
         if not form.is_valid():
             form.count_faults()
             return self.show(form, 400)
@@ -74,17 +75,34 @@ class ClusterCreateView(OperatorMixin, View):
         for warning in warnings:
             messages.warning(request, warning)
         messages.success(request, f"{cluster.name} has been {'imported' if self.importing else 'created'}.")
+        return self.lead_on(form, cluster)
+
+    def lead_on(self, form, cluster: Cluster) -> HttpResponse:
+        """To where its first machine is brought in."""
         return redirect("cluster-enrolment", cluster.uuid)
 
     def show(self, form, status: int = 200):
         return render(self.request, "clusters/create.html", {"form": form, "importing": self.importing}, status=status)
 
 
+@method_decorator(sensitive_post_parameters("secret"), name="dispatch")
 class ClusterImportView(ClusterCreateView):
     """A cluster that exists already."""
 
     form_class = ImportForm
     importing = True
+
+    @sensitive_variables()
+    def post(self, request):
+        return super().post(request)
+
+    def lead_on(self, form, cluster: Cluster) -> HttpResponse:
+        """To the patch for its machines, where Talos files were given."""
+        if form.found is None:
+            return super().lead_on(form, cluster)
+        for note in form.notes():
+            messages.info(self.request, note)
+        return redirect("cluster-talos", cluster.uuid)
 
 
 class ClusterTab(OperatorMixin, View):

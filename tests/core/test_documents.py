@@ -1,5 +1,7 @@
 """YAML from anybody, bounded; and YAML as Talos writes it."""
 
+import contextlib
+
 import pytest
 import yaml
 from hypothesis import given
@@ -68,10 +70,8 @@ def test_a_fault_quotes_nothing(end):
 
 @given(st.binary(max_size=300) | st.text(alphabet="ab:-&*[]{}|>!%@\"'#,? \n\t01", max_size=200).map(str.encode))
 def test_whatever_comes_is_read_or_refused(data):
-    try:
+    with contextlib.suppress(Unreadable):
         parse_documents(data)
-    except Unreadable:
-        pass
 
 
 def test_dump_is_as_talos_writes():

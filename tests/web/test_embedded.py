@@ -108,6 +108,34 @@ def test_names_behind_a_proxy_of_ones_own_are_allowed(tmp_path):
     assert {"console.example", "agents.example", "127.0.0.1"} <= set(environ["ALLOWED_HOSTS"].split(","))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "url"),
+    [
+        pytest.param([], None, id="no discovery"),
+        pytest.param(["--discovery-listen", "127.0.0.1:3000"], "http://127.0.0.1:3000", id="for this machine"),
+        pytest.param(
+            ["--discovery-listen=10.1.2.3:3000", "--tls-listen", "10.1.2.3:8443"], "https://10.1.2.3:3000", id="by TLS"
+        ),
+        pytest.param(
+            ["--discovery-listen", "[::]:3000", "--tls-listen", "[::]:8443", "--tls-name", "console.example"],
+            "https://console.example:3000",
+            id="by its first name",
+        ),
+        pytest.param(
+            ["--discovery-listen", "[::1]:3000", "--tls-listen", "[::]:8443", "--tls-name", "console.example"],
+            "https://[::1]:3000",
+            id="for this machine although it has a name",
+        ),
+    ],
+)
+def test_run_tells_where_discovery_is_and_what_to_trust_for_it(tmp_path, arguments, url):
+    environ = {}
+    embedded.prepare(["manage.py", "run", "--data", str(tmp_path), *arguments], environ)
+    assert environ.get("DISCOVERY_URL") == url
+    roots = str(tmp_path / "tls" / "certificate.pem") if "--tls-listen" in arguments else None
+    assert environ.get("DISCOVERY_ROOTS") == roots
+
+
 def test_a_demonstration_has_a_directory_of_its_own(tmp_path):
     environ = {"KUBESPAN_DATA": str(tmp_path)}
     embedded.prepare(["manage.py", "demo"], environ)

@@ -37,6 +37,22 @@ def test_a_file_goes_before_the_environment(monkeypatch, tmp_path):
         pytest.param(
             lambda name: env.choice(name, "known", "all"), "ALL", "SOMETHING: expected known or all", id="another word"
         ),
+        *(
+            pytest.param(
+                lambda name: env.service_url(name, ""),
+                value,
+                "SOMETHING: expected https://HOST[:PORT], or http://HOST[:PORT] where it is plain",
+                id=f"no service: {value}",
+            )
+            for value in (
+                "d.example",
+                "grpc://d.example",
+                "https://",
+                "https://d.example/a",
+                "https://d:x",
+                "http://a b",
+            )
+        ),
         pytest.param(env.networks, "10.0.0.1/8", "SOMETHING: 10.0.0.1/8 has host bits set", id="host bits"),
     ],
 )

@@ -79,6 +79,23 @@ def test_the_console_answers_to_the_names_of_its_addresses(python, production, g
     assert show(python, "ALLOWED_HOSTS", **production | given) == {"ALLOWED_HOSTS": hosts}
 
 
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        pytest.param({}, "https://console.example:3000/", id="beside the console"),
+        pytest.param(
+            {"KUBESPAN_AGENT_URL": "https://agents.example:8443"}, "https://agents.example:3000/", id="agents"
+        ),
+        pytest.param({"KUBESPAN_URL": "https://[2001:db8::1]:8443"}, "https://[2001:db8::1]:3000/", id="IPv6"),
+        pytest.param({"KUBESPAN_URL": "http://127.0.0.1:8000"}, "http://127.0.0.1:3000/", id="on this machine"),
+        pytest.param({"DISCOVERY_URL": "https://d.example"}, "https://d.example/", id="as told"),
+        pytest.param({"DISCOVERY_URL": "http://10.0.0.1:3000/"}, "http://10.0.0.1:3000/", id="plain, as told"),
+    ],
+)
+def test_where_talos_machines_find_discovery(python, production, given, url):
+    assert show(python, "DISCOVERY_URL", **production | given) == {"DISCOVERY_URL": url}
+
+
 def test_cookies_are_only_for_tls_where_the_console_has_it(python, production):
     names = ("SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE", "SECURE_SSL_REDIRECT", "SECURE_HSTS_SECONDS")
     assert all(show(python, *names, **production).values())

@@ -60,8 +60,8 @@ ROOT_REBOOTS = (
     "These releases take the certificate up with a reboot alone: patch one machine after the other, and each once."
 )
 FORCED = (
-    "Talos always forces traffic for a peer into the tunnel, from before their first handshake: a machine that WireGuard "
-    "does not reach is cut off from them."
+    "Talos always forces traffic for a peer into the tunnel, from before their first handshake: a machine that "
+    "WireGuard does not reach is cut off from them."
 )
 ADDED = "Filters are added to those that a machine has already, and take none of them away."
 HARVESTED = "These releases always harvest endpoints."

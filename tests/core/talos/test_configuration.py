@@ -1,4 +1,4 @@
-"""What Talos files tell: every form that a cluster's id and secret come in, and every way in which they cannot be used."""
+"""What Talos files tell: every form that id and secret come in, and every way in which they cannot be used."""
 
 import base64
 

@@ -18,20 +18,22 @@ ROOT = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 ID = "8XuV9TZHW08DOk3bVxQjH9ih_TBKjnh-j44tsCLSBzo="
 SECRET = base64.b64encode(bytes(range(32))).decode()
 OPTIONS = Options(
-    mtu=1380, allow_down_peer_bypass=True, endpoint_filters=("0.0.0.0/0",), exclude_advertised_networks=("10.1.0.0/16",),
+    mtu=1380,
+    allow_down_peer_bypass=True,
+    endpoint_filters=("0.0.0.0/0",),
+    exclude_advertised_networks=("10.1.0.0/16",),
     peer_endpoint_filters=("::/0",),
-)  # fmt: skip
+)
 
-LEGACY = {
-    "cluster": {"discovery": {"enabled": True, "registries": {"service": {"disabled": False, "endpoint": SERVICE}}}}
-}
+SERVICE_REGISTRY = {"disabled": False, "endpoint": SERVICE}
+LEGACY = {"cluster": {"discovery": {"enabled": True, "registries": {"service": SERVICE_REGISTRY}}}}
 LEGACY_IDENTITY = {
     "cluster": {
         "id": ID,
         "secret": SECRET,
         "discovery": {
             "enabled": True,
-            "registries": {"kubernetes": {"disabled": True}, "service": {"disabled": False, "endpoint": SERVICE}},
+            "registries": {"kubernetes": {"disabled": True}, "service": SERVICE_REGISTRY},
         },
     }
 }
