@@ -320,7 +320,7 @@ class ImportForm(ClusterForm):
                 self.add_error(
                     name, f"The files have another {said} than this one: leave it empty, or change the files."
                 )
-            elif not typed and not found and name not in self.errors:
+            elif not typed and not found and name not in self.errors and "configuration" not in self.errors:
                 self.add_error("configuration" if self.found else name, self.missing(name))
             given[name] = typed or found
         return given

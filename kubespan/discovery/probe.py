@@ -230,14 +230,14 @@ def _ask(endpoint: ServiceEndpoint, cluster_id: str, roots: bytes | None, second
             return Finding(Step.HELLO, f"It sends every client on to {response.redirect.endpoint}: test that one.")
         seen = _seen(response.client_ip)
         if not cluster_id:
-            return Finding(Step.FINE, f"It is a discovery service{seen}.")
+            return Finding(Step.FINE, f"It is a discovery service: {seen}.")
         listing = channel.unary_unary(service.LIST, proto.ListRequest.SerializeToString, proto.ListResponse.FromString)
         listed = _call(
             partial(listing, proto.ListRequest(cluster_id=cluster_id), timeout=seconds), Step.CLUSTER, endpoint
         )
         count = len(listed.affiliates)
         return Finding(
-            Step.FINE, f"All is well{seen}; {count} {'machine is' if count == 1 else 'machines are'} listed there."
+            Step.FINE, f"All is well: {seen}; {count} {'machine is' if count == 1 else 'machines are'} listed there."
         )
 
 
@@ -277,5 +277,5 @@ def answer_fault(code: grpc.StatusCode, details: str, target: str) -> str:
 
 def _seen(raw: bytes) -> str:
     if len(raw) not in {4, 16}:
-        return "; it does not say which address it sees us at"
-    return f", and sees us at {ip_address(raw)}"
+        return "it does not say which address it sees us at"
+    return f"it sees us at {ip_address(raw)}"

@@ -72,6 +72,7 @@ def test_every_page(open_browser, mesh, view):
             "discovery/",
             "options/",
             "agents/",
+            "talos/",
             "activity/",
             "activity/?kind=audit",
             "secret/",
@@ -252,6 +253,49 @@ def test_dialogs(open_browser, mesh, view):
         expect(page.get_by_role("dialog")).to_be_visible()
         browser.check()
         page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_talos_cluster_is_brought_here(open_browser, mesh, view):
+    """A patch for the machines that there are, a look at the service in place, and the patch with both, shown once."""
+    browser = open_browser(**view, reduced_motion="reduce").sign_in()
+    page = browser.page
+    page.goto(f"/clusters/{mesh}/talos/")
+    patch = page.locator("#patch-text")
+    expect(patch).to_contain_text("registries:")
+    page.get_by_label("Talos on the machines").select_option("1.14")
+    page.get_by_label("Made by an earlier Talos").uncheck()
+    page.get_by_label("Beside the public service").check()
+    expect(patch).to_contain_text("name: kubespan-web")
+    expect(patch).not_to_contain_text("registries:")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").click()
+    assert download.value.suggested_filename == "talos-1.14.yaml"
+    assert download.value.path().read_text() == patch.text_content()
+    page.get_by_role("button", name="Test from here").click()
+    expect(page.get_by_text("nothing listens at")).to_be_visible()
+    browser.check()
+    page.get_by_label("Your password").fill("correct horse battery")
+    page.get_by_role("button", name="Show it with both").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.locator("[data-secret]")).to_have_text(re.compile(r"clusterSecret: [A-Za-z0-9+/]{43}="))
+    page.keyboard.press("Escape")
+    expect(dialog).to_be_visible()
+    browser.check()
+    dialog.get_by_role("link", name="Done").click()
+    expect(page.locator("[data-secret]")).to_have_count(0)
+    expect(page.get_by_label("Beside the public service")).to_be_checked()
+
+
+def test_a_talos_patch_without_scripts(open_browser, mesh):
+    browser = open_browser(java_script_enabled=False).sign_in()
+    page = browser.page
+    page.goto(f"/clusters/{mesh}/talos/")
+    page.get_by_label("Talos on the machines").select_option("0.12")
+    page.get_by_role("button", name="Show the patch").click()
+    expect(page.locator("#patch-text")).to_contain_text('"op": "add"')
+    page.get_by_role("button", name="Test from here").click()
+    expect(page.get_by_text("nothing listens at").or_(page.get_by_text("a moment ago"))).to_be_visible()
 
 
 def test_the_secret_stays_until_it_is_closed(open_browser, mesh):

@@ -34,8 +34,8 @@ async def test_one_line_says_that_all_is_well(tmp_path):
     async with listening() as url:
         alone = await run(url)
         with_cluster = await run(url, "--with-secrets", tmp_path / "secrets.yaml")
-    assert (alone.returncode, alone.stdout) == (0, "It is a discovery service, and sees us at 127.0.0.1.\n")
-    assert with_cluster.stdout == "All is well, and sees us at 127.0.0.1; 0 machines are listed there.\n"
+    assert (alone.returncode, alone.stdout) == (0, "It is a discovery service: it sees us at 127.0.0.1.\n")
+    assert with_cluster.stdout == "All is well: it sees us at 127.0.0.1; 0 machines are listed there.\n"
 
 
 async def test_one_line_says_what_is_wrong():

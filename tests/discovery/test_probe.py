@@ -59,9 +59,9 @@ async def look(endpoint, **more):
 async def test_all_is_well():
     registry = KnownAlone(gather=0.01)
     async with listening(registry) as port:
-        assert (await look(at(port))) == Finding(Step.FINE, "It is a discovery service, and sees us at 127.0.0.1.")
+        assert (await look(at(port))) == Finding(Step.FINE, "It is a discovery service: it sees us at 127.0.0.1.")
         found = await look(at(port), cluster_id="known")
-        assert found.sentence == "All is well, and sees us at 127.0.0.1; 0 machines are listed there."
+        assert found.sentence == "All is well: it sees us at 127.0.0.1; 0 machines are listed there."
         assert found.fine
         await registry.update("known", Update("one", b"sealed", (), 60.0))
         assert "1 machine is listed" in (await look(at(port), cluster_id="known")).sentence

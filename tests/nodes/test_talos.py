@@ -398,7 +398,7 @@ async def test_a_service_that_is_there(alice, async_client, settings):
         response = await async_client.post(address(cluster, "cluster-talos-test"))
     finally:
         await server.stop(None)
-    assert "All is well, and sees us at 127.0.0.1; 0 machines are listed there." in read_text(response)
+    assert "All is well: it sees us at 127.0.0.1; 0 machines are listed there." in read_text(response)
 
 
 def test_only_operators_test(client, cluster, settings):
