@@ -7,6 +7,7 @@ import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
@@ -56,7 +57,7 @@ def gen_config(
 ) -> None:
     """Write a new cluster's id and secret, and patches for Talos machines, into files for your eyes alone."""
     try:
-        ServiceEndpoint.parse(url)
+        check_service(url)
         eras = ERAS if release is None else (find_era(Release.parse(release)),)
         bundle = _read(with_secrets).decode() if with_secrets else make_bundle()
         found = read([(str(with_secrets or SECRETS_FILE), bundle.encode())])
@@ -72,6 +73,14 @@ def gen_config(
     files |= dict(_patches(wish, eras))
     for path in write_files(directory, files, force=force):
         click.echo(path)
+
+
+def check_service(url: str) -> None:
+    """Raise ValueError for a URL that not every release takes in its configuration."""
+    ServiceEndpoint.parse(url)
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or parts.path.strip("/") or parts.query:
+        raise ValueError("not all releases take such an endpoint: write https://HOST[:PORT] or http://HOST[:PORT]")
 
 
 def _patches(wish: Wish, eras: tuple[Era, ...]) -> Iterator[tuple[str, str]]:

@@ -55,6 +55,7 @@ def console(tmp_path_factory):
     handed_out.mkdir()
     hand_out(handed_out)  # whether this tree has one built or not
     running.env["KUBESPAN_AGENT_FILES"] = str(handed_out)
+    running.env["DISCOVERY_URL"] = f"http://127.0.0.1:{free_port()}"  # where nothing listens
     running.start()
     yield running
     running.stop()

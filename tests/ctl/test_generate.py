@@ -106,6 +106,8 @@ def test_what_is_written_over_is_for_its_owner_alone_and_nobody_elses_file(tmp_p
     ("arguments", "sentence"),
     [
         pytest.param(["--discovery", "console.example"], "scheme is required", id="no URL"),
+        pytest.param(["--discovery", "grpc://d.example"], "not all releases take such an endpoint", id="gRPC's scheme"),
+        pytest.param(["--discovery", "https://d.example/path"], "not all releases take such an endpoint", id="a path"),
         pytest.param(["--release", "newest"], "not a release of Talos", id="no release"),
         pytest.param(["--with-secrets", "none.yaml"], "none.yaml: No such file or directory", id="no file"),
         pytest.param(["--with-secrets", "half.yaml"], "not both a cluster id and a cluster secret", id="no secret"),

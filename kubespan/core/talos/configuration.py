@@ -155,37 +155,21 @@ def _identity(documents: Iterable[_Document]) -> tuple[str, str]:
         for found, value, what in zip((ids, secrets), pair, ("cluster id", "cluster secret"), strict=True):
             if text := _text(value, f"{place}: the {what}"):
                 found.append((text, place))
-    return _the_id(ids), _the_secret(secrets)
+    return _the_one(ids, "cluster id", check_cluster_id), _the_one(secrets, "cluster secret", parse_cluster_secret)
 
 
-def _the_id(found: list[tuple[str, str]]) -> str:
-    cluster_id = _same(found, "cluster id")
-    if cluster_id:
-        try:
-            check_cluster_id(cluster_id)
-        except ValueError as error:
-            raise Unfit(f"{found[0][1]}: {error}.") from None
-    return cluster_id
-
-
-def _the_secret(found: list[tuple[str, str]]) -> str:
-    secret = _same(found, "cluster secret")
-    if secret:
-        try:
-            parse_cluster_secret(secret)
-        except ValueError as error:
-            raise Unfit(f"{found[0][1]}: {error}.") from None
-    return secret
-
-
-def _same(found: list[tuple[str, str]], what: str) -> str:
-    """The one value; two are of two clusters, and neither is quoted."""
+def _the_one(found: list[tuple[str, str]], what: str, check: Callable[[str], object]) -> str:
+    """The one value there is, checked; empty for none. Two are of two clusters, and neither is quoted."""
     if not found:
         return ""
     value, place = found[0]
     for other, elsewhere in found:
         if other != value:
             raise Unfit(f"{place} and {elsewhere} have different {what}s: give the files of one cluster alone.")
+    try:
+        check(value)
+    except ValueError as error:
+        raise Unfit(f"{place}: {error}.") from None
     return value
 
 
