@@ -239,7 +239,8 @@ CSRF_TRUSTED_ORIGINS = [KUBESPAN_URL]
 SILENCED_SYSTEM_CHECKS = ["security.W021"]
 # An agent's enrolment request is a few kB. Talos files have secrets of all kinds, and never touch a disk.
 DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024
-DATA_UPLOAD_MAX_NUMBER_FILES = 10
+DATA_UPLOAD_MAX_NUMBER_FILES = 3  # of 1 MiB each: a control plane's, a worker's, and the secrets bundle
+FILE_UPLOAD_MAX_MEMORY_SIZE = 4 * 1024 * 1024  # a larger request would be spooled
 FILE_UPLOAD_HANDLERS = ["nodes.uploads.InMemory"]
 
 DJANGO_TABLES2_TEMPLATE = "django_tables2/table.html"

@@ -267,8 +267,8 @@ class ImportForm(ClusterForm):
         label="Talos files",
         required=False,
         allow_empty_file=True,
-        help_text="A machine configuration (talosctl get machineconfig -o yaml) or a secrets bundle; several of one "
-        "cluster, if you like. Read for id, secret and KubeSpan's options; nothing else of them is kept.",
+        help_text="A machine configuration (talosctl get machineconfig -o yaml) or a secrets bundle; up to three of "
+        "one cluster. Read for id, secret and KubeSpan's options; nothing else of them is kept.",
     )
     take_options = forms.BooleanField(
         label="Use the KubeSpan options in them",

@@ -13,6 +13,7 @@ from django.core.cache import cache
 from kubespan.core.service_endpoint import ServiceEndpoint
 from kubespan.core.talos.eras import USUAL, Era, Release, find_era
 from kubespan.core.talos.patches import Patch, Wish, make_patch
+from kubespan.core.talos.roots import parse_roots
 from kubespan_web.env import is_loopback
 from nodes.models import Cluster, Node
 
@@ -28,8 +29,8 @@ def read_roots() -> str:
     if not path or endpoint().insecure:
         return ""
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return parse_roots(Path(path).read_bytes())
+    except (OSError, ValueError) as error:
         log.warning("what machines must trust cannot be read", error=str(error))
         return ""
 

@@ -18,6 +18,7 @@ from kubespan.core.service_endpoint import PUBLIC_SERVICE, ServiceEndpoint
 from kubespan.core.talos.configuration import Unfit, read
 from kubespan.core.talos.eras import ERAS, Era, Release, find_era
 from kubespan.core.talos.patches import Wish, has_forms, make_patch
+from kubespan.core.talos.roots import parse_roots
 
 SECRETS_FILE = "secrets.yaml"
 
@@ -61,7 +62,7 @@ def gen_config(
         eras = ERAS if release is None else (find_era(Release.parse(release)),)
         bundle = _read(with_secrets).decode() if with_secrets else make_bundle()
         found = read([(str(with_secrets or SECRETS_FILE), bundle.encode())])
-        certificates = _read(roots).decode() if roots else ""
+        certificates = _read_roots(roots) if roots else ""
     except UnicodeDecodeError:
         raise click.ClickException("a file is not UTF-8 text") from None
     except (Unfit, ValueError) as error:
@@ -97,6 +98,13 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise click.ClickException(f"{path}: {error.strerror}") from None
+
+
+def _read_roots(path: Path) -> str:
+    try:
+        return parse_roots(_read(path))
+    except ValueError as error:
+        raise click.ClickException(f"{path}: {error}") from None
 
 
 def write_files(directory: Path, files: Mapping[str, str], *, force: bool) -> list[Path]:

@@ -14,9 +14,10 @@ import yaml
 from kubespan.core.cluster import check_cluster_id, parse_cluster_secret
 from kubespan.core.talos.configuration import read
 from kubespan.core.talos.eras import ERAS
+from nodes import certificates
+from tests.factories import NOW
 
 PROGRAM = str(Path(sys.executable).with_name("kubespanctl"))
-ROOT = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 ALL = {
     "secrets.yaml", "talos-0.12.json", "talos-1.0.json", "talos-1.2.yaml", "talos-1.5.yaml", "talos-1.7.yaml",
     "talos-1.8.yaml", "talos-1.13.yaml", "talos-1.13-upgraded.yaml", "talos-1.14.yaml", "talos-1.14-upgraded.yaml",
@@ -73,12 +74,13 @@ def test_each_time_another_cluster(tmp_path):
 def test_secrets_that_are_there_are_used_and_left_alone(tmp_path):
     secret = base64.b64encode(bytes(range(32))).decode()
     (tmp_path / "theirs.yaml").write_text(yaml.safe_dump({"cluster": {"id": "c", "secret": secret}, "certs": {}}))
-    (tmp_path / "root.pem").write_text(ROOT)
+    own = certificates.ensure(tmp_path, ["d.example"], NOW)
+    (tmp_path / "root.pem").write_bytes(own.key.read_bytes() + own.certificate.read_bytes())
     made = run("--with-secrets", "theirs.yaml", "--roots", "root.pem", "--release", "v1.14.1", cwd=tmp_path)
     assert made.stdout.split() == ["talos-1.14.yaml", "talos-1.14-upgraded.yaml"]
     documents = {one["kind"]: one for one in yaml.safe_load_all((tmp_path / "talos-1.14.yaml").read_text())}
     assert documents["DiscoveryIdentityConfig"]["clusterSecret"] == secret
-    assert documents["TrustedRootsConfig"]["certificates"] == ROOT
+    assert documents["TrustedRootsConfig"]["certificates"] == own.certificate.read_text()
 
 
 def test_nothing_is_written_over_unasked(tmp_path):
@@ -113,6 +115,7 @@ def test_what_is_written_over_is_for_its_owner_alone_and_nobody_elses_file(tmp_p
         pytest.param(["--with-secrets", "half.yaml"], "not both a cluster id and a cluster secret", id="no secret"),
         pytest.param(["--with-secrets", "wrong.yaml"], "wrong.yaml: invalid cluster secret", id="a wrong secret"),
         pytest.param(["--with-secrets", "binary"], "not UTF-8", id="no text"),
+        pytest.param(["--roots", "half.yaml"], "half.yaml: it holds no certificate in PEM form", id="no certificate"),
         pytest.param(["-o", "half.yaml/in"], "half.yaml/in: Not a directory", id="no directory"),
     ],
 )

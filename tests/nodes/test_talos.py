@@ -188,6 +188,8 @@ def test_what_is_wrong_is_said_at_the_field_and_nothing_made(page, files, typed,
 def test_of_a_file_no_more_than_the_limit_is_kept():
     """In memory: the settings know no other handler, so none is on a disk."""
     assert django_settings.FILE_UPLOAD_HANDLERS == ["nodes.uploads.InMemory"]
+    most = django_settings.DATA_UPLOAD_MAX_NUMBER_FILES * LIMIT_BYTES + django_settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+    assert most <= django_settings.FILE_UPLOAD_MAX_MEMORY_SIZE, "a request that may be accepted is not spooled"
     handler = InMemory()
     handler.new_file("configuration", "a.yaml", "text/plain", 0)
     for start in range(0, 3 * LIMIT_BYTES, LIMIT_BYTES - 7):
@@ -197,7 +199,7 @@ def test_of_a_file_no_more_than_the_limit_is_kept():
 
 
 def test_too_many_files_are_refused(page):
-    assert send(page, *[file() for _ in range(11)]).status_code == 400
+    assert send(page, *[file() for _ in range(4)]).status_code == 400
     assert not Cluster.objects.exists()
 
 
@@ -288,7 +290,10 @@ def test_the_consoles_own_certificate_is_in_the_patch(page, cluster, settings, t
     shown = shown_patch(page.get(f"{address(cluster)}?release=1.8"))
     assert shown[1]["kind"] == "TrustedRootsConfig"
     assert shown[1]["certificates"] == own.certificate.read_text()
-    assert "PRIVATE" not in str(shown)
+    both = tmp_path / "both.pem"
+    both.write_bytes(own.key.read_bytes() + own.certificate.read_bytes())
+    settings.DISCOVERY_ROOTS = str(both)
+    assert shown_patch(page.get(f"{address(cluster)}?release=1.8")) == shown, "a key beside it stays where it is"
     assert "Machines reboot for it" in read_text(page.get(f"{address(cluster)}?release=1.7"))
     settings.DISCOVERY_URL = "http://discovery.example:3000/"
     assert len(shown_patch(page.get(f"{address(cluster)}?release=1.8"))) == 1
