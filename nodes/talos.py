@@ -67,10 +67,12 @@ def guess_era(cluster: Cluster) -> Era:
     return find_era(min(releases)) if releases else USUAL
 
 
-def find_obstacles() -> list[str]:
-    """Why machines might not find the service, in sentences; what only a connection can tell, it does not know."""
+def find_obstacles(cluster: Cluster) -> list[str]:
+    """Why machines might not find each other there, in sentences; what only a connection can tell, it does not know."""
     where = endpoint()
     found = []
+    if not cluster.kubespan.discovery:
+        found.append("The discovery service does not serve this cluster: switch it on under Options.")
     if is_loopback(where.host):
         found.append(
             f"{where.target} can be reached from this machine alone. Have discovery listen on an address that Talos "

@@ -60,7 +60,7 @@ class ClusterTalosView(ClusterTab):
             "era": form.era,
             "patch": talos.write_patch(self.cluster, form.era, **form.switches),
             "roots": talos.read_roots(),
-            "obstacles": talos.find_obstacles(),
+            "obstacles": talos.find_obstacles(self.cluster),
             "service": settings.DISCOVERY_URL,
             "nodes_word": NODES,
             "password": PasswordForm(self.request.user),

@@ -76,7 +76,14 @@ def file(text=CONFIGURATION, name="controlplane.yaml"):
 
 
 def send(page, *files, **typed):
-    form = {"name": "talos", "enabled": "on", "routing": "after-handshake", "mtu": 1420, "take_options": "on"} | typed
+    form = {
+        "name": "talos",
+        "enabled": "on",
+        "discovery": "on",
+        "routing": "after-handshake",
+        "mtu": 1420,
+        "take_options": "on",
+    } | typed
     return page.post("/clusters/import/", form | {"configuration": list(files)}, follow=True)
 
 
@@ -312,11 +319,17 @@ def test_the_consoles_own_certificate_is_in_the_patch(page, cluster, settings, t
 )
 def test_why_machines_might_not_find_it_is_said(page, cluster, settings, url, roots, words):
     settings.DISCOVERY_URL, settings.DISCOVERY_ROOTS = url, roots
-    found = talos.find_obstacles()
+    found = talos.find_obstacles(cluster)
     assert len(found) == (words is not None)
     if words:
         assert words in found[0]
         assert words in read_text(page.get(address(cluster)))
+
+
+def test_a_cluster_that_discovery_does_not_serve(page, settings):
+    settings.DISCOVERY_URL = "https://d.example:3000/"
+    cluster = make_cluster("alone", discovery=False, now=timezone.now())
+    assert "does not serve this cluster: switch it on under Options" in read_text(page.get(address(cluster)))
 
 
 def identities(response):
