@@ -8,6 +8,7 @@ import click
 
 from kubespan.core.service_endpoint import ServiceEndpoint
 from kubespan.core.talos.configuration import Unfit, read
+from kubespan.discovery.probe import probe
 
 
 @click.group()
@@ -27,10 +28,6 @@ def discovery() -> None:
 )
 def test_service(url: str, roots: Path | None, with_secrets: Path | None) -> None:
     """Say in one line whether a machine here would find the service at URL, such as https://discovery.example:3000."""
-    try:
-        from kubespan.discovery.probe import probe  # noqa: PLC0415 - gRPC is not on every machine, nor needed for all else
-    except ImportError:
-        raise click.ClickException("this needs gRPC: pip install 'kubespan-web[console]'") from None
     try:
         endpoint = ServiceEndpoint.parse(url)
         cluster_id = read([(str(with_secrets), with_secrets.read_bytes())]).cluster_id if with_secrets else ""

@@ -41,6 +41,9 @@ CLOSE_SECONDS = 2.0
 PREFIX_BYTES = 5
 """Before each message: whether it is compressed, and its length."""
 
+ALPN = "h2"
+"""By which TLS agrees on HTTP/2."""
+
 STATUSES = (
     "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
     "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
@@ -52,11 +55,29 @@ Dial = Callable[[str, int], Awaitable[socket.socket]]
 """Makes a socket that is connected to a host and port. May raise OSError."""
 
 
+def make_context(roots: bytes | None = None, *, besides: bool = False) -> ssl.SSLContext:
+    """Check as Go does, and Talos with it: a chain to a trusted certificate, its dates and its names, and no more.
+
+    `roots` (PEM) are trusted instead of what this machine trusts, or `besides`.
+    """
+    given = roots.decode() if roots else None
+    context = ssl.create_default_context(cadata=None if besides else given)
+    if besides and given:
+        context.load_verify_locations(cadata=given)
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    # A certificate that is trusted itself needs no other above it.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols([ALPN])
+    return context
+
+
 class CallError(Exception):
     """A call came to nothing; the text has the service's words and the status' name."""
 
     def __init__(self, details: str, status: str) -> None:
         super().__init__(f"{details} ({status})")
+        self.details = details
         self.status = status
 
 
@@ -303,7 +324,7 @@ async def connect(
         transport, connection = await asyncio.get_running_loop().create_connection(lambda: made, **where)
     try:
         secured = transport.get_extra_info("ssl_object")
-        if secured is not None and secured.selected_alpn_protocol() != "h2":
+        if secured is not None and secured.selected_alpn_protocol() != ALPN:
             raise ConnectionError("what answers does not offer HTTP/2 (ALPN h2), which gRPC needs")
         yield connection
     finally:

@@ -20,7 +20,7 @@ import structlog
 from kubespan.core.affiliate import Affiliate
 from kubespan.core.endpoint import MAX_PORT, Endpoint, IPAddress, parse_address
 from kubespan.discovery import service
-from kubespan.discovery.calls import CallError, Connection, Dial, connect
+from kubespan.discovery.calls import ALPN, CallError, Connection, Dial, connect, make_context
 from kubespan.discovery.limits import AFFILIATES, TTL_SECONDS
 from kubespan.discovery.proto import cluster_pb2 as proto
 from kubespan.discovery.sealing import (
@@ -83,15 +83,10 @@ class Place:
         """By what TLS to connect; none for plain HTTP/2."""
         if self.insecure:
             return None
-        context = self.pinned
-        if context is None:
-            context = ssl.create_default_context(cadata=None if self.roots is None else self.roots.decode())
-            # As Go checks, and Talos with it: a certificate that is trusted itself needs no other above it.
-            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-            context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["h2"])
-        return context
+        if self.pinned is None:
+            return make_context(self.roots)
+        self.pinned.set_alpn_protocols([ALPN])
+        return self.pinned
 
 
 @dataclass(slots=True)

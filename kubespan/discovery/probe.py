@@ -7,7 +7,7 @@ harm.
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import queue
 import socket
 import ssl
@@ -15,15 +15,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from ipaddress import ip_address
 from typing import TypeVar
 
-import grpc
+from google.protobuf.message import Message
 
 from kubespan.core.service_endpoint import ServiceEndpoint
 from kubespan.discovery import service
-from kubespan.discovery.client import MESSAGE_BYTES, system_roots
+from kubespan.discovery.calls import ALPN, CallError, Connection, connect, make_context
 from kubespan.discovery.proto import cluster_pb2 as proto
 
 STEP_SECONDS = 5.0
@@ -31,11 +30,13 @@ STEP_SECONDS = 5.0
 ADDRESSES_TRIED = 3
 """Of those that a name has."""
 
+PING_SECONDS = 60.0
+"""Longer than all of it."""
+
 NOBODY = "kubespan-probe"
 """The cluster that Hello names where none is given; nothing is made for it."""
 VERSION = "v0.0.0"
 
-ALPN = "h2"
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """What a client of HTTP/2 begins with, and empty settings (RFC 9113 §3.4)."""
 FRAME_HEAD = 9
@@ -85,7 +86,7 @@ def probe(
             wrapped = connection if endpoint.insecure else _secure(connection, endpoint, roots)
             with wrapped:
                 _speak_http2(wrapped, endpoint)
-        return _ask(endpoint, cluster_id, roots, seconds)
+        return asyncio.run(_ask(endpoint, cluster_id, roots, seconds))
     except _Fault as fault:
         return fault.finding
 
@@ -135,21 +136,9 @@ def _connect(addresses: list[tuple[int, tuple[str, int]]], endpoint: ServiceEndp
     raise _Fault(Step.CONNECT, f"{endpoint.target} cannot be connected to: {'; '.join(faults)}.")
 
 
-def make_context(roots: bytes | None) -> ssl.SSLContext:
-    """What Go checks, and Talos with it: a chain to a trusted certificate, its dates and its names, and no more."""
-    context = ssl.create_default_context()
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    # A certificate that is trusted itself needs no other above it.
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    context.set_alpn_protocols([ALPN])
-    if roots is not None:
-        context.load_verify_locations(cadata=roots.decode())
-    return context
-
-
 def _secure(connection: socket.socket, endpoint: ServiceEndpoint, roots: bytes | None) -> ssl.SSLSocket:
     try:
-        wrapped = make_context(roots).wrap_socket(connection, server_hostname=endpoint.host)
+        wrapped = make_context(roots, besides=True).wrap_socket(connection, server_hostname=endpoint.host)
     except ssl.SSLCertVerificationError as error:
         raise _Fault(Step.TLS, certificate_fault(error.verify_code, error.verify_message, endpoint.host)) from None
     except TimeoutError:
@@ -221,58 +210,69 @@ def _speak_http2(connection: socket.socket, endpoint: ServiceEndpoint) -> None:
 # ---------------------------------------------------------------------------------------------------------- gRPC
 
 
-def _ask(endpoint: ServiceEndpoint, cluster_id: str, roots: bytes | None, seconds: float) -> Finding:
-    with contextlib.closing(_open(endpoint, roots)) as channel:
-        hello = channel.unary_unary(service.HELLO, proto.HelloRequest.SerializeToString, proto.HelloResponse.FromString)
-        request = proto.HelloRequest(cluster_id=cluster_id or NOBODY, client_version=VERSION)
-        response = _call(partial(hello, request, timeout=seconds), Step.HELLO, endpoint)
+async def _ask(endpoint: ServiceEndpoint, cluster_id: str, roots: bytes | None, seconds: float) -> Finding:
+    tls = None if endpoint.insecure else make_context(roots, besides=True)
+    try:
+        async with connect(
+            endpoint.host, endpoint.port, tls=tls, ping_every=PING_SECONDS, seconds=seconds
+        ) as connection:
+            return await _Asking(connection, endpoint, seconds).ask(cluster_id)
+    except OSError as error:
+        raise _Fault(Step.HELLO, answer_fault("UNAVAILABLE", str(error), endpoint.target)) from None
+
+
+Answer = TypeVar("Answer", bound=Message)
+
+
+class _Asking:
+    """Questions over one connection."""
+
+    def __init__(self, connection: Connection, endpoint: ServiceEndpoint, seconds: float) -> None:
+        self._connection = connection
+        self._endpoint = endpoint
+        self._seconds = seconds
+
+    async def ask(self, cluster_id: str) -> Finding:
+        """Say hello, and have a cluster listed where one is named."""
+        hello = proto.HelloRequest(cluster_id=cluster_id or NOBODY, client_version=VERSION)
+        response = await self._call(service.HELLO, hello, proto.HelloResponse.FromString, Step.HELLO)
         if response.redirect.endpoint:
             return Finding(Step.HELLO, f"It sends every client on to {response.redirect.endpoint}: test that one.")
         seen = _seen(response.client_ip)
         if not cluster_id:
             return Finding(Step.FINE, f"It is a discovery service: {seen}.")
-        listing = channel.unary_unary(service.LIST, proto.ListRequest.SerializeToString, proto.ListResponse.FromString)
-        listed = _call(
-            partial(listing, proto.ListRequest(cluster_id=cluster_id), timeout=seconds), Step.CLUSTER, endpoint
-        )
+        request = proto.ListRequest(cluster_id=cluster_id)
+        listed = await self._call(service.LIST, request, proto.ListResponse.FromString, Step.CLUSTER)
         count = len(listed.affiliates)
-        return Finding(
-            Step.FINE, f"All is well: {seen}; {count} {'machine is' if count == 1 else 'machines are'} listed there."
-        )
+        machines = "machine is" if count == 1 else "machines are"
+        return Finding(Step.FINE, f"All is well: {seen}; {count} {machines} listed there.")
+
+    async def _call(self, path: str, request: Message, parse: Callable[[bytes], Answer], step: Step) -> Answer:
+        target = self._endpoint.target
+        try:
+            answer = await self._connection.call(path, request.SerializeToString(), self._seconds)
+            return service.read(parse, answer, "its answer")
+        except CallError as error:
+            raise _Fault(step, answer_fault(error.status, error.details, target)) from None
+        except TimeoutError:
+            raise _Fault(step, answer_fault("DEADLINE_EXCEEDED", "", target)) from None
+        except service.Unreadable as error:
+            raise _Fault(step, answer_fault("INTERNAL", str(error), target)) from None
 
 
-def _open(endpoint: ServiceEndpoint, roots: bytes | None) -> grpc.Channel:
-    options = (("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", MESSAGE_BYTES))
-    if endpoint.insecure:
-        return grpc.insecure_channel(endpoint.target, options=options)
-    known = b"\n".join(pem for pem in (system_roots(), roots) if pem)
-    return grpc.secure_channel(endpoint.target, grpc.ssl_channel_credentials(known or None), options=options)
-
-
-Answer = TypeVar("Answer")
-
-
-def _call(call: Callable[[], Answer], step: Step, endpoint: ServiceEndpoint) -> Answer:
-    try:
-        return call()
-    except grpc.RpcError as error:
-        code, details = error.code(), error.details() or ""
-        raise _Fault(step, answer_fault(code, details, endpoint.target)) from None
-
-
-def answer_fault(code: grpc.StatusCode, details: str, target: str) -> str:
-    """A sentence for a call that came back with a fault."""
-    match code:
-        case grpc.StatusCode.NOT_FOUND:
+def answer_fault(status: str, details: str, target: str) -> str:
+    """A sentence for a call that came back with a fault; `status` is gRPC's name for it."""
+    match status:
+        case "NOT_FOUND":
             return f"It is a discovery service, but it does not serve this cluster: {details}."
-        case grpc.StatusCode.UNIMPLEMENTED:
+        case "UNIMPLEMENTED":
             return f"{target} speaks gRPC, but it is no discovery service."
-        case grpc.StatusCode.DEADLINE_EXCEEDED:
+        case "DEADLINE_EXCEEDED":
             return f"{target} speaks HTTP/2, but does not answer in time."
-        case grpc.StatusCode.RESOURCE_EXHAUSTED:
+        case "RESOURCE_EXHAUSTED":
             return f"It has had too many requests from here: {details}."
         case _:
-            return f"{target} speaks HTTP/2, but does not answer as a discovery service: {details} ({code.name})."
+            return f"{target} speaks HTTP/2, but does not answer as a discovery service: {details} ({status})."
 
 
 def _seen(raw: bytes) -> str:

@@ -89,7 +89,7 @@ class ClusterTalosTestView(ClusterTalosView):
 
     def find(self):
         """What a look at the service tells."""
-        # gRPC costs a web process some memory, which most never need.
+        # The protocol's messages and HTTP/2 cost a web process some memory, which most never need.
         from kubespan.discovery.probe import probe  # noqa: PLC0415
 
         return probe(talos.endpoint(), self.cluster.cluster_id, talos.read_roots().encode() or None)
