@@ -118,6 +118,7 @@ async def collecting():
 async def test_two_see_each_others_data_and_endpoints_and_who_leaves_is_gone(go_client):
     async with listening() as port, machines(go_client, port, ONE["id"], "two") as (one, two):
         one.publish(["192.0.2.1:51820"], **{key: value for key, value in ONE.items() if key != "id"})
+        await two.until(lambda known: one.id in known)  # what came first stays first
         two.publish(["[2001:db8::2]:51820"], nodename="two", type="worker", others={one.id: ["198.51.100.1:40000"]})
         known, ip = await two.until(lambda known: len(known.get(one.id, {}).get("endpoints", [])) == 2)
         assert known[one.id] == ONE | {"endpoints": ["192.0.2.1:51820", "198.51.100.1:40000"]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from datetime import UTC, datetime
+from datetime import timedelta
 from html import unescape
 
 import pytest
@@ -61,13 +61,11 @@ def looks():
 
 def test_each_affiliate_has_its_sizes_its_times_and_where_it_speaks_from(talos):
     talos.say(talos.machine(1))
-    discovery.beat(1000.0)
-    discovery.beat(5000.0)  # nobody served for 4,000 s: what expires at 2,800 does so 4,000 s later
-    discovery.apply(talos.row, [Update("talos-2", b"", (b"e" * 16,) * 1, 60.0)], talos.at)
+    discovery.apply(talos.row, [Update("talos-2", b"", (b"e" * 16,), 60.0)], talos.at)
     (one, two) = inspection.list_affiliates(talos.cluster).rows
     assert (one.id, one.endpoints, one.address, one.seal, one.node) == ("talos-1", 1, "", Seal.OPENS, None)
     assert one.size == len(talos.listed()["talos-1"].data)
-    assert one.expires == datetime.fromtimestamp(talos.at + 1800 + 4000, UTC)
+    assert one.expires == NOW + timedelta(minutes=30)  # by the wall, which discovery's time is behind
     assert (two.seal, two.size, two.endpoints) == (Seal.EMPTY, 0, 1)
 
 
