@@ -19,7 +19,7 @@ from ipaddress import IPv6Address, ip_address, ip_interface
 from django.db import transaction
 from django.db.models import Q
 
-from kubespan.core.affiliate import Affiliate
+from kubespan.core.affiliate import Affiliate, is_observable
 from kubespan.core.cluster import ula_prefix
 from kubespan.core.endpoint import Endpoint
 from kubespan.core.messages import MessageError, parse_key
@@ -215,7 +215,7 @@ def _describe(cluster: Cluster, node: Node, affiliate: Affiliate) -> None:
     node.operating_system = claims.printable(affiliate.operating_system, 128)
     node.machine_type = affiliate.machine_type
     node.announced_endpoints = [
-        str(endpoint) for endpoint in affiliate.endpoints if endpoint.port and endpoints.is_observable(endpoint.ip)
+        str(endpoint) for endpoint in affiliate.endpoints if endpoint.port and is_observable(endpoint.ip)
     ][: endpoints.HARVEST_LIMIT]
     node.excluded_networks = [str(network) for network in affiliate.exclude_advertised_networks]
     believe(node, cluster, map(str, affiliate.addresses), map(str, affiliate.additional_addresses))
@@ -285,7 +285,7 @@ def _take_seen(cluster: Cluster, node: Node, said: Mapping[Endpoint, datetime], 
     for endpoint, seen in said.items():
         row = known.get(str(endpoint))
         if row is None:
-            if endpoint.port and endpoints.is_observable(endpoint.ip) and seen > now - endpoints.HARVEST_KEPT:
+            if endpoint.port and is_observable(endpoint.ip) and seen > now - endpoints.HARVEST_KEPT:
                 order = len(known) + len(fresh)
                 fresh.append(
                     Candidate(node=node, endpoint=str(endpoint), source=Source.HARVESTED, order=order, seen=seen)

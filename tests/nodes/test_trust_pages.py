@@ -60,7 +60,8 @@ def every_address(cluster):
         wanted = pattern.pattern.converters
         for node in Node.objects.all() if "pk" in wanted else [Node.objects.first()]:
             token = Token.objects.first()
-            given = {"uuid": token.uuid if pattern.name.startswith("token") else cluster.uuid, "pk": node.pk}
+            pair = {"here": node.pk, "there": Node.objects.exclude(pk=node.pk).first().pk}
+            given = {"uuid": token.uuid if pattern.name.startswith("token") else cluster.uuid, "pk": node.pk} | pair
             yield reverse(pattern.name, kwargs={name: given[name] for name in wanted})
     yield "/admin/"
     for model in apps.get_app_config("nodes").get_models():

@@ -65,8 +65,9 @@ many affiliates there are in all is for whoever asks, as with other discovery se
 def addresses(cluster, node, token):
     """Every page of the console, by name."""
     found = {}
+    pair = {"here": node.pk, "there": enrol(cluster, now=timezone.now()).pk}
     for pattern in get_resolver("nodes.urls").url_patterns:
-        given = {"uuid": token.uuid if pattern.name.startswith("token") else cluster.uuid, "pk": node.pk}
+        given = {"uuid": token.uuid if pattern.name.startswith("token") else cluster.uuid, "pk": node.pk} | pair
         wanted = pattern.pattern.converters
         found[pattern.name] = reverse(pattern.name, kwargs={name: given[name] for name in wanted})
     return found
