@@ -27,6 +27,7 @@ class Running:
 
     def __init__(self, registry, work=contextlib.nullcontext):
         """`work` goes on around the service, in its loop."""
+        self.registry = registry
         self.service = Service(registry, Manners(rate=1e9, burst=10**9, trusted=(ip_network("127.0.0.0/8"),)))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)

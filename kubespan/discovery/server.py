@@ -111,7 +111,8 @@ class Service:
         """Take in what somebody says of an affiliate."""
         limits.check_cluster_id(request.cluster_id)
         limits.check_affiliate_id(request.affiliate_id)
-        ttl = request.ttl.seconds * 1_000_000_000 + request.ttl.nanos
+        # Below nought it would be a date that nobody can write.
+        ttl = max(0, request.ttl.seconds * 1_000_000_000 + request.ttl.nanos)
         limits.check_contents(request.affiliate_data, request.affiliate_endpoints, ttl)
         update = Update(
             request.affiliate_id,

@@ -55,7 +55,7 @@ class Update:
     data: bytes
     endpoints: tuple[bytes, ...]
     ttl: float
-    """Seconds; not positive for what may go at the next collection."""
+    """Seconds; none for what may go at the next collection."""
     address: str = ""
     """Where it came from; empty where nobody can say, or where no client did."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 
 import grpc
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
 from kubespan.discovery import service as names
-from kubespan.discovery.limits import DATA_BYTES, ENDPOINT_BYTES, ENDPOINTS, ID_BYTES
+from kubespan.discovery.limits import DATA_BYTES, ENDPOINT_BYTES, ENDPOINTS, ID_BYTES, TTL_SECONDS
 from kubespan.discovery.metrics import RELEASES
 from kubespan.discovery.proto import cluster_pb2 as proto
 from kubespan.discovery.registry import MemoryRegistry
@@ -34,6 +35,7 @@ def running():
 @fuzzed
 @given(updates())
 def test_whatever_an_update_says_it_is_taken_or_refused_with_a_reason(running, request_):
+    before = time.monotonic()
     status, words = running.call(names.AFFILIATE_UPDATE, request_)
     assert status in MEANT, words
     if status == grpc.StatusCode.INVALID_ARGUMENT:
@@ -46,6 +48,8 @@ def test_whatever_an_update_says_it_is_taken_or_refused_with_a_reason(running, r
             assert len(one.endpoints) <= ENDPOINTS
             assert all(0 < len(endpoint) <= ENDPOINT_BYTES for endpoint in one.endpoints)
         assert request_.affiliate_id in listed
+        kept = running.registry.clusters[request_.cluster_id][0].affiliates[request_.affiliate_id]
+        assert before <= kept.expires <= time.monotonic() + TTL_SECONDS
         delete = proto.AffiliateDeleteRequest(cluster_id=request_.cluster_id, affiliate_id=request_.affiliate_id)
         assert running.call(names.AFFILIATE_DELETE, delete)[0] == grpc.StatusCode.OK
     running.assert_serves()
