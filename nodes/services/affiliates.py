@@ -10,19 +10,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from ipaddress import IPv6Address, ip_address, ip_interface
 
 from django.db import transaction
-from django.db.models import Q
 
 from kubespan.core.affiliate import Affiliate, is_observable
-from kubespan.core.cluster import ula_prefix
 from kubespan.core.endpoint import Endpoint
-from kubespan.core.messages import MessageError, parse_key
 from kubespan.core.peer_status import PeerState
 from kubespan.discovery.limits import TTL_SECONDS
 from kubespan.discovery.sealing import (
@@ -42,12 +40,13 @@ from nodes.models import Candidate, Change, Cluster, Node, Tombstone, Transition
 from nodes.secrets import Unreadable
 from nodes.services import after, audit, claims, discovery, endpoints, revisions, transitions
 from nodes.services.enrolment import believe
+from nodes.services.strangers import Company
 
 UP = str(PeerState.UP)
 LEFT_KEPT = timedelta(minutes=5)
 """How long a machine that discovery no longer lists stays a member; longer while a peer still hears of it."""
-PENDING_LIMIT = 256
-"""Machines of one cluster that may wait for a yes; whoever knows a cluster id can announce any number."""
+DISCOVERED_AT_ONCE = 20
+"""New nodes of one transaction: it has the cluster's lock, and all of SQLite's."""
 
 RENEW_BEFORE = TTL_SECONDS / 2
 """Seconds before its expiry from which on an affiliate is renewed (spec/discovery-protocol.md §6.2)."""
@@ -101,9 +100,12 @@ def _open_endpoints(sealed: SealedAffiliate, secret: bytes, damaged: set[str]) -
     found: dict[Endpoint, float] = {}
     for endpoint in sealed.endpoints:
         try:
-            found[open_endpoint(endpoint.data, secret)] = endpoint.expires
+            opened = open_endpoint(endpoint.data, secret)
         except Damaged:
             damaged.add(sealed.id)
+            continue
+        # One may be listed in several sealings: whoever knows the cluster's id can append to the bytes.
+        found[opened] = max(endpoint.expires, found.get(opened, endpoint.expires))
     return found
 
 
@@ -120,6 +122,7 @@ def follow(cluster_pk: int, now: datetime) -> Opened | None:
     opened = open_listed(cluster) if cluster.kubespan.discovery else Opened()
     if opened is None:
         return None
+    unknown: list[Affiliate] = []
     with transaction.atomic():
         cluster = revisions.lock(cluster_pk)
         harvest, downtime = cluster.kubespan.harvest_extra_endpoints, discovery.downtime()
@@ -128,7 +131,7 @@ def follow(cluster_pk: int, now: datetime) -> Opened | None:
         for node_id, affiliate in opened.affiliates.items():
             node = nodes.get(node_id)
             if node is None:
-                _discover(cluster, affiliate, now)
+                unknown.append(affiliate)
             elif node.kind == Node.Kind.TALOS:
                 _take(cluster, node, _without_echo(node, affiliate) if harvest else affiliate, now)
             elif harvest and node.status == Node.Status.APPROVED:
@@ -136,6 +139,7 @@ def follow(cluster_pk: int, now: datetime) -> Opened | None:
         for node in nodes.values():
             if node.kind == Node.Kind.TALOS and node.node_id not in opened.affiliates and node.left_at is None:
                 _note_left(cluster, node, now)
+    _discover_all(cluster, unknown, now)
     return opened
 
 
@@ -158,17 +162,31 @@ def _secret(cluster: Cluster) -> bytes | None:
         return None
 
 
-def _discover(cluster: Cluster, affiliate: Affiliate, now: datetime) -> None:
-    """A machine that was never seen: it waits for an operator, unless it cannot be, or was removed."""
-    reason = fault(cluster, affiliate)
-    if reason:
-        transaction.on_commit(partial(count, f"discovery.{reason}"), robust=True)
+def _discover_all(cluster: Cluster, unknown: Sequence[Affiliate], now: datetime) -> None:
+    """Machines that were never seen: each waits for an operator, unless it cannot be, or was removed."""
+    if not unknown:
         return
+    welcome, faults = Company.read(cluster, unknown).choose(unknown)
+    for reason, times in Counter(faults).items():
+        count(f"discovery.{reason}", times)
+    for start in range(0, len(welcome), DISCOVERED_AT_ONCE):
+        some = welcome[start : start + DISCOVERED_AT_ONCE]
+        with transaction.atomic():
+            cluster = revisions.lock(cluster.pk)
+            company = Company.read(cluster, some)  # as it is now that nobody else can change it
+            for affiliate in some:
+                if not company.fault(affiliate):
+                    name = company.name(affiliate)
+                    company.admit(affiliate, name)
+                    _discover(cluster, affiliate, name, now)
+
+
+def _discover(cluster: Cluster, affiliate: Affiliate, name: str, now: datetime) -> None:
     node = Node(
         cluster=cluster,
         kind=Node.Kind.TALOS,
         node_id=affiliate.node_id,
-        name=_free_name(cluster, affiliate),
+        name=name,
         public_key=affiliate.public_key,
         address=str(affiliate.address),
         enrolled=now,
@@ -180,32 +198,6 @@ def _discover(cluster: Cluster, affiliate: Affiliate, now: datetime) -> None:
     endpoints.refresh([node], cluster.kubespan, now)
     audit.write("discovery", "node.discovered", node, now)
     after.announce(cluster.pk, "node.enrolled", node=node.pk)
-
-
-def fault(cluster: Cluster, affiliate: Affiliate) -> str:
-    """Why a machine that discovery lists is no node, as a counter's name; empty for none."""
-    try:
-        parse_key(affiliate.public_key, "its key")
-    except MessageError:
-        return "no-kubespan"
-    if affiliate.address is None or affiliate.address not in ula_prefix(cluster.cluster_id):
-        return "address"
-    same = Q(node_id=affiliate.node_id) | Q(public_key=affiliate.public_key)
-    if Tombstone.objects.filter(same, cluster=cluster).exists():
-        return "removed"
-    taken = Q(public_key=affiliate.public_key) | Q(cluster=cluster, address=str(affiliate.address))
-    if Node.objects.present().filter(taken).exists():
-        return "duplicate"
-    if cluster.nodes.pending().count() >= PENDING_LIMIT:
-        return "crowded"
-    return ""
-
-
-def _free_name(cluster: Cluster, affiliate: Affiliate) -> str:
-    name = claims.printable(affiliate.nodename or affiliate.hostname or affiliate.node_id, 200)
-    if cluster.nodes.present().filter(name=name).exists():
-        return f"{name}-{affiliate.node_id[:8]}"
-    return name
 
 
 def _describe(cluster: Cluster, node: Node, affiliate: Affiliate) -> None:

@@ -18,6 +18,7 @@ from kubespan.discovery.state import SealedAffiliate
 from nodes.models import Cluster, DiscoveryClock, DiscoveryCluster, Node
 from nodes.services import affiliates, audit, discovery
 from nodes.services.affiliates import Opened
+from nodes.services.strangers import Company
 
 
 class Seal(enum.StrEnum):
@@ -51,7 +52,7 @@ class Listed:
     node: Node | None = None
     """Ours with that id."""
     why: str = ""
-    """What keeps one that opens from being a node, as `affiliates.fault` names it."""
+    """What keeps one that opens from being a node, as `strangers.Company.fault` names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +101,11 @@ def list_affiliates(cluster: Cluster) -> Listing:
 
 def explain(cluster: Cluster, listing: Listing, rows: Iterable[Listed]) -> list[Listed]:
     """Some of its rows, each of which opens and is no node with the reason why."""
+    rows = list(rows)
     opened = listing.opened or Opened()
-    return [
-        replace(row, why=affiliates.fault(cluster, opened.affiliates[row.id]))
-        if row.node is None and row.id in opened.affiliates
-        else row
-        for row in rows
-    ]
+    unknown = {row.id: opened.affiliates[row.id] for row in rows if row.node is None and row.id in opened.affiliates}
+    company = Company.read(cluster, list(unknown.values()))
+    return [replace(row, why=company.fault(unknown[row.id])) if row.id in unknown else row for row in rows]
 
 
 def reveal(actor: audit.Actor, cluster: Cluster, ids: Collection[str], now: datetime) -> dict[str, Affiliate]:

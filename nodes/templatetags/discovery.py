@@ -26,6 +26,7 @@ SEALS = {
 NO_NODE = {
     "no-kubespan": "no node: without KubeSpan",
     "address": "no node: its KubeSpan address is not of this cluster",
+    "id": "no node: its id cannot be shown",
     "removed": "no node: it was removed here",
     "duplicate": "no node: another one has its key or address",
     "crowded": "no node: too many wait for a yes already",

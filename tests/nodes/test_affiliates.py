@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import IPv6Address, ip_address, ip_interface
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from kubespan.core.affiliate import Affiliate
 from kubespan.core.cluster import ula_prefix
@@ -19,7 +21,7 @@ from kubespan.discovery.sealing import open_affiliate, open_endpoint, seal_affil
 from kubespan.discovery.state import Deletion, Update
 from nodes.counters import read_counters
 from nodes.models import Audit, Change, Cluster, DiscoveryClock, Node, Transition
-from nodes.services import affiliates, clusters, discovery, nodes, sessions
+from nodes.services import affiliates, clusters, discovery, nodes, sessions, strangers
 from tests.factories import NOW, Machine, enrol, make_cluster
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -449,6 +451,39 @@ def test_following_many_costs_the_same_where_nothing_changed(
     grow(40)
     with django_assert_num_queries(len(few)):
         talos.follow()
+
+
+def test_those_who_may_be_no_nodes_cost_the_same_however_many(talos, django_assert_num_queries):
+    talos.say(talos.machine(1, public_key=""))
+    with CaptureQueriesContext(connection) as few:
+        talos.follow()
+    talos.say(*(talos.machine(number, public_key="") for number in range(1, 40)))
+    with django_assert_num_queries(len(few)):
+        talos.follow()
+
+
+def test_many_new_ones_hold_the_database_for_a_few_at_a_time(talos, monkeypatch):
+    sizes = []
+    read = strangers.Company.read
+
+    def note(cluster, some):
+        sizes.append((connection.in_atomic_block, len(some)))
+        return read(cluster, some)
+
+    monkeypatch.setattr(strangers.Company, "read", note)
+    talos.say(*(talos.machine(number) for number in range(1, 46)))
+    talos.follow()
+    assert Node.objects.pending().count() == 45
+    assert sizes == [(False, 45), (True, 20), (True, 20), (True, 5)]
+
+
+def test_no_more_wait_than_may(talos, monkeypatch):
+    monkeypatch.setattr(strangers, "PENDING_LIMIT", 30)
+    talos.say(*(talos.machine(number) for number in range(1, 46)))
+    talos.follow()
+    talos.follow()
+    assert Node.objects.pending().count() == 30
+    assert read_counters()["discovery.crowded"] == 2 * 15
 
 
 # What pages say of them.
