@@ -21,7 +21,7 @@ from kubespan.core.affiliate import Affiliate
 from kubespan.core.endpoint import MAX_PORT, Endpoint, IPAddress, parse_address
 from kubespan.discovery import service
 from kubespan.discovery.calls import ALPN, CallError, Connection, Dial, connect, make_context
-from kubespan.discovery.limits import AFFILIATES, TTL_SECONDS
+from kubespan.discovery.limits import AFFILIATES, ENDPOINTS, TTL_SECONDS
 from kubespan.discovery.proto import cluster_pb2 as proto
 from kubespan.discovery.sealing import (
     NONCE_BYTES,
@@ -49,6 +49,7 @@ BACKOFF_SPREAD = 0.5
 DEFEND_SECONDS = 15.0
 """Until this machine publishes itself again where somebody has deleted it or written over it, who may go on with it."""
 
+ANSWER = "an answer of the service"
 SHORTEST_PING = 10.0
 """Seconds; else a tenth of the time to live."""
 
@@ -147,7 +148,7 @@ class Known:
         self.affiliates[sealed.id] = replace(affiliate, endpoints=tuple(self._endpoints(sealed)))
 
     def _endpoints(self, sealed: proto.Affiliate) -> Iterable[Endpoint]:
-        for data in sealed.endpoints:
+        for data in sealed.endpoints[:ENDPOINTS]:
             try:
                 yield open_endpoint(data, self.secret)
             except Damaged:
@@ -191,6 +192,8 @@ class Client:
         self.fault = NOT_YET
         """Why there is no watch; empty while there is one."""
         self._place = place
+        self._sent_to: Place | None = None
+        """Where the service has sent us, until somebody there has answered."""
         self._cluster_id = cluster_id
         self._affiliate_id = affiliate_id
         self._secret = secret
@@ -211,7 +214,7 @@ class Client:
     @property
     def endpoint(self) -> str:
         """Where the service is now: a service may send its clients elsewhere for good."""
-        return self._place.endpoint
+        return (self._sent_to or self._place).endpoint
 
     def publish(
         self,
@@ -245,10 +248,10 @@ class Client:
             try:
                 await self._connection()
             except (CallError, OSError, ValueError) as error:
-                self._left(self._sentence(error))
+                self._failed(self._sentence(error))
             except Exception as error:
                 log.exception("talking to the discovery service failed")
-                self._left(f"a fault of this program: {type(error).__name__}")
+                self._failed(f"a fault of this program: {type(error).__name__}")
             else:
                 self._left("the service ended the watch")
 
@@ -256,6 +259,10 @@ class Client:
         """Have this machine forgotten now, by a connection of its own. Raises CallError, OSError and ValueError."""
         async with self._connect() as connection:
             await self._delete(connection)
+
+    def _failed(self, fault: str) -> None:
+        self._left(fault)
+        self._sent_to = None  # the one that sent us there is asked again
 
     def _left(self, fault: str) -> None:
         if fault != self.fault:
@@ -293,22 +300,24 @@ class Client:
                 task.result()
 
     def _connect(self) -> AbstractAsyncContextManager[Connection]:
-        host, port = self._place.split()
+        place = self._sent_to or self._place
+        host, port = place.split()
         ping_every = max(SHORTEST_PING, self._ttl / 10)
-        return connect(host, port, tls=self._place.tls(), ping_every=ping_every, dial=self._dial, seconds=HELLO_SECONDS)
+        return connect(host, port, tls=place.tls(), ping_every=ping_every, dial=self._dial, seconds=HELLO_SECONDS)
 
     async def _hello(self, connection: Connection) -> bool:
         """Say hello; whether the service sends us elsewhere."""
         request = proto.HelloRequest(cluster_id=self._cluster_id, client_version=self._version)
-        response = proto.HelloResponse.FromString(
-            await connection.call(service.HELLO, request.SerializeToString(), HELLO_SECONDS)
-        )
+        answer = await connection.call(service.HELLO, request.SerializeToString(), HELLO_SECONDS)
+        response = service.read(proto.HelloResponse.FromString, answer, ANSWER)
         if response.redirect.endpoint:
             elsewhere = replace(self._place, endpoint=response.redirect.endpoint)
             elsewhere.split()
             log.info("the discovery service sends us elsewhere", endpoint=elsewhere.endpoint)
-            self._place = elsewhere
+            self._sent_to = elsewhere
             return True
+        if self._sent_to is not None:
+            self._place, self._sent_to = self._sent_to, None  # for good
         self.public_address = _read_address(response.client_ip)
         return False
 
@@ -317,7 +326,7 @@ class Client:
         request = proto.WatchRequest(cluster_id=self._cluster_id).SerializeToString()
         async with aclosing(connection.stream(service.WATCH, request)) as answers:
             async for answer in answers:
-                self.known.take(proto.WatchResponse.FromString(answer), first=first)
+                self.known.take(service.read(proto.WatchResponse.FromString, answer, ANSWER), first=first)
                 first = False
                 if self._is_contested():
                     self._contested.set()
