@@ -14,7 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubespan.core.affiliate import Affiliate
+from kubespan.core.cluster import ula_prefix
 from kubespan.core.endpoint import MAX_PORT, Endpoint
+from kubespan.core.identity import KeyPair
+from kubespan.core.listed import tidy
+from kubespan.core.peer_spec import peer_specs
 from kubespan.discovery import client as clients
 from kubespan.discovery import service as names
 from kubespan.discovery.client import Client, Known, Place
@@ -26,7 +30,14 @@ from tests.fuzzing import affiliates, names_of_machines, sealed_endpoints
 SECRET = bytes(range(32))
 PATIENCE = 20.0
 AT = Endpoint(ip_address("192.0.2.1"), 51820)
-GOOD = Affiliate("good", nodename="good", machine_type="worker")
+PREFIX = ula_prefix("c")
+GOOD = Affiliate(
+    "good",
+    nodename="good",
+    machine_type="worker",
+    public_key=KeyPair.make(bytes(32)).public_key,
+    address=IPv6Address(int(PREFIX.network_address) + 1),
+)
 
 fuzzed = settings(deadline=None)
 
@@ -68,6 +79,10 @@ def test_whatever_a_watch_tells_the_good_is_known_and_the_rest_harmless(before, 
         assert affiliate.address is None or isinstance(affiliate.address, IPv6Address)
         assert all(0 <= endpoint.port <= MAX_PORT for endpoint in affiliate.endpoints)
         assert str(affiliate)
+    if "good" in known.affiliates:
+        # As an agent goes on with it; what it does with warnings is another's business.
+        kept = [tidied for one in known.affiliates.values() if (tidied := tidy(one, PREFIX)) is not None]
+        assert GOOD.public_key in peer_specs(kept, "me").specs
 
 
 @fuzzed
