@@ -457,7 +457,7 @@ def fetch_command(version: str, sha256: str, size: int, store: Store) -> None:
 
 @main.command(hidden=True)
 def settle() -> None:
-    """Put this archive in place on a machine; the install script enrols it next."""
+    """Put this archive in place on a machine; the install script enrols it next, or an operator has it join."""
     archive = os.environ.get("KUBESPAN_AGENT_ARCHIVE")
     if archive is None:
         raise click.ClickException("only the archive that a console hands out can be put in place")

@@ -39,6 +39,8 @@ def test_only_these_packages_are_loaded(loaded):
         pytest.param("pyroute2.ndb", id="no database of the network"),
         pytest.param("sqlite3", id="nor one at all"),
         pytest.param("cryptography.x509", id="certificates are OpenSSL's business"),
+        pytest.param("h2", id="gRPC is for who asks discovery"),
+        pytest.param("google.protobuf", id="and protobuf with it"),
         pytest.param("websockets.asyncio.server", id="it never listens"),
         pytest.param("websockets.legacy", id="one WebSocket is enough"),
     ],

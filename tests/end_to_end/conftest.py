@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from nodes.certificates import fingerprint
 from nodes.lab import Machine
 from nodes.playground import TLS_PORT, Agent, Mesh, RunningConsole, Site, await_true, open_site
 
+ROOT = Path(__file__).parents[2]
 UP_SECONDS = 120.0
 """The demonstration's own limit; C and D must first give up an endpoint that does not answer."""
 
@@ -63,6 +66,15 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def built() -> Path:
+    """The agent of these sources, as `make agent` builds it."""
+    done = subprocess.run([ROOT / "scripts" / "agent.sh"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"the agent cannot be built here: {done.stderr.strip()[-300:]}")
+    return ROOT / "build" / "agent"
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,15 +24,6 @@ BARE = ("python3", "nftables", "wireguard-go")
 OLD = ("python3",)
 SECONDS = 120.0
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def built() -> Path:
-    """The agent of these sources, as `make agent` builds it."""
-    done = subprocess.run([ROOT / "scripts" / "agent.sh"], capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"the agent cannot be built here: {done.stderr.strip()[-300:]}")
-    return ROOT / "build" / "agent"
 
 
 @pytest.fixture(scope="module")

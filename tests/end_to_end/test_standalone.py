@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -121,6 +122,21 @@ def test_three_machines_mesh_with_a_discovery_service_alone(tmp_path: Path) -> N
             done = mesh.agents["charlie"].call("leave", "--yes")
             assert (done.returncode, done.stderr) == (0, "")
             assert len(service.names(CLUSTER_ID) - {"lie"}) == 2
+
+
+def test_the_agent_that_is_handed_out_can_ask_discovery(built: Path, tmp_path: Path) -> None:
+    """By itself, on a Python that has none of our packages; it changes nothing of this machine."""
+    environment = {"PATH": os.environ["PATH"], "KUBESPAN_AGENT_HOME": str(tmp_path), "LANG": "C.UTF-8"}
+    agent = ["/usr/bin/python3", "-I", str(built / "kubespan-agent.pyz"), "kubespan-agent"]
+    with ServiceApart() as service:
+        service.put(CLUSTER_ID, base64.b64decode(SECRET), mallory())
+        words = ["join", "--secrets-file", "-", "--discovery", service.url, "--ignore", "all"]
+        done = subprocess.run(
+            [*agent, *words, "--state-dir", str(tmp_path / "state")],
+            input=BUNDLE, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "1 other machine listed" in done.stdout
 
 
 @contextmanager
