@@ -82,10 +82,8 @@ def prepare(arguments: Sequence[str], environ: MutableMapping[str, str]) -> None
         environ.setdefault("KUBESPAN_URL", f"http://{options.listen}")
         if options.tls_listen:
             environ.setdefault("KUBESPAN_AGENT_URL", f"https://{_agents_address(options)}")
-        if options.discovery_listen:
-            environ.setdefault("DISCOVERY_URL", _discovery_address(options))
-            if options.tls_listen:
-                environ.setdefault("DISCOVERY_ROOTS", str(data / TLS_FILES[0]))
+        for name, value in _discovery(options, data).items():
+            environ.setdefault(name, value)
         environ.setdefault("ALLOWED_HOSTS", ",".join(dict.fromkeys(_hosts(options, environ))))
     # A restore brings the keys; until it has, the settings load with some that encrypt nothing.
     passing = _new_keys(NO_KEY) if command == "restore" else {}
@@ -99,7 +97,8 @@ def prepare(arguments: Sequence[str], environ: MutableMapping[str, str]) -> None
 def _early_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_options(parser)
-    parser.add_argument("--discovery-listen")  # of `run` alone
+    parser.add_argument("--discovery-listen")
+    parser.add_argument("--discovery-plain-listen")
     return parser.parse_known_args(arguments)[0]
 
 
@@ -129,12 +128,21 @@ def _agents_address(options: argparse.Namespace) -> str:
     return f"{options.tls_name[0]}:{port}" if options.tls_name else str(options.tls_listen)
 
 
-def _discovery_address(options: argparse.Namespace) -> str:
-    """What patches for Talos machines name: as with agents, the first name, unless only this machine is listened to."""
-    host, port = split_address(options.discovery_listen)
+def _discovery(options: argparse.Namespace, data: Path) -> dict[str, str]:
+    """What patches for Talos machines name, and what these must trust for it.
+
+    As with agents that is the first name, unless only this machine is listened to.
+    """
+    listen = options.discovery_listen or options.discovery_plain_listen
+    if not listen:
+        return {}
+    host, port = split_address(listen)
     if options.tls_name and not is_loopback(host):
         host = options.tls_name[0].strip("[]")
-    return f"http{'s' if options.tls_listen else ''}://{f'[{host}]' if ':' in host else host}:{port}"
+    where = f"{f'[{host}]' if ':' in host else host}:{port}"
+    if not (options.tls_listen and options.discovery_listen):
+        return {"DISCOVERY_URL": f"http://{where}"}
+    return {"DISCOVERY_URL": f"https://{where}", "DISCOVERY_ROOTS": str(data / TLS_FILES[0])}
 
 
 def _hosts(options: argparse.Namespace, environ: Mapping[str, str]) -> Iterator[str]:

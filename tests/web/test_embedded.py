@@ -113,6 +113,7 @@ def test_names_behind_a_proxy_of_ones_own_are_allowed(tmp_path):
     [
         pytest.param([], None, id="no discovery"),
         pytest.param(["--discovery-listen", "127.0.0.1:3000"], "http://127.0.0.1:3000", id="for this machine"),
+        pytest.param(["--discovery-plain-listen", "127.0.0.1:3001"], "http://127.0.0.1:3001", id="plain alone"),
         pytest.param(
             ["--discovery-listen=10.1.2.3:3000", "--tls-listen", "10.1.2.3:8443"], "https://10.1.2.3:3000", id="by TLS"
         ),
