@@ -43,6 +43,10 @@ class Applicant:
     version: int
     interface_id: bytes
 
+    def address(self, cluster: Cluster) -> str:
+        """The KubeSpan address that is the machine's in this cluster."""
+        return str(node_address(ula_prefix(cluster.cluster_id), self.interface_id))
+
 
 def enrol(request: EnrolRequest, *, peer: IPAddress | None, now: datetime) -> EnrolReply:
     """Take a machine in, approved or pending as its token says; raises Refused.
@@ -55,7 +59,9 @@ def enrol(request: EnrolRequest, *, peer: IPAddress | None, now: datetime) -> En
         with transaction.atomic():
             cluster = revisions.lock(cluster_pk)
             token = _find_token(request.token)  # once more, as it is under the lock
-            node = _known(applicant, cluster, token, now) or _take_in(applicant, cluster, token, peer, now)
+            alike = _find_alike(applicant, cluster)
+            node = _known(request, cluster, token, alike, now)
+            node = node or _take_in(applicant, cluster, token, alike, peer, now)
             reply = _reply(applicant, cluster, node)
     except IntegrityError:  # the key went to another cluster's node while we looked
         raise Refused("duplicate-key", _TAKEN["public_key"].format("another machine"), 409) from None
@@ -114,14 +120,20 @@ def _find_token(plain: str) -> Token:
     return token
 
 
-def _known(applicant: Applicant, cluster: Cluster, token: Token, now: datetime) -> Node | None:
-    """Find the machine where it has been enrolled before by this token, or shows another one that is still good."""
+def _find_alike(applicant: Applicant, cluster: Cluster) -> list[Node]:
+    """Nodes that have anything of what is one machine's alone: the machine itself among them, if it is one."""
     request = applicant.request
-    node = (
-        cluster.nodes.present()
-        .filter(node_id=request.node_id, public_key=request.public_key, verify_key=request.verify_key)
-        .first()
-    )
+    here = models.Q(node_id=request.node_id) | models.Q(name=request.name)
+    here |= models.Q(address=applicant.address(cluster))
+    anywhere = models.Q(public_key=request.public_key) | models.Q(verify_key=request.verify_key)
+    return list(Node.objects.present().filter(anywhere | here & models.Q(cluster=cluster)))
+
+
+def _known(request: EnrolRequest, cluster: Cluster, token: Token, alike: Iterable[Node], now: datetime) -> Node | None:
+    """Find the machine where it has been enrolled before by this token, or shows another one that is still good."""
+    machine = (cluster.pk, request.node_id, request.public_key, request.verify_key)
+    found = (node for node in alike if (node.cluster_id, node.node_id, node.public_key, node.verify_key) == machine)
+    node = next(found, None)
     if node is None:
         return None
     worthless = token.worthless(now)
@@ -134,11 +146,13 @@ def _refuse_token(worthless: str) -> Refused:
     return Refused(f"token-{worthless}", _WORTHLESS[worthless], 403)
 
 
-def _take_in(applicant: Applicant, cluster: Cluster, token: Token, peer: IPAddress | None, now: datetime) -> Node:
+def _take_in(
+    applicant: Applicant, cluster: Cluster, token: Token, alike: Iterable[Node], peer: IPAddress | None, now: datetime
+) -> Node:
     """Make the node, under the cluster's lock; raises Refused, and then the caller's transaction leaves no trace."""
-    address = str(node_address(ula_prefix(cluster.cluster_id), applicant.interface_id))
+    address = applicant.address(cluster)
     _use_token(token, now)
-    _check_unique(applicant.request, cluster, address, named=not token.approval_required)
+    _check_unique(applicant.request, cluster, address, alike, named=not token.approval_required)
     node = _make_node(applicant.request, cluster, token, address, peer, now)
     if refused := len(node.refused_claims):
         transaction.on_commit(partial(count, "claim.refused", refused), robust=True)
@@ -160,6 +174,8 @@ def _use_token(token: Token, now: datetime) -> None:
         raise _refuse_token(token.worthless(now) or "used-up")
 
 
+_UNIQUE_ANYWHERE = frozenset({"public_key", "verify_key"})
+"""The rest is, within a cluster."""
 _TAKEN = {
     "name": "{} has this name already; give this machine another one with --name, "
     "or if this is that machine anew, remove it on the console first.",
@@ -172,29 +188,23 @@ _TAKEN = {
 }
 
 
-def _check_unique(request: EnrolRequest, cluster: Cluster, address: str, *, named: bool) -> None:
+def _check_unique(request: EnrolRequest, cluster: Cluster, address: str, alike: Iterable[Node], *, named: bool) -> None:
     """Refuse what another node has; it is not `named` to a machine that must wait, which learns nothing of members."""
-    here = models.Q(cluster=cluster)
-    rules = {
-        "public_key": models.Q(public_key=request.public_key),
-        "verify_key": models.Q(verify_key=request.verify_key),
-        "node_id": here & models.Q(node_id=request.node_id),
-        "address": here & models.Q(address=address),
-        "name": here & models.Q(name=request.name),
+    wanted = {
+        "public_key": request.public_key,
+        "verify_key": request.verify_key,
+        "node_id": request.node_id,
+        "address": address,
+        "name": request.name,
     }
-    any_rule = models.Q()
-    for rule in rules.values():
-        any_rule |= rule
-    holder = Node.objects.present().filter(any_rule).first()
-    if holder is None:
-        return
-    for field, rule in rules.items():
-        if Node.objects.present().filter(rule, pk=holder.pk).exists():
-            # Another cluster's names are not this cluster's business.
-            here_named = f"The node {holder.name}" if named else "Another node"
-            name = here_named if holder.cluster_id == cluster.pk else "A node of another cluster"
-            code = {"public_key": "key", "verify_key": "key", "node_id": "id"}.get(field, field)
-            raise Refused(f"duplicate-{code}", _TAKEN[field].format(name), 409)
+    for field, value in wanted.items():
+        for holder in alike:
+            here = holder.cluster_id == cluster.pk
+            if getattr(holder, field) == value and (here or field in _UNIQUE_ANYWHERE):
+                # Another cluster's names are not this cluster's business.
+                name = (f"The node {holder.name}" if named else "Another node") if here else "A node of another cluster"
+                code = {"public_key": "key", "verify_key": "key", "node_id": "id"}.get(field, field)
+                raise Refused(f"duplicate-{code}", _TAKEN[field].format(name), 409)
 
 
 def _make_node(
@@ -254,8 +264,7 @@ def join(cluster: Cluster, node: Node, now: datetime) -> None:
     node.status = Node.Status.APPROVED
     node.approved_at = now
     node.index = cluster.next_index
-    cluster.next_index += 1
-    cluster.save(update_fields=["next_index"])
+    cluster.next_index += 1  # saved with the revision
     node.save()
     endpoints.refresh([node], cluster.kubespan, now)
     revisions.append(cluster, Change.Kind.MEMBER, node, now=now)

@@ -83,7 +83,7 @@ def append_all(cluster: Cluster, changes: Iterable[tuple[Change.Kind, int | None
     if rows:
         Change.objects.bulk_create(rows)
         cluster.revision = rows[-1].number
-        cluster.save(update_fields=["revision"])
+        cluster.save(update_fields=["revision", "next_index"])  # the latter where a member joins
         cluster_pk = cluster.pk
         transaction.on_commit(lambda: ask_push(cluster_pk), robust=True)
     return cluster.current
