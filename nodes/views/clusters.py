@@ -16,11 +16,12 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
 from kubespan.core.findings import STOPPING
-from nodes.forms import ClusterForm, ImportForm, OptionsForm, PasswordForm, TokenForm, TypedNameForm
+from nodes.forms import ClusterForm, OptionsForm, PasswordForm, TokenForm, TypedNameForm
 from nodes.models import Cluster, Node, Rollout, RolloutStep
 from nodes.services import clusters as services
 from nodes.services import rollouts
 from nodes.services.refused import Refused
+from nodes.talos_forms import ImportForm
 from nodes.views.common import PAGE_SIZE, OperatorMixin, add_links
 from nodes.words import LinkCounts
 

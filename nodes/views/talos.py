@@ -12,9 +12,10 @@ from django.views.decorators.debug import sensitive_post_parameters, sensitive_v
 
 from kubespan.core.talos.patches import NODES, Patch
 from nodes import talos
-from nodes.forms import PasswordForm, PatchForm
+from nodes.forms import PasswordForm
 from nodes.services import talos as services
 from nodes.services.refused import Refused
+from nodes.talos_forms import PatchForm
 from nodes.views.clusters import ClusterTab
 
 TOO_MANY_REQUESTS = 429
