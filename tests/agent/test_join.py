@@ -143,7 +143,7 @@ def test_the_form_that_kubespanctl_writes_is_read(call, service, store):
         pytest.param(["--extra-endpoint", "192.0.2.1"], BUNDLE, "is not an endpoint", id="endpoint"),
         pytest.param(["--advertise", "10.0.0.0/99"], BUNDLE, "is not a network", id="network"),
         pytest.param(["--name", "a\nb"], BUNDLE, "all of which can be seen", id="name"),
-        pytest.param(["--discovery", "discovery.example"], BUNDLE, "scheme and host are required", id="no URL"),
+        pytest.param(["--discovery", "discovery.example"], BUNDLE, "scheme is required", id="no URL"),
         pytest.param(["--discovery", "https://h", "--ca-file", __file__], BUNDLE, "none in PEM form",
                      id="no certificate"),
         pytest.param(["--discovery", "https://h", "--ca-file", "/no/such"], BUNDLE, "cannot read the certificates",
@@ -287,7 +287,7 @@ def test_the_environment_may_say_where_discovery_is_alone():
         pytest.param({"KUBESPAN_CLUSTER_SECRET": ""}, "there is no cluster secret", id="no secret"),
         pytest.param({}, "a discovery service is required", id="no service"),
         pytest.param({"KUBESPAN_DISCOVERY": "https://a", "KUBESPAN_MTU": "x"}, "KUBESPAN_MTU", id="no number"),
-        pytest.param({"KUBESPAN_DISCOVERY": "a"}, "scheme and host are required", id="no URL"),
+        pytest.param({"KUBESPAN_DISCOVERY": "a"}, "scheme is required", id="no URL"),
     ],
 )
 def test_an_environment_that_cannot_be_stops_run_for_good(call, store, other, sentence):

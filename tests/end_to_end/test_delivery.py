@@ -163,7 +163,7 @@ def test_an_old_python_is_told_in_a_sentence_and_nothing_is_changed(
 # Upgrades: three machines that the line brought into the mesh, and agents that are made to fail.
 
 TRIAL_SECONDS = "40"
-WAY = b"way = way_to(enrolment)"
+WAY = b"way = None if enrolment.alone else way_to(enrolment)"
 SABOTAGE = {
     "crashes": b"__import__('os')._exit(1)",
     "hangs": b"[__import__('signal').signal(15, 1), __import__('time').sleep(600)]",  # and ignores SIGTERM

@@ -17,6 +17,9 @@ from nodes.agents.rows import at_door, in_thread
 from tests.factories import Machine
 from tests.players import make_cluster
 
+# Channels looks after a connection to the database that another test may have left in its thread.
+pytestmark = pytest.mark.django_db
+
 
 def http(path, **more):
     scope = {"type": "http", "http_version": "1.1", "method": "GET", "path": path, "raw_path": path.encode()}

@@ -7,6 +7,9 @@ from channels.generic.websocket import AsyncJsonWebsocketConsumer
 from channels.layers import get_channel_layer
 from channels.testing import WebsocketCommunicator
 
+# Channels looks after a connection to the database that another test may have left in its thread.
+pytestmark = pytest.mark.django_db
+
 IDLE_SECONDS = 61
 
 
