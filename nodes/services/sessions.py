@@ -143,7 +143,7 @@ def _describe(node: Node, session: str, holding: rotation.Holding, now: datetime
         welcome = replace(welcome, status="approved", index=node.index, frame_limit=frame_limit(members))
     if approved and version >= SILENT_VERSION:  # what a machine was not told while it waited
         welcome = replace(welcome, cluster_id=cluster.cluster_id, cluster_name=cluster.name, address=node.address)
-        welcome = replace(welcome, discovery=settings.DISCOVERY_URL)
+        welcome = replace(welcome, discovery=settings.DISCOVERY_URL if cluster.kubespan.discovery else "")
     return Session(
         id=session,
         node_pk=node.pk,

@@ -151,20 +151,6 @@ def discovery(console: RunningConsole, listen: str, directory: Path) -> Iterator
         yield
 
 
-APPROVE = """
-from django.utils import timezone
-from nodes.models import Node
-from nodes.services import nodes
-nodes.approve_node(None, Node.objects.present().get(name={name!r}), timezone.now())
-"""
-
-
-def approve(console: RunningConsole, name: str) -> None:
-    """Say yes to a machine that discovery lists."""
-    words = [sys.executable, str(MANAGE), "shell", "-v", "0", "-c", APPROVE.format(name=name)]
-    subprocess.run(words, env=console.env, check=True, capture_output=True)
-
-
 def lie(url: str, roots: bytes, *affiliates: Affiliate) -> None:
     """Publish machines by the cluster's own secret, as one that was removed still could."""
 
@@ -246,7 +232,7 @@ def test_while_the_console_is_away_discovery_says_where_a_member_has_moved(tmp_p
                     UP_SECONDS,
                     "the console does not hear of tango",
                 )
-                approve(console, "tango")
+                console.call("approve_node", "office", "tango")
                 await_up(mesh, ["alpha", "tango"])
                 ping(site, mesh, "alpha", "tango")
 

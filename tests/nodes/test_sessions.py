@@ -8,9 +8,10 @@ from ipaddress import ip_address
 import pytest
 
 from kubespan.core.messages import VERSIONS, Notice, Revision, frame_limit
+from kubespan.core.options import ClusterOptions
 from kubespan.core.sealing import open_sealed
 from nodes.models import Node, Transition
-from nodes.services import enrolment, nodes, sessions
+from nodes.services import clusters, enrolment, nodes, sessions
 from nodes.services.refused import Refused
 from tests.factories import NOW, PEER, Machine, fill, make_cluster, make_token
 
@@ -40,16 +41,19 @@ def test_a_challenge_is_used_once():
 
 
 @pytest.mark.parametrize(
-    ("version", "approval", "told"),
+    ("version", "approval", "served", "told"),
     [
-        pytest.param(2, False, "https://discovery.example:3000", id="a member"),
-        pytest.param(1, False, "", id="one whose version does not know of it"),
-        pytest.param(2, True, "", id="one that waits for a yes"),
+        pytest.param(2, False, True, "https://discovery.example:3000", id="a member"),
+        pytest.param(1, False, True, "", id="one whose version does not know of it"),
+        pytest.param(2, True, True, "", id="one that waits for a yes"),
+        pytest.param(2, False, False, "", id="one of a cluster that discovery does not serve"),
     ],
 )
-def test_who_is_told_where_discovery_is(settings, version, approval, told):
+def test_who_is_told_where_discovery_is(settings, version, approval, served, told):
     settings.DISCOVERY_URL = "https://discovery.example:3000"
-    enrolled = Enrolled(make_cluster(), approval_required=approval)
+    cluster = make_cluster()
+    clusters.set_options("tests", cluster, ClusterOptions(discovery=served), NOW)
+    enrolled = Enrolled(cluster, approval_required=approval)
     assert enrolled.open(version=version).welcome.discovery == told
 
 
