@@ -155,9 +155,9 @@ class Service:
         with Patience(SEND_SECONDS) as patience:
             while (message := await watcher.take()) is not None:
                 patience.begin()
+                sent.inc()  # before it is: whoever has it may end the call before `write` comes back
                 await context.write(message)
                 patience.end()
-                sent.inc()
 
     # Requests are read within the call: grpcio would before anybody waits or counts, and log each that is broken.
 
