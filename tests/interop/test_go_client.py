@@ -192,6 +192,8 @@ async def test_a_killed_service_forgets_nobody(go_client, tmp_path, valkey):
             return known["one"].get("hostname") == "new"
 
         with running(environ, port):
+            # An update that failed with the service has this client wait for something to say, or for half its TTL.
+            two.publish(["192.0.2.2:51820"], nodename="two", hostname="two")
             one.publish(["192.0.2.1:51820"], nodename="one", hostname="new")
             known, _ = await two.until(renamed)
             assert known["away"]["endpoints"] == ["192.0.2.3:51820"]
