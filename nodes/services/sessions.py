@@ -11,7 +11,8 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Count, F, Q
+from django.db.models import Count, F, OuterRef, Subquery
+from django.db.models.functions import Coalesce
 from msgspec.structs import replace
 
 from kubespan.core.endpoint import IPAddress
@@ -47,16 +48,11 @@ class Session:
     id: str
     node_pk: int
     cluster_pk: int
-    cluster_uuid: UUID
     index: int | None
     status: str
     welcome: Welcome
     secrets: tuple[ClusterSecret, ...]
     """Sealed to the node, in the order to send them; none where it has what it needs, or is pending."""
-    members: int
-    """How many members the cluster has: what limits a frame's size."""
-    harvest: bool
-    """Whether the cluster wants to hear of endpoints that its members see."""
 
 
 def challenge() -> Challenge:
@@ -113,9 +109,11 @@ def _find_node(hello: Hello) -> Node:
         decode_node_id(hello.node_id)  # what is none, not every database takes
     except ValueError:
         raise _unknown() from None
-    members = Count("cluster__nodes", filter=Q(cluster__nodes__status=Node.Status.APPROVED))
+    # Not by a join: with one, the database puts the members of a cluster into groups at each hello of theirs.
+    approved = Node.objects.approved().filter(cluster=OuterRef("cluster")).order_by().values("cluster")
     rows = Node.objects.select_related("cluster__rotation").annotate(
-        members=members, console_key=Console.objects.filter(pk=1).values("key")
+        members=Coalesce(Subquery(approved.annotate(members=Count("*")).values("members")), 0),
+        console_key=Console.objects.filter(pk=1).values("key"),
     )
     node = rows.filter(cluster__uuid=cluster, node_id=hello.node_id).order_by("-pk").first()
     if node is None:
@@ -148,13 +146,10 @@ def _describe(node: Node, session: str, holding: rotation.Holding, now: datetime
         id=session,
         node_pk=node.pk,
         cluster_pk=node.cluster_id,
-        cluster_uuid=node.cluster.uuid,
         index=node.index,
         status=node.status,
         welcome=welcome,
         secrets=rotation.seal_for(node, cluster, getattr(cluster, "rotation", None), holding) if approved else (),
-        members=members,
-        harvest=node.cluster.kubespan.harvest_extra_endpoints,
     )
 
 
