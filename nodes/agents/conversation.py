@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
-from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -36,6 +36,7 @@ from kubespan.core.messages import (
     frame_limit,
     parse_from_agent,
 )
+from nodes.agents.gate import TOGETHER, Gate
 from nodes.agents.hub import Hub
 from nodes.agents.ledger import Ledger
 from nodes.agents.reports import Line, Reports
@@ -46,12 +47,12 @@ from nodes.fanout import CLOSE_LATER, CLOSE_POLICY, CLOSE_REMOVED, CLOSE_REPLACE
 from nodes.services import rotation, sessions
 from nodes.services.refused import Refused as Refusal
 from nodes.services.rotation import Holding
-from nodes.services.sessions import Session
+from nodes.services.sessions import Greeting, Session
 
 HELLO_SECONDS = 10.0
 """For the answer to the challenge."""
 
-ADMISSIONS = 16
+ADMISSIONS = 2 * TOGETHER
 """Connections that are let in at a time: a console that comes back meets a thousand agents at once."""
 
 STRANGERS = 2000
@@ -76,6 +77,7 @@ class End:
         self.ledger = Ledger(tally)
         self.reports = Reports(self.ledger, tally)
         self.hub = Hub(DatabaseRows(), self)
+        self.gate = Gate()
         self.admission = asyncio.Semaphore(ADMISSIONS)
         self.strangers = 0
         self.conversations: dict[Socket, Conversation] = {}
@@ -262,12 +264,15 @@ class Conversation:
         self._welcome()
 
     async def _open_session(self, session: str = "") -> Session:
+        return await self._end.gate.enter(partial(self._greeting, session))
+
+    def _greeting(self, session: str) -> Greeting:
         # Its clock has gone on since it said hello.
         hello = self._hello
         if hello.agent_time:
             elapsed = self._end.loop.time() - self._heard_at
             hello = msgspec.structs.replace(hello, agent_time=hello.agent_time + elapsed)
-        return await in_thread(sessions.open_session, hello, self._nonce, self._peer, datetime.now(UTC), session)
+        return Greeting(hello, self._nonce, self._peer, session)
 
     def _welcome(self) -> None:
         session, socket = self._session, self._socket

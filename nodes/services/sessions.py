@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -60,19 +61,54 @@ def challenge() -> Challenge:
     return Challenge(nonce=base64.b64encode(secrets.token_bytes(NONCE_BYTES)).decode(), versions=VERSIONS)
 
 
-def open_session(hello: Hello, nonce: str, peer: IPAddress | None, now: datetime, session: str = "") -> Session:
-    """Check who says hello, and make this its one connection; raises Refused. Two queries where it is as it was.
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """A hello, and what came with it."""
+
+    hello: Hello
+    nonce: str
+    """What it was to sign."""
+    peer: IPAddress | None
+    """Where it comes from, if that is known."""
+    session: str = ""
+    """Of a connection that is open already."""
+
+
+def open_session(greeting: Greeting, now: datetime) -> Session:
+    """Check who says hello, and make this its one connection; raises Refused. Two queries where it is as it was."""
+    (opened,) = open_sessions([greeting], now)
+    if isinstance(opened, Exception):
+        raise opened
+    return opened
+
+
+def open_sessions(greetings: Sequence[Greeting], now: datetime) -> list[Session | Exception]:
+    """`open_session` of each, who are found by one query; what went wrong with one is in its place, as an exception.
 
     A newer connection takes the place of an older one: a machine that lost its network comes back before we notice.
     A connection that is open already keeps its `session`, for the word that it is the node's present one may still be
     on its way.
     """
+    found = _find_nodes(greeting.hello for greeting in greetings)
+    opened: list[Session | Exception] = []
+    for greeting in greetings:
+        try:
+            opened.append(_open(greeting, found, now))
+        except Exception as error:  # noqa: BLE001 - whatever it was, it is no other machine's
+            opened.append(error)
+    return opened
+
+
+def _open(greeting: Greeting, found: Mapping[tuple[UUID, str], Node], now: datetime) -> Session:
+    hello, session = greeting.hello, greeting.session
     if hello.version not in VERSIONS:
         spoken = ", ".join(map(str, VERSIONS))
         raise Refused("version", f"Version {hello.version} of the protocol is not spoken here, but {spoken}.")
-    node = _find_node(hello)
+    node = found.get(_name(hello))
+    if node is None:
+        raise _unknown()
     console_key: str = node.console_key  # type: ignore[attr-defined] # annotated
-    text = challenge_text(console_key, hello.cluster, hello.node_id, nonce)
+    text = challenge_text(console_key, hello.cluster, hello.node_id, greeting.nonce)
     if not verify(node.verify_key, hello.signature, text):
         raise Refused("signature", "The hello is not signed with the key that this node enrolled with.", 403)
     if node.status == Node.Status.REMOVED:
@@ -92,15 +128,15 @@ def open_session(hello: Hello, nonce: str, peer: IPAddress | None, now: datetime
         protocol=hello.version,
         secret_kept=kept,
     )
-    if peer is not None and str(peer) != node.peer_address:
-        nodes.record_peer(node.pk, peer, now)
+    if greeting.peer is not None and str(greeting.peer) != node.peer_address:
+        nodes.record_peer(node.pk, greeting.peer, now)
     if was_away:
         _note_presence(node, "away", "connected", now)
     return _describe(node, session, holding, now)
 
 
-def _find_node(hello: Hello) -> Node:
-    """The newest row of this id: a removed machine that was enrolled again has one after its old one."""
+def _name(hello: Hello) -> tuple[UUID, str]:
+    """Cluster and node id; raises Refused for what is neither."""
     try:
         cluster = UUID(hello.cluster)
     except ValueError:
@@ -109,16 +145,24 @@ def _find_node(hello: Hello) -> Node:
         decode_node_id(hello.node_id)  # what is none, not every database takes
     except ValueError:
         raise _unknown() from None
+    return cluster, hello.node_id
+
+
+def _find_nodes(hellos: Iterable[Hello]) -> dict[tuple[UUID, str], Node]:
+    """The newest row of each: a removed machine that was enrolled again has one after its old one."""
+    names = set()
+    for hello in hellos:
+        with suppress(Refused):
+            names.add(_name(hello))
     # Not by a join: with one, the database puts the members of a cluster into groups at each hello of theirs.
     approved = Node.objects.approved().filter(cluster=OuterRef("cluster")).order_by().values("cluster")
     rows = Node.objects.select_related("cluster__rotation").annotate(
         members=Coalesce(Subquery(approved.annotate(members=Count("*")).values("members")), 0),
         console_key=Console.objects.filter(pk=1).values("key"),
     )
-    node = rows.filter(cluster__uuid=cluster, node_id=hello.node_id).order_by("-pk").first()
-    if node is None:
-        raise _unknown()
-    return node
+    clusters, ids = {cluster for cluster, _ in names}, {node_id for _, node_id in names}
+    rows = rows.filter(cluster__uuid__in=clusters, node_id__in=ids).order_by("pk")
+    return {(node.cluster.uuid, node.node_id): node for node in rows}
 
 
 def _unknown() -> Refused:

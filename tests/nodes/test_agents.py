@@ -30,7 +30,7 @@ from kubespan.core.messages import (
 )
 from kubespan.core.options import ClusterOptions
 from nodes import agents, fanout
-from nodes.agents import conversation, ledger, peer_address
+from nodes.agents import conversation, gate, ledger, peer_address
 from nodes.agents.rows import in_thread
 from nodes.counters import read_counters
 from nodes.models import Node, Obstacle, Transition
@@ -364,7 +364,7 @@ async def test_without_a_database_an_agent_is_asked_to_come_later(console, monke
     def away(*_):
         raise OperationalError("away")
 
-    monkeypatch.setattr(conversation.sessions, "open_session", away)
+    monkeypatch.setattr(gate.sessions, "open_sessions", away)
     player = await console.greet(machine)
     assert await player.closed() == fanout.CLOSE_LATER
 

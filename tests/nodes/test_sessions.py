@@ -13,6 +13,7 @@ from kubespan.core.sealing import open_sealed
 from nodes.models import Node, Transition
 from nodes.services import clusters, enrolment, nodes, sessions
 from nodes.services.refused import Refused
+from nodes.services.sessions import Greeting
 from tests.factories import NOW, PEER, Machine, fill, make_cluster, make_token
 
 pytestmark = pytest.mark.django_db
@@ -30,8 +31,11 @@ class Enrolled:
         self.reply = enrolment.enrol(self.machine.request(plain), peer=PEER, now=NOW)
         self.node = Node.objects.present().get(node_id=self.machine.node_id)
 
-    def open(self, nonce=NONCE, answered=NONCE, peer=PEER, now=LATER, **changes):
-        return sessions.open_session(self.machine.hello(self.reply, answered, **changes), nonce, peer, now)
+    def greeting(self, nonce=NONCE, answered=NONCE, peer=PEER, **changes):
+        return Greeting(self.machine.hello(self.reply, answered, **changes), nonce, peer)
+
+    def open(self, now=LATER, **changes):
+        return sessions.open_session(self.greeting(**changes), now)
 
 
 def test_a_challenge_is_used_once():
@@ -126,7 +130,7 @@ def test_another_consoles_challenge_is_useless_here():
     elsewhere = enrolled.reply.__class__(**{**_fields(enrolled.reply), "console_key": "another console"})
     hello = enrolled.machine.hello(elsewhere, NONCE)
     with pytest.raises(Refused, match="not signed"):
-        sessions.open_session(hello, NONCE, PEER, LATER)
+        sessions.open_session(Greeting(hello, NONCE, PEER), LATER)
 
 
 def _fields(struct):
@@ -179,6 +183,41 @@ def test_a_reconnect_is_two_queries_in_a_cluster_of_any_size(django_assert_num_q
         with django_assert_num_queries(2):
             session = enrolled.open(secret_generation=1)
         assert session.welcome.frame_limit == frame_limit(count + 1)
+
+
+def test_many_are_found_by_one_query_and_each_has_its_own_answer(django_assert_num_queries):
+    here, elsewhere = make_cluster(), make_cluster()
+    known = [Enrolled(cluster) for cluster in (here, here, here, elsewhere)]
+    for enrolled in known:
+        enrolled.open()
+    stranger = Machine().hello(known[0].reply, NONCE)
+    asked = [enrolled.greeting(secret_generation=1) for enrolled in known]
+    asked.insert(1, Greeting(stranger, NONCE, PEER))
+    asked.insert(3, known[2].greeting(answered="another nonce"))
+    with django_assert_num_queries(1 + len(known)):
+        opened = sessions.open_sessions(asked, LATER)
+    refused = {at: one.code for at, one in enumerate(opened) if isinstance(one, Refused)}
+    assert refused == {1: "node-unknown", 3: "signature"}
+    present = [one for at, one in enumerate(opened) if at not in refused]
+    assert [one.node_pk for one in present] == [enrolled.node.pk for enrolled in known]
+    assert [one.welcome.frame_limit for one in present] == [frame_limit(count) for count in (3, 3, 3, 1)]
+    for one in present:
+        assert Node.objects.get(pk=one.node_pk).session == one.id
+
+
+def test_a_fault_of_ours_at_one_is_not_the_others(monkeypatch):
+    one, two = Enrolled(make_cluster()), Enrolled(make_cluster())
+    seal_for = sessions.rotation.seal_for
+
+    def fail_for_one(node, *rest):
+        if node.pk == one.node.pk:
+            raise ZeroDivisionError
+        return seal_for(node, *rest)
+
+    monkeypatch.setattr(sessions.rotation, "seal_for", fail_for_one)
+    first, second = sessions.open_sessions([one.greeting(), two.greeting()], LATER)
+    assert isinstance(first, ZeroDivisionError)
+    assert second.node_pk == two.node.pk
 
 
 # What it applied.

@@ -24,6 +24,7 @@ from nodes.models import Audit, Cluster, Node, Token
 from nodes.services import nodes as services
 from nodes.services import people, sessions, tokens
 from nodes.services.enrolment import enrol as accept
+from nodes.services.sessions import Greeting
 from nodes.views import attention
 from tests.factories import NOW, PEER, Machine, cluster_identity, enrol, make_cluster, make_token
 
@@ -260,7 +261,7 @@ def test_a_clock_that_is_wrong_is_shown_and_no_error(page, hours):
     _, plain = make_token(cluster, now=now)
     reply = accept(machine.request(plain), peer=PEER, now=now)
     hello = machine.hello(reply, nonce, agent_time=(now + timedelta(hours=hours)).timestamp())
-    opened = sessions.open_session(hello, nonce, PEER, now)
+    opened = sessions.open_session(Greeting(hello, nonce, PEER), now)
 
     assert opened.status == "approved"
     node.refresh_from_db()

@@ -1,0 +1,84 @@
+"""Those that wait at the gate are let in together, and each for itself."""
+
+import asyncio
+import threading
+
+import pytest
+from django.db import OperationalError
+
+from nodes.agents import gate
+
+pytestmark = pytest.mark.django_db
+
+
+class Sessions:
+    """In place of the database's: what it is asked waits until the test lets it go on."""
+
+    def __init__(self, monkeypatch):
+        self.asked = []
+        self.go_on = threading.Semaphore(0)
+        monkeypatch.setattr(gate.sessions, "open_sessions", self.open)
+
+    def open(self, greetings, _now):
+        self.asked.append(list(greetings))
+        assert self.go_on.acquire(timeout=10)
+        if "away" in greetings:
+            raise OperationalError("away")
+        return [ValueError(one) if one == "bad" else f"session of {one}" for one in greetings]
+
+
+@pytest.fixture
+def sessions(monkeypatch):
+    return Sessions(monkeypatch)
+
+
+async def until(true):
+    async with asyncio.timeout(10):
+        while not true():
+            await asyncio.sleep(0)
+
+
+async def test_who_comes_meanwhile_goes_together(sessions):
+    entrance = gate.Gate()
+    first = asyncio.create_task(entrance.enter(lambda: "first"))
+    await until(lambda: sessions.asked)
+    others = [asyncio.create_task(entrance.enter(lambda name=name: name)) for name in ("a", "bad", "gone", "b")]
+    await asyncio.sleep(0)
+    others[2].cancel()
+    sessions.go_on.release(2)
+    assert await first == "session of first"
+    told = await asyncio.gather(*others, return_exceptions=True)
+    assert told[0] == "session of a"
+    assert isinstance(told[1], ValueError)
+    assert isinstance(told[2], asyncio.CancelledError)
+    assert told[3] == "session of b"
+    assert sessions.asked == [["first"], ["a", "bad", "b"]]
+
+
+async def test_not_more_than_so_many_wait_for_each_other(sessions):
+    entrance = gate.Gate()
+    sessions.go_on.release(2)
+    tasks = [asyncio.create_task(entrance.enter(lambda n=n: n)) for n in range(gate.TOGETHER + 1)]
+    await asyncio.gather(*tasks)
+    assert list(map(len, sessions.asked)) == [gate.TOGETHER, 1]
+
+
+async def test_without_a_database_all_hear_so_and_the_next_are_let_in(sessions):
+    entrance = gate.Gate()
+    sessions.go_on.release(2)
+    told = await asyncio.gather(entrance.enter(lambda: "away"), entrance.enter(lambda: "a"), return_exceptions=True)
+    assert list(map(type, told)) == [OperationalError, OperationalError]
+    assert await entrance.enter(lambda: "later") == "session of later"
+
+
+async def test_what_is_said_is_what_is_so_when_the_turn_comes(sessions):
+    entrance = gate.Gate()
+    first = asyncio.create_task(entrance.enter(lambda: "first"))
+    await until(lambda: sessions.asked)
+    clock = ["early"]
+    second = asyncio.create_task(entrance.enter(lambda: clock[0]))
+    await asyncio.sleep(0)
+    clock[0] = "late"
+    sessions.go_on.release(2)
+    assert await second == "session of late"
+    await first
