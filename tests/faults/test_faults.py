@@ -52,6 +52,9 @@ SEED = int(os.environ.get("KUBESPAN_FAULTS_SEED", "20260"))
 LIMIT = 10.0
 """Seconds after which everyone must hold what was acknowledged after the killed one was back; what other programs took
 of the machine meanwhile is not counted (machine.py)."""
+CUT_LIMIT = 2 * LIMIT
+"""For a cut, which is none of the kills: no process has to begin again, but all agents come back within one second, to
+two web processes and a database that share two processors with them."""
 PATIENCE = 60.0
 """Seconds until a test gives up waiting: it is to tell by how much the limit was missed."""
 UP_SECONDS = 120.0
@@ -276,8 +279,10 @@ def test_any_one_is_killed_and_nothing_acknowledged_is_lost(world: World, tmp_pa
         await_true(lambda: all_applied(world), PATIENCE, "the console does not know that all follow the last revision")
         say(world.book, found)
     check_book(world)
-    worst = max(itertools.chain(*found.values()), key=lambda recovery: recovery.seconds)
-    assert worst.seconds < LIMIT, f"everyone had the last revision only after {worst}"
+    for victim, recoveries in found.items():
+        worst = max(recoveries, key=lambda recovery: recovery.seconds)
+        limit = CUT_LIMIT if victim == CONNECTIONS else LIMIT
+        assert worst.seconds < limit, f"{victim}: everyone had the last revision only after {worst}"
 
 
 def say(book: Book, found: dict[str, list[Recovery]]) -> None:
