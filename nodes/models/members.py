@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from django.db import models
+from django.db import connections, models, transaction
 from django.urls import reverse
 
 from nodes.models.clusters import Cluster
@@ -40,6 +40,18 @@ class NodeQuerySet(models.QuerySet["Node"]):
         newer = models.Q(applied_epoch__gt=tombstone.epoch)
         applied = models.Q(applied_epoch=tombstone.epoch, applied_number__gte=tombstone.number)
         return self.approved().filter(cluster=tombstone.cluster_id).exclude(newer | applied)
+
+    def update_in_order(self, **columns: object) -> int:
+        """`update`, with the rows locked by primary key: of two that write the same nodes, neither waits for both."""
+        with transaction.atomic(savepoint=False):
+            return self.lock_in_order().update(**columns)
+
+    def lock_in_order(self) -> NodeQuerySet:
+        """Lock the rows, within a transaction; gives those. Where a database locks no rows, nothing is asked of it."""
+        if not connections[self.db].features.has_select_for_update:
+            return self
+        rows = self.order_by("pk").select_for_update(no_key=True)
+        return Node.objects.filter(pk__in=list(rows.values_list("pk", flat=True)))
 
 
 class Node(models.Model):

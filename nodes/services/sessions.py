@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any, cast
 from uuid import UUID
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Count, F, OuterRef, Subquery
-from django.db.models.functions import Coalesce
+from django.db.models import Case, F, Field, Value, When
 from msgspec.structs import replace
 
 from kubespan.core.endpoint import IPAddress
@@ -90,17 +90,28 @@ def open_sessions(greetings: Sequence[Greeting], now: datetime) -> list[Session 
     on its way.
     """
     found = _find_nodes(greeting.hello for greeting in greetings)
-    opened: list[Session | Exception] = []
+    opened: list[_Arrival | Exception] = []
     for greeting in greetings:
         try:
-            opened.append(_open(greeting, found, now))
+            opened.append(_check(greeting, found, now))
         except Exception as error:  # noqa: BLE001 - whatever it was, it is no other machine's
             opened.append(error)
-    return opened
+    _record([one for one in opened if isinstance(one, _Arrival)], now)
+    return [one.session if isinstance(one, _Arrival) else one for one in opened]
 
 
-def _open(greeting: Greeting, found: Mapping[tuple[UUID, str], Node], now: datetime) -> Session:
-    hello, session = greeting.hello, greeting.session
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """A node whose hello is good, as it was before."""
+
+    greeting: Greeting
+    node: Node
+    holding: rotation.Holding
+    session: Session
+
+
+def _check(greeting: Greeting, found: Mapping[tuple[UUID, str], Node], now: datetime) -> _Arrival:
+    hello = greeting.hello
     if hello.version not in VERSIONS:
         spoken = ", ".join(map(str, VERSIONS))
         raise Refused("version", f"Version {hello.version} of the protocol is not spoken here, but {spoken}.")
@@ -114,25 +125,57 @@ def _open(greeting: Greeting, found: Mapping[tuple[UUID, str], Node], now: datet
     if node.status == Node.Status.REMOVED:
         raise Refused("removed", f"{nodes.farewell(node)}; enrol it again.", 403)
     holding = _holding(hello, node)
-    # A hello that was said long ago knows nothing of what was stored since.
-    kept = F("secret_kept") if session else holding.generation
-    session = session or secrets.token_hex(16)
-    was_away = node.away
-    Node.objects.filter(pk=node.pk).update(
-        session=session,
-        connected_at=now,
-        last_seen=now,
-        away=False,
-        clock_skew=hello.agent_time - now.timestamp() if hello.agent_time else None,
-        agent_version=claims.printable(hello.agent_version, 64) or node.agent_version,
-        protocol=hello.version,
-        secret_kept=kept,
-    )
-    if greeting.peer is not None and str(greeting.peer) != node.peer_address:
-        nodes.record_peer(node.pk, greeting.peer, now)
-    if was_away:
-        _note_presence(node, "away", "connected", now)
-    return _describe(node, session, holding, now)
+    session = _describe(node, greeting.session or secrets.token_hex(16), holding, now)
+    return _Arrival(greeting, node, holding, session)
+
+
+def _record(arrivals: Sequence[_Arrival], now: datetime) -> None:
+    """One UPDATE for all of them, then what few have: another address than before, or having been away."""
+    _store(arrivals, now)
+    for arrival in arrivals:
+        peer = arrival.greeting.peer
+        if peer is not None and str(peer) != arrival.node.peer_address:
+            nodes.record_peer(arrival.node.pk, peer, now)
+    back: dict[int, set[int]] = {}
+    for arrival in arrivals:
+        if arrival.node.away:
+            back.setdefault(arrival.node.cluster_id, set()).add(arrival.node.pk)
+    for cluster_pk, node_pks in back.items():
+        _note_presence(cluster_pk, sorted(node_pks), "away", "connected", now)
+
+
+def _store(arrivals: Sequence[_Arrival], now: datetime) -> None:
+    if not arrivals:
+        return
+    rows = {arrival.node.pk: _row(arrival, now) for arrival in arrivals}  # of a node that came twice, the later one
+    names = next(iter(rows.values()))
+    columns = {name: _column(name, {pk: row[name] for pk, row in rows.items()}) for name in names}
+    Node.objects.filter(pk__in=rows).update_in_order(**columns)
+
+
+def _row(arrival: _Arrival, now: datetime) -> dict[str, object]:
+    hello, node = arrival.greeting.hello, arrival.node
+    return {
+        "session": arrival.session.id,
+        "connected_at": now,
+        "last_seen": now,
+        "away": False,
+        "clock_skew": hello.agent_time - now.timestamp() if hello.agent_time else None,
+        "agent_version": claims.printable(hello.agent_version, 64) or node.agent_version,
+        "protocol": hello.version,
+        # A hello that was said long ago knows nothing of what was stored since.
+        "secret_kept": F("secret_kept") if arrival.greeting.session else arrival.holding.generation,
+    }
+
+
+def _column(name: str, values: Mapping[int, object]) -> object:
+    """The values of a column by primary key, as an UPDATE takes them: one where all are the same, as most are."""
+    first, *others = values.values()
+    if all(value == first for value in others):
+        return first
+    field = cast("Field[Any, Any]", Node._meta.get_field(name))
+    values = {pk: value if isinstance(value, F) else Value(value, output_field=field) for pk, value in values.items()}
+    return Case(*(When(pk=pk, then=value) for pk, value in values.items()), output_field=field)
 
 
 def _name(hello: Hello) -> tuple[UUID, str]:
@@ -154,11 +197,8 @@ def _find_nodes(hellos: Iterable[Hello]) -> dict[tuple[UUID, str], Node]:
     for hello in hellos:
         with suppress(Refused):
             names.add(_name(hello))
-    # Not by a join: with one, the database puts the members of a cluster into groups at each hello of theirs.
-    approved = Node.objects.approved().filter(cluster=OuterRef("cluster")).order_by().values("cluster")
     rows = Node.objects.select_related("cluster__rotation").annotate(
-        members=Coalesce(Subquery(approved.annotate(members=Count("*")).values("members")), 0),
-        console_key=Console.objects.filter(pk=1).values("key"),
+        console_key=Console.objects.filter(pk=1).values("key")
     )
     clusters, ids = {cluster for cluster, _ in names}, {node_id for _, node_id in names}
     rows = rows.filter(cluster__uuid__in=clusters, node_id__in=ids).order_by("pk")
@@ -176,13 +216,15 @@ def _holding(hello: Hello, node: Node) -> rotation.Holding:
 
 
 def _describe(node: Node, session: str, holding: rotation.Holding, now: datetime) -> Session:
-    members: int = node.members  # type: ignore[attr-defined] # annotated
     version = holding.version
     approved = node.status == Node.Status.APPROVED
     cluster = node.cluster
     welcome = Welcome(version=version, status="pending", console_time=now.timestamp())
     if approved:
-        welcome = replace(welcome, status="approved", index=node.index, frame_limit=frame_limit(members))
+        # No index is given twice, so there are never more members. To count them takes a look at every version of
+        # their rows that a database has yet to clear away, at each hello.
+        limit = frame_limit(cluster.next_index)
+        welcome = replace(welcome, status="approved", index=node.index, frame_limit=limit)
     if approved and version >= SILENT_VERSION:  # what a machine was not told while it waited
         welcome = replace(welcome, cluster_id=cluster.cluster_id, cluster_name=cluster.name, address=node.address)
         welcome = replace(welcome, discovery=settings.DISCOVERY_URL if cluster.kubespan.discovery else "")
@@ -203,7 +245,7 @@ def close_sessions(closed: Mapping[str, int], now: datetime) -> int:
     Gives how many were still the present ones, by one UPDATE: a balancer that dies takes a thousand along.
     """
     present = Node.objects.filter(pk__in=set(closed.values()), session__in=closed)
-    return present.update(session="", last_seen=now)
+    return present.update_in_order(session="", last_seen=now)
 
 
 def record_applied(applied: Sequence[tuple[int, Revision, str]], now: datetime) -> None:
@@ -219,7 +261,7 @@ def record_applied(applied: Sequence[tuple[int, Revision, str]], now: datetime) 
         columns: dict[str, object] = {"fault": fault, "last_seen": now}
         if followed is not None:
             columns |= {"applied_epoch": followed.epoch, "applied_number": followed.number}
-        Node.objects.filter(pk__in=pks).update(**columns)
+        Node.objects.filter(pk__in=pks).update_in_order(**columns)
 
 
 def record_notice(node_pk: int, notice: Notice, now: datetime) -> None:
@@ -240,7 +282,7 @@ def mark_silent(heard: Iterable[int], now: datetime) -> list[int]:
     """
     pks = list(heard)
     for start in range(0, len(pks), CHUNK):
-        Node.objects.filter(pk__in=pks[start : start + CHUNK]).connected().update(last_seen=now)
+        Node.objects.filter(pk__in=pks[start : start + CHUNK]).connected().update_in_order(last_seen=now)
     # Whether a Talos machine is there, discovery says.
     agents = Node.objects.present().filter(kind=Node.Kind.LINUX)
     silent = agents.filter(away=False, last_seen__lt=now - SILENT_AFTER)
@@ -254,18 +296,15 @@ def mark_silent(heard: Iterable[int], now: datetime) -> list[int]:
 
 def _mark_away(cluster_pk: int, nodes: Sequence[Node], now: datetime) -> None:
     with transaction.atomic():
-        rows = [
-            Transition(node_id=node.pk, kind=Transition.Kind.NODE, before="connected", after="away", at=now)
-            for node in nodes
-        ]
-        transitions.record_transitions(cluster_pk, rows, now)
+        _note_presence(cluster_pk, [node.pk for node in nodes], "connected", "away", now)
         # Not one that has come back between our look and this.
         same = Node.objects.filter(pk__in=[node.pk for node in nodes], last_seen__lt=now - SILENT_AFTER)
-        same.update(session="", away=True)
+        same.update_in_order(session="", away=True)
         for node in nodes:
             after.announce(cluster_pk, "node.away", node=node.pk)
 
 
-def _note_presence(node: Node, before: str, present: str, now: datetime) -> None:
-    row = Transition(node_id=node.pk, kind=Transition.Kind.NODE, before=before, after=present, at=now)
-    transitions.record_transitions(node.cluster_id, [row], now)
+def _note_presence(cluster_pk: int, node_pks: Iterable[int], before: str, present: str, now: datetime) -> None:
+    kind = Transition.Kind.NODE
+    rows = [Transition(node_id=pk, kind=kind, before=before, after=present, at=now) for pk in node_pks]
+    transitions.record_transitions(cluster_pk, rows, now)
