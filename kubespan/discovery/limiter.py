@@ -1,11 +1,14 @@
 """Who asks too often waits (spec/discovery-protocol.md §5.6): a token bucket for each address.
 
-Pure: time is an argument, in seconds on one timeline.
+`Limiter` is pure: time is an argument, in seconds on one timeline.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from kubespan.discovery.limits import BURST, RATE
 
@@ -54,3 +57,36 @@ class Limiter:
         ]
         for address in full:
             del self._buckets[address]
+
+
+class RateLimit(Protocol):
+    """The buckets as the service asks them, wherever they are kept."""
+
+    async def reserve(self, address: bytes, patience: float | None) -> float | None:
+        """See Limiter."""
+
+    async def restore(self, address: bytes) -> None:
+        """See Limiter."""
+
+    def forget_quiet(self) -> None:
+        """Let go of what is remembered of who has not asked for a while."""
+
+
+class OwnRateLimit:
+    """The buckets of one process."""
+
+    def __init__(self, rate: float = RATE, burst: int = BURST, now: Callable[[], float] = time.monotonic) -> None:
+        self._limiter = Limiter(rate, burst)
+        self._now = now
+
+    async def reserve(self, address: bytes, patience: float | None) -> float | None:
+        """See Limiter."""
+        return self._limiter.reserve(address, self._now(), patience)
+
+    async def restore(self, address: bytes) -> None:
+        """See Limiter."""
+        self._limiter.restore(address)
+
+    def forget_quiet(self) -> None:
+        """See RateLimit."""
+        self._limiter.collect(self._now())

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from kubespan.core.endpoint import IPNetwork
 from kubespan.discovery import limits
 from kubespan.discovery.address import client_address, version_label
-from kubespan.discovery.limiter import Limiter
+from kubespan.discovery.limiter import OwnRateLimit, RateLimit
 from kubespan.discovery.limits import Exhausted, InvalidRequest
 from kubespan.discovery.metrics import Metrics
 from kubespan.discovery.patience import Patience
@@ -64,12 +64,13 @@ class Service:
         manners: Manners | None = None,
         now: Callable[[], float] = time.monotonic,
         metrics: Metrics | None = None,
+        limit: RateLimit | None = None,
     ) -> None:
         self.metrics = metrics or Metrics()
         self._registry = registry
         self._manners = manners or Manners()
         self._now = now
-        self._limiter = Limiter(self._manners.rate, self._manners.burst)
+        self._limit = limit or OwnRateLimit(self._manners.rate, self._manners.burst, now)
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """The calls, for a server."""
@@ -91,7 +92,7 @@ class Service:
 
     def forget_quiet_clients(self) -> None:
         """Let go of what is remembered of clients that have not asked for a while."""
-        self._limiter.collect(self._now())
+        self._limit.forget_quiet()
 
     async def hello(self, request: proto.HelloRequest, context: Context) -> proto.HelloResponse:
         """Say where the client comes from, and perhaps where it should go."""
@@ -199,13 +200,13 @@ class Service:
         if address is None:
             return
         patience = context.time_remaining()
-        wait = self._limiter.reserve(address.packed, self._now(), patience)
+        wait = await self._limit.reserve(address.packed, patience)
         if wait is None:
             await _abort(context, grpc.StatusCode.RESOURCE_EXHAUSTED, TOO_OFTEN)
         try:
             await asyncio.sleep(wait)
         except asyncio.CancelledError:
-            self._limiter.restore(address.packed)
+            await self._limit.restore(address.packed)
             raise
 
     def _address(self, context: Context) -> Any:

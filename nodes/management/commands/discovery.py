@@ -15,6 +15,7 @@ from kubespan.core.endpoint import parse_network
 from kubespan.discovery.metrics import Metrics
 from kubespan.discovery.server import STOP_SECONDS, Manners, Service, listen, make_server
 from nodes import embedded
+from nodes.discovery.rate import SharedRateLimit
 from nodes.discovery.registry import DatabaseRegistry
 from nodes.discovery.tls import CertificateFiles
 from nodes.supervisor import stop_on_signals
@@ -56,7 +57,8 @@ class Command(BaseCommand):
         manners = Manners(
             redirect=settings.DISCOVERY_REDIRECT, trusted=tuple(map(parse_network, settings.TRUSTED_PROXIES))
         )
-        service = Service(registry, manners, metrics=metrics)
+        limit = SharedRateLimit(manners.rate, manners.burst)
+        service = Service(registry, manners, metrics=metrics, limit=limit)
         await registry.start()
         server, plain = make_server(service), options["plain_listen"]
         places = {options["listen"] or LISTEN: credentials(options)} if options["listen"] or not plain else {}
@@ -72,6 +74,7 @@ class Command(BaseCommand):
         forgetting.cancel()
         await server.stop(STOP_SECONDS)
         await registry.stop()
+        await limit.close()
         if listener is not None:
             listener.shutdown()
 
