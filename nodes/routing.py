@@ -2,16 +2,16 @@
 
 from django.urls import path
 
-from nodes.consumers import (
+from nodes.consumers.cluster import ClusterConsumer
+from nodes.consumers.enrolment import EnrolmentConsumer
+from nodes.consumers.following import (
     AgentsConsumer,
-    ClusterConsumer,
-    EnrolmentConsumer,
-    NodeConsumer,
     OverviewConsumer,
     PairConsumer,
     RemovalConsumer,
     RotationConsumer,
 )
+from nodes.consumers.node import NodeConsumer
 from nodes.discovery.consumers import ClusterDiscoveryConsumer, DiscoveryConsumer
 
 websocket_urlpatterns = [

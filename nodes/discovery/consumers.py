@@ -7,7 +7,8 @@ from typing import Any
 
 from django.db.models import Count
 
-from nodes.consumers import FollowingConsumer, Gone, OverviewConsumer, Sent
+from nodes.consumers.base import FollowingConsumer, Gone, Sent
+from nodes.consumers.following import OverviewConsumer
 from nodes.models import Cluster, DiscoveryAffiliate, DiscoveryCluster, Node
 from nodes.pages import Flushed
 from nodes.services import inspection

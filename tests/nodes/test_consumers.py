@@ -14,9 +14,11 @@ from django.utils import timezone
 
 from kubespan.core.messages import Delta, Pace, Upgrade, UpgradeFailed
 from kubespan.core.options import ClusterOptions
-from nodes import consumers
 from nodes.agents.rows import in_thread
 from nodes.announce import KINDS, announce
+from nodes.consumers import base, following
+from nodes.consumers.cluster import ClusterConsumer
+from nodes.consumers.node import NodeConsumer
 from nodes.models import Node, Rollout, Token, Tombstone
 from nodes.routing import websocket_urlpatterns
 from nodes.services import clusters, rollouts, tokens
@@ -111,7 +113,7 @@ async def test_only_staff_gets_a_page(visit, who, code):
     ],
 )
 async def test_what_does_not_exist_is_said_to_be_gone(visit, path):
-    assert await (await visit(path)).closed() == consumers.CLOSE_GONE
+    assert await (await visit(path)).closed() == base.CLOSE_GONE
 
 
 async def test_a_clusters_page_follows_its_links(visit, console):
@@ -177,7 +179,7 @@ async def test_a_clusters_page_follows_its_members(visit, console):
 
 
 async def test_a_large_clusters_page_has_the_links_that_are_not_up(visit, console, monkeypatch):
-    for module in ("nodes.consumers", "nodes.agents.reports"):
+    for module in ("nodes.consumers.cluster", "nodes.consumers.node", "nodes.agents.reports"):
         monkeypatch.setattr(f"{module}.FULL_LINKS", 1)
     cluster, machines, _ = await in_thread(lambda: make_cluster(3))
     one = await console.connect(machines[0])
@@ -284,12 +286,12 @@ async def test_deltas_are_few(visit, console, monkeypatch):
             await one.report({1: (state, A)}, complete=True)
         await page.find(lambda message: message.get("links"))
         deltas += 1
-    assert loop.time() - started >= (deltas - 1) * consumers.DELTA_SECONDS
+    assert loop.time() - started >= (deltas - 1) * base.DELTA_SECONDS
 
 
 async def test_the_overview_is_told_of_what_it_shows_and_of_nothing_else(visit, console, monkeypatch):
-    monkeypatch.setattr(consumers.OverviewConsumer, "pause", 0.0)
-    monkeypatch.setattr(consumers, "RENEW_SECONDS", 3600.0)  # only what is said counts
+    monkeypatch.setattr(following.OverviewConsumer, "pause", 0.0)
+    monkeypatch.setattr(base, "RENEW_SECONDS", 3600.0)  # only what is said counts
     page = await visit("/live/overview")
     assert (await page.hear())["type"] == "snapshot"  # there need not be a cluster
     cluster, machines, _ = await in_thread(make_cluster)
@@ -311,8 +313,8 @@ async def test_the_overview_is_told_of_what_it_shows_and_of_nothing_else(visit, 
 
 
 async def test_a_removed_nodes_page_is_told_when_a_member_drops_it(visit, console, monkeypatch):
-    monkeypatch.setattr(consumers.RemovalConsumer, "pause", 0.0)
-    monkeypatch.setattr(consumers, "RENEW_SECONDS", 3600.0)
+    monkeypatch.setattr(following.RemovalConsumer, "pause", 0.0)
+    monkeypatch.setattr(base, "RENEW_SECONDS", 3600.0)
     cluster, machines, _ = await in_thread(make_cluster)
     one = await console.connect(machines[0])
     await in_thread(lambda: services.remove_node("console", machines[1].node, machines[1].name, timezone.now()))
@@ -327,8 +329,8 @@ async def test_a_removed_nodes_page_is_told_when_a_member_drops_it(visit, consol
 
 
 async def test_an_upgrade_that_a_machine_puts_away_is_told_to_its_page(console, visit, monkeypatch, settings, tmp_path):
-    monkeypatch.setattr(consumers.AgentsConsumer, "pause", 0.0)
-    monkeypatch.setattr(consumers, "RENEW_SECONDS", 3600.0)
+    monkeypatch.setattr(following.AgentsConsumer, "pause", 0.0)
+    monkeypatch.setattr(base, "RENEW_SECONDS", 3600.0)
     settings.AGENT_FILES = tmp_path
     release = hand_out(tmp_path)
     cluster, machines, _ = await in_thread(make_cluster)
@@ -351,11 +353,11 @@ async def test_an_upgrade_that_a_machine_puts_away_is_told_to_its_page(console, 
 async def test_a_node_that_is_still_there_has_no_page_of_its_removal(visit):
     _, machines, _ = await in_thread(make_cluster)
     page = await visit(f"/live/removal/{machines[0].node.pk}")
-    assert await page.closed() == consumers.CLOSE_GONE
+    assert await page.closed() == base.CLOSE_GONE
 
 
 async def test_who_signs_out_loses_the_page(visit, monkeypatch):
-    monkeypatch.setattr(consumers, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(base, "RENEW_SECONDS", 0.05)
     cluster, _, _ = await in_thread(make_cluster)
     session = SessionStore()
     await in_thread(session.create)
@@ -366,7 +368,7 @@ async def test_who_signs_out_loses_the_page(visit, monkeypatch):
 
 
 async def test_who_is_dismissed_loses_the_page(visit, person, monkeypatch):
-    monkeypatch.setattr(consumers, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(base, "RENEW_SECONDS", 0.05)
     cluster, _, _ = await in_thread(make_cluster)
     page = await visit(f"/live/cluster/{cluster.uuid}")
     await page.hear()
@@ -379,11 +381,11 @@ async def test_a_deleted_clusters_page_is_closed(visit):
     page = await visit(f"/live/cluster/{cluster.uuid}")
     await page.hear()
     await in_thread(lambda: clusters.delete_cluster("console", cluster, cluster.name, timezone.now()))
-    assert await page.closed() == consumers.CLOSE_GONE
+    assert await page.closed() == base.CLOSE_GONE
 
 
 async def test_redis_away_closes_the_page_and_it_can_come_back(visit, valkey, monkeypatch):
-    monkeypatch.setattr(consumers, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(base, "RENEW_SECONDS", 0.05)
     cluster, _, _ = await in_thread(make_cluster)
     page = await visit(f"/live/cluster/{cluster.uuid}")
     await page.hear()
@@ -394,7 +396,7 @@ async def test_redis_away_closes_the_page_and_it_can_come_back(visit, valkey, mo
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_announcement_has_its_handler(kind):
-    assert callable(getattr(consumers.MeshConsumer, kind.replace(".", "_")))
+    assert callable(getattr(base.MeshConsumer, kind.replace(".", "_")))
 
 
 def test_an_unknown_announcement_is_an_error(valkey):
@@ -410,12 +412,12 @@ def test_an_announcement_without_redis_is_no_error(valkey):
 @pytest.mark.parametrize("count", [3, 12])
 def test_reading_a_page_costs_the_same_for_any_number_of_nodes(django_assert_num_queries, valkey, count):
     cluster, _, _ = make_cluster(count)
-    consumer = consumers.ClusterConsumer()
+    consumer = ClusterConsumer()
     consumer.scope = {"url_route": {"kwargs": {"cluster": cluster.uuid}}}
     consumer.find()
     with django_assert_num_queries(2):
         consumer.read()
-    node = consumers.NodeConsumer()
+    node = NodeConsumer()
     node.scope = {"url_route": {"kwargs": {"node": next(iter(consumer._nodes.now))}}}
     node.find()
     with django_assert_num_queries(2):

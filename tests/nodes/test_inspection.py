@@ -16,8 +16,9 @@ from django.urls import reverse
 
 from kubespan.core.options import ClusterOptions
 from kubespan.discovery.state import Update
-from nodes import consumers, tasks
+from nodes import tasks
 from nodes.agents.rows import in_thread
+from nodes.consumers import base
 from nodes.models import Audit, Cluster, Node
 from nodes.services import affiliates, clusters, discovery, inspection
 from nodes.services.inspection import Seal
@@ -267,7 +268,7 @@ def test_where_it_cannot_be_counted_it_says_oops(client, valkey):
 
 
 async def test_open_pages_are_told_of_an_affiliate(visit, valkey, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(consumers, "RENEW_SECONDS", 3600.0)  # what they hear was announced
+    monkeypatch.setattr(base, "RENEW_SECONDS", 3600.0)  # what they hear was announced
     talos = await in_thread(Talos)
     open_page = await visit(f"/live/discovery/{talos.cluster.uuid}")
     service = await visit("/live/discovery")
@@ -280,7 +281,7 @@ async def test_open_pages_are_told_of_an_affiliate(visit, valkey, monkeypatch): 
 
 
 async def test_a_renewal_is_a_difference_though_nobody_announces_it(visit, valkey, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(consumers, "RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(base, "RENEW_SECONDS", 0.05)
     talos = await in_thread(Talos)
     await in_thread(talos.say, talos.machine(1))
     open_page = await visit(f"/live/discovery/{talos.cluster.uuid}")
@@ -292,4 +293,4 @@ async def test_a_renewal_is_a_difference_though_nobody_announces_it(visit, valke
 
 async def test_a_page_of_a_cluster_that_is_gone_is_closed(visit, valkey):  # noqa: F811
     open_page = await visit("/live/discovery/00000000-0000-4000-8000-000000000000")
-    assert await open_page.closed() == consumers.CLOSE_GONE
+    assert await open_page.closed() == base.CLOSE_GONE

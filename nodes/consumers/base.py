@@ -1,0 +1,260 @@
+"""What all pages' sockets share: who is let in, when rows are read, and when a page is told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Hashable, Iterable
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import redis
+import structlog
+from channels.db import database_sync_to_async
+from channels.generic.websocket import AsyncWebsocketConsumer
+from django.db import Error as DatabaseError
+
+from nodes.announce import group
+from nodes.fanout import Watch, publish_watch
+from nodes.pages import Flushed, OverviewDelta, OverviewSnapshot
+
+DELTA_SECONDS = 0.25
+"""No page is told more often than this."""
+
+OVERVIEW_SECONDS = 1.0
+"""Nor one that fetches itself anew each time."""
+
+RENEW_SECONDS = 10.0
+"""How often a page's rows are read anew whatever was announced, and its watch on agents renewed."""
+
+PACE_SECONDS = 1.0
+"""How often nodes report while a page shows them."""
+
+LEASE_SECONDS = 60.0
+"""How long they do after the page was last heard of: several renewals may be lost."""
+
+CLOSE_SIGNED_OUT = 4401
+CLOSE_FORBIDDEN = 4403
+CLOSE_GONE = 4404
+
+log = structlog.get_logger(__name__)
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+_flushed = msgspec.msgpack.Decoder(Flushed)
+
+
+class Sent(Generic[K, V]):
+    """Keyed values: as the page has them, and as it should."""
+
+    def __init__(self) -> None:
+        self.now: dict[K, V] = {}
+        self._before: dict[K, V] = {}
+
+    def news(self) -> tuple[list[V], list[K]]:
+        """Values that changed and keys that went since the last call."""
+        if self.now == self._before:
+            return [], []
+        changed = [value for key, value in self.now.items() if self._before.get(key) != value]
+        gone = [key for key in self._before if key not in self.now]
+        self._before = dict(self.now)
+        return changed, gone
+
+
+class MeshConsumer(AsyncWebsocketConsumer):
+    """What all pages' sockets share; a subclass reads its rows, takes reports, and says what changed."""
+
+    pause = DELTA_SECONDS
+
+    async def connect(self) -> None:
+        """Let a signed-in member of staff in, subscribe first, and read after."""
+        await self.accept()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._clusters: set[int | None] = set()
+        user = self.scope.get("user")
+        if user is None or not user.is_authenticated:
+            await self.close(CLOSE_SIGNED_OUT)
+            return
+        if not (user.is_active and user.is_staff):
+            await self.close(CLOSE_FORBIDDEN)
+            return
+        try:
+            clusters = await database_sync_to_async(self.find)()
+        except Gone:
+            await self.close(CLOSE_GONE)
+            return
+        self.number = 0
+        self._watch: Watch | None = None
+        self._reading: list[Flushed] | None = None
+        self._stale = asyncio.Event()
+        self._changed = asyncio.Event()
+        await self._hear(clusters)
+        self._tasks = [asyncio.create_task(self._serve()), asyncio.create_task(self._renew())]
+
+    async def disconnect(self, code: int) -> None:
+        """Let go of everything."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._hear(set())
+
+    async def _hear(self, clusters: set[int | None]) -> None:
+        """Hear of these clusters, and of no others any more; none stands for what concerns all of them."""
+        for pk in clusters - self._clusters:
+            await self.channel_layer.group_add(group(pk), self.channel_name)
+        for pk in self._clusters - clusters:
+            await self.channel_layer.group_discard(group(pk), self.channel_name)
+        self._clusters = clusters
+
+    async def _serve(self) -> None:
+        try:
+            await self._read()
+            await self._say(self.snapshot())
+            while True:
+                await self._changed.wait()
+                self._changed.clear()
+                if self._stale.is_set():
+                    self._stale.clear()
+                    await self._read()
+                self.number += 1
+                delta = self.delta()
+                if delta is None:
+                    self.number -= 1
+                else:
+                    await self._say(delta)
+                await asyncio.sleep(self.pause)
+        except Gone:
+            await self.close(CLOSE_GONE)
+        except (DatabaseError, redis.RedisError) as error:
+            # The page connects again, and says meanwhile since when it is stale.
+            log.warning("a page is not served", page=self.scope["path"], error=str(error))
+            await self.close(1013)
+
+    async def _read(self) -> None:
+        """Read anew; what agents report meanwhile may be newer than what was read, and is taken after it."""
+        self._reading = []
+        await database_sync_to_async(self.read)()
+        reading, self._reading = self._reading, None
+        for flushed in reading:
+            self.take(flushed)
+        if self.watch() != self._watch:
+            await self._publish_watch()
+
+    async def _publish_watch(self) -> None:
+        watch = self._watch = self.watch()
+        for pk in self._clusters:
+            if pk is not None:
+                await asyncio.to_thread(publish_watch, pk, watch)
+
+    async def _say(self, message: msgspec.Struct) -> None:
+        await self.send(text_data=msgspec.json.encode(message).decode())
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            if not await database_sync_to_async(self._still_in)():
+                await self.close(CLOSE_SIGNED_OUT)
+                return
+            await self._publish_watch()
+            self.look_again()
+
+    def _still_in(self) -> bool:
+        """Whether who opened the page is still signed in, and may still see it."""
+        session = self.scope.get("session")
+        if session is not None and session.session_key and not session.exists(session.session_key):
+            return False
+        user = self.scope["user"]
+        return type(user)._default_manager.filter(pk=user.pk, is_active=True, is_staff=True).exists()
+
+    def look_again(self) -> None:
+        """Rows changed: read them before the next delta."""
+        self._stale.set()
+        self._changed.set()
+
+    # What a page is about.
+
+    def find(self) -> set[int | None]:
+        """The clusters that the page is about, as `_hear` takes them; raises Gone where there is nothing to show."""
+        raise NotImplementedError
+
+    def read(self) -> None:
+        """Read rows and last reports anew."""
+        raise NotImplementedError
+
+    def snapshot(self) -> msgspec.Struct:
+        """Everything."""
+        raise NotImplementedError
+
+    def delta(self) -> msgspec.Struct | None:
+        """What changed since it was last asked, if anything."""
+        raise NotImplementedError
+
+    def take(self, flushed: Flushed) -> bool:
+        """Take what agents reported; whether it concerns the page."""
+        raise NotImplementedError
+
+    def watch(self) -> Watch:
+        """Whose links the page shows."""
+        raise NotImplementedError
+
+    # What is announced (nodes.announce), and what agents' processes tell.
+
+    async def live_flushed(self, event: dict[str, Any]) -> None:
+        """Agents reported."""
+        flushed = _flushed.decode(event["data"])
+        if self._reading is not None:
+            self._reading.append(flushed)
+        elif self.take(flushed):
+            self._changed.set()
+
+    async def node_connected(self, event: dict[str, Any]) -> None:
+        """Nodes came, perhaps to a process that had none of this cluster and so never heard what is watched."""
+        self._watch = None
+        self.look_again()
+
+    async def cluster_changed(self, event: dict[str, Any]) -> None:
+        """Options, secret or name changed."""
+        self.look_again()
+
+    async def cluster_deleted(self, event: dict[str, Any]) -> None:
+        """There is nothing left to show."""
+        await self.close(CLOSE_GONE)
+
+    node_enrolled = node_approved = node_changed = node_removed = node_away = node_applied = cluster_changed
+    cluster_created = token_changed = rollout_changed = cluster_changed
+
+
+class Gone(Exception):
+    """What the page shows does not exist any more."""
+
+
+def those(pks: Iterable[int]) -> set[int | None]:
+    """The clusters that a page is about; raises Gone where there are none."""
+    found: set[int | None] = set(pks)
+    if not found:
+        raise Gone
+    return found
+
+
+class FollowingConsumer(MeshConsumer):
+    """Pages that the server draws: told that something is different, whereupon they fetch themselves anew."""
+
+    pause = OVERVIEW_SECONDS
+
+    def differs(self) -> bool:
+        """Whether anything that the page shows changed since it was last asked."""
+        raise NotImplementedError
+
+    def snapshot(self) -> OverviewSnapshot:
+        """Begin: the page may be older than this."""
+        self.differs()
+        return OverviewSnapshot(self.number, time.time())
+
+    def delta(self) -> OverviewDelta | None:
+        """Whether anything is different."""
+        return OverviewDelta(self.number, time.time()) if self.differs() else None
+
+    def watch(self) -> Watch:
+        """Nobody reports faster for it, but what is reported is told."""
+        return Watch((), PACE_SECONDS, LEASE_SECONDS)

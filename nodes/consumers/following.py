@@ -1,0 +1,208 @@
+"""Pages that the server draws, and that fetch themselves anew."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nodes import live, pairs
+from nodes.consumers.base import LEASE_SECONDS, PACE_SECONDS, FollowingConsumer, Gone, Sent, those
+from nodes.fanout import Watch
+from nodes.models import Cluster, Node, Rollout, RolloutStep, Tombstone
+from nodes.pages import Flushed
+
+PAIR_SECONDS = 2.0
+"""The page of one link is not told more often, for its figures change with each report."""
+
+
+class OverviewConsumer(FollowingConsumer):
+    """Pages about all clusters."""
+
+    def find(self) -> set[int | None]:
+        """Every cluster; there need not be one."""
+        self._clusters_seen: Sent[int, tuple[Any, ...]] = Sent()
+        self._nodes: Sent[int, tuple[Any, ...]] = Sent()
+        self._links: Sent[int, tuple[int | None, ...]] = Sent()
+        return {None, *Cluster.objects.values_list("pk", flat=True)}
+
+    async def _read(self) -> None:
+        await super()._read()
+        clusters: set[int | None] = {None, *self._clusters_seen.now}
+        if clusters != self._clusters:
+            await self._hear(clusters)
+            await self._publish_watch()
+
+    def read(self) -> None:
+        """Two queries and a call to Redis: what the lists and the sentences of the overview are made of."""
+        clusters = Cluster.objects.values_list("pk", "name", "epoch", "revision", "options")
+        self._clusters_seen.now = {row[0]: row for row in clusters}
+        nodes = Node.objects.present().values_list(
+            "pk", "name", "status", "session", "fault", "applied_epoch", "applied_number", "claimed_networks",
+            "networks", "clock_skew", "agent_version", "obstacles_at",
+        )  # fmt: skip
+        self._nodes.now = {row[0]: row for row in nodes}
+        summaries = live.read_summaries_of(self._nodes.now)
+        self._links.now = {pk: _standing(summary) for pk, summary in summaries.items()}
+
+    def take(self, flushed: Flushed) -> bool:
+        """Only a link that came up or went down matters here, not how old its handshake is."""
+        known = [(pk, summary) for pk, summary in flushed.nodes if pk in self._nodes.now]
+        self._links.now.update((pk, _standing(summary)) for pk, summary in known)
+        return bool(known)
+
+    def differs(self) -> bool:
+        """A cluster, a node's standing, or its links."""
+        news = [sent.news() for sent in (self._clusters_seen, self._nodes, self._links)]
+        return any(changed or gone for changed, gone in news)
+
+    async def cluster_deleted(self, event: dict[str, Any]) -> None:
+        """The others are still there."""
+        self.look_again()
+
+
+class PairConsumer(FollowingConsumer):
+    """The page of one link: how both ends see it, and how they stand."""
+
+    pause = PAIR_SECONDS
+
+    def find(self) -> set[int | None]:
+        """The cluster that both nodes of the address are of."""
+        route = self.scope["url_route"]["kwargs"]
+        self._pks = route["here"], route["there"]
+        self._ends: Sent[int, tuple[Any, ...]] = Sent()
+        self._sights: Sent[tuple[int, int], live.Seen] = Sent()
+        return those(Node.objects.filter(pk__in=self._pks).values_list("cluster_id", flat=True))
+
+    def read(self) -> None:
+        """Two queries and two calls to Redis."""
+        nodes = list(Node.objects.filter(pk__in=self._pks).select_related("cluster").prefetch_related("candidates"))
+        if {node.pk for node in nodes} != set(self._pks):
+            raise Gone
+        self._ends.now = {
+            node.pk: (
+                node.name, node.status, node.session, node.left_at, node.fault, node.behind(node.cluster),
+                node.clock_skew, node.obstacles_at, node.cluster.revision, list(node.candidates.all()),
+            )
+            for node in nodes
+        }  # fmt: skip
+        here, there = nodes
+        sights = zip(((here.pk, there.pk), (there.pk, here.pk)), pairs.read_link(here, there), strict=True)
+        self._sights.now = {key: seen for key, seen in sights if seen is not None}
+
+    def take(self, flushed: Flushed) -> bool:
+        """Only what the two say of each other."""
+        mine = [(pk, peer, seen) for pk, peer, seen in flushed.links if {pk, peer} == set(self._pks)]
+        for pk, peer, seen in mine:
+            if seen is None:
+                self._sights.now.pop((pk, peer), None)
+            else:
+                self._sights.now[pk, peer] = seen
+        return bool(mine)
+
+    def differs(self) -> bool:
+        """An end's standing, or how either sees the other."""
+        news = [one.news() for one in (self._ends, self._sights)]  # each is asked, whatever the other says
+        return any(changed or gone for changed, gone in news)
+
+    def watch(self) -> Watch:
+        """Both report faster while somebody looks."""
+        return Watch(self._pks, PACE_SECONDS, LEASE_SECONDS)
+
+
+class RemovalConsumer(FollowingConsumer):
+    """A removed node's page: who has yet to drop it."""
+
+    def find(self) -> set[int | None]:
+        """The cluster of the removed node."""
+        self._members: Sent[int, tuple[Any, ...]] = Sent()
+        tombstone = Tombstone.objects.filter(removed_node=self.scope["url_route"]["kwargs"]["node"]).first()
+        if tombstone is None:
+            raise Gone
+        self._tombstone = tombstone
+        return those([tombstone.cluster_id])
+
+    def read(self) -> None:
+        """One query: what the list of those that are not yet cut off shows."""
+        rows = Node.objects.not_cut_off(self._tombstone).values_list(
+            "pk", "name", "session", "fault", "applied_epoch", "applied_number"
+        )
+        self._members.now = {row[0]: row for row in rows}
+
+    def take(self, flushed: Flushed) -> bool:
+        """What its links are like is not shown."""
+        return False
+
+    def differs(self) -> bool:
+        """A member that dropped it, came or went."""
+        return any(self._members.news())
+
+
+class AgentsConsumer(FollowingConsumer):
+    """The page on a cluster's agents: which versions run, and how far an upgrade is."""
+
+    def find(self) -> set[int | None]:
+        """The cluster of the address."""
+        self._steps: Sent[int, tuple[Any, ...]] = Sent()
+        self._rollouts: Sent[int, tuple[Any, ...]] = Sent()
+        self._agents: Sent[int, tuple[Any, ...]] = Sent()
+        found = those(
+            Cluster.objects.filter(uuid=self.scope["url_route"]["kwargs"]["cluster"]).values_list("pk", flat=True)
+        )
+        (self._cluster,) = found
+        return found
+
+    def read(self) -> None:
+        """Three queries: what the page shows of members, of the last upgrade, and of its steps."""
+        members = Node.objects.approved().filter(cluster=self._cluster).values_list("pk", "agent_version", "session")
+        self._agents.now = {row[0]: (row[1], bool(row[2])) for row in members}
+        rollouts = Rollout.objects.filter(cluster=self._cluster)[:1].values_list("pk", "state", "reason")
+        self._rollouts.now = {row[0]: row for row in rollouts}
+        steps = RolloutStep.objects.filter(rollout__in=list(self._rollouts.now)).values_list("pk", "state", "reason")
+        self._steps.now = {row[0]: row for row in steps}
+
+    def take(self, flushed: Flushed) -> bool:
+        """What links are like is not shown."""
+        return False
+
+    def differs(self) -> bool:
+        """Whether anything of it is different."""
+        # Each is asked, whatever the others say.
+        news = [one.news() for one in (self._agents, self._rollouts, self._steps)]
+        return any(changed or gone for changed, gone in news)
+
+
+class RotationConsumer(FollowingConsumer):
+    """The page of a cluster's rotation: who has the next secret, and who is away."""
+
+    def find(self) -> set[int | None]:
+        """The cluster of the address."""
+        self._uuid = self.scope["url_route"]["kwargs"]["cluster"]
+        self._members: Sent[int, tuple[Any, ...]] = Sent()
+        self._secrets: Sent[int, tuple[Any, ...]] = Sent()
+        return those(Cluster.objects.filter(uuid=self._uuid).values_list("pk", flat=True))
+
+    def read(self) -> None:
+        """Two queries: what the page is drawn of."""
+        clusters = Cluster.objects.filter(uuid=self._uuid).values_list(
+            "pk", "epoch", "secret_generation", "rotation__generation", "rotation__automatic"
+        )
+        self._secrets.now = {row[0]: row for row in clusters}
+        if not self._secrets.now:
+            raise Gone
+        rows = Node.objects.approved().filter(cluster__in=self._secrets.now).order_by()
+        members = rows.values_list(
+            "pk", "name", "session", "protocol", "secret_kept", "applied_epoch", "applied_number"
+        )
+        self._members.now = {row[0]: row for row in members}
+
+    def take(self, flushed: Flushed) -> bool:
+        """What links are like is not shown."""
+        return False
+
+    def differs(self) -> bool:
+        """The rotation, or how far a member is."""
+        news = [one.news() for one in (self._members, self._secrets)]  # each is asked, whatever the other says
+        return any(changed or gone for changed, gone in news)
+
+
+def _standing(summary: live.Summary) -> tuple[int | None, ...]:
+    return summary.up, summary.unknown, summary.down, summary.worst

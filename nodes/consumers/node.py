@@ -1,0 +1,87 @@
+"""A node's page."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import msgspec
+
+from nodes import live
+from nodes.consumers.base import LEASE_SECONDS, PACE_SECONDS, Gone, MeshConsumer, Sent, those
+from nodes.consumers.rows import node_rows, on_page, reported, sight
+from nodes.fanout import Watch
+from nodes.models import Node
+from nodes.pages import FULL_LINKS, Flushed, LinkCounts, NodeDelta, NodeRow, NodeSnapshot, PeerRow
+
+
+class NodeConsumer(MeshConsumer):
+    """A node's page: how it sees its peers, and they it."""
+
+    def find(self) -> set[int | None]:
+        """The cluster of the node of the address."""
+        self._pk = self.scope["url_route"]["kwargs"]["node"]
+        self._rows: Sent[int, NodeRow] = Sent()
+        self._peers: Sent[int, PeerRow] = Sent()
+        self._told_revision = self._revision = 0
+        return those(Node.objects.filter(pk=self._pk).values_list("cluster_id", flat=True))
+
+    def read(self) -> None:
+        """Two queries and three calls to Redis, whatever the number of peers."""
+        node = on_page(Node.objects.select_related("cluster")).defer(None).filter(pk=self._pk).first()
+        if node is None:
+            raise Gone
+        peers = list(Node.objects.approved().filter(cluster=node.cluster_id).exclude(pk=node.pk).only("index", "name"))
+        self._revision = node.cluster.revision
+        self._rows.now = node_rows(node.cluster, live.read_summaries_of([node.pk]), [node])
+        ours, theirs = live.read_links(node), live.read_links_to(node, [peer.pk for peer in peers])
+        self._peers.now = {
+            peer.pk: PeerRow(peer.pk, peer.name, sight(ours.get(peer.index or 0)), sight(theirs.get(peer.pk)))
+            for peer in peers
+        }
+        self._count_from_peers()
+
+    def _count_from_peers(self) -> None:
+        """A Talos machine reports nothing here: its links are as its peers see them."""
+        row = self._rows.now.get(self._pk)
+        if row is not None and row.talos:
+            seen = Counter(peer.theirs.state for peer in self._peers.now.values() if peer.theirs)
+            links = LinkCounts(seen["up"], seen["unknown"], seen["down"])
+            self._rows.now[self._pk] = msgspec.structs.replace(row, links=links)
+
+    def take(self, flushed: Flushed) -> bool:
+        """Take what the node says of its peers, and they of it."""
+        concerned = False
+        for pk, summary in flushed.nodes:
+            if pk == self._pk and pk in self._rows.now:
+                self._rows.now[pk] = reported(self._rows.now[pk], summary)
+                concerned = True
+        for pk, peer, seen in flushed.links:
+            other, change = (peer, "ours") if pk == self._pk else (pk, "theirs")
+            row = self._peers.now.get(other)
+            if row is not None and self._pk in (pk, peer):
+                self._peers.now[other] = msgspec.structs.replace(row, **{change: sight(seen)})
+                concerned = True
+        self._count_from_peers()
+        return concerned
+
+    def snapshot(self) -> NodeSnapshot:
+        """All of it."""
+        (node,), _ = self._rows.news()
+        peers, _ = self._peers.news()
+        self._told_revision = self._revision
+        return NodeSnapshot(self.number, time.time(), self._revision, node, peers)
+
+    def delta(self) -> NodeDelta | None:
+        """What changed."""
+        rows, _ = self._rows.news()
+        peers, gone = self._peers.news()
+        revision = None if self._revision == self._told_revision else self._revision
+        self._told_revision = self._revision
+        if not (rows or peers or gone or revision):
+            return None
+        return NodeDelta(self.number, time.time(), revision, rows[0] if rows else None, peers, gone)
+
+    def watch(self) -> Watch:
+        """The node, and its peers where they are few: both ends of every link on the page are then as new."""
+        return Watch((self._pk, *list(self._peers.now)[:FULL_LINKS]), PACE_SECONDS, LEASE_SECONDS)

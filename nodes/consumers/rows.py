@@ -1,0 +1,65 @@
+"""Rows of nodes and links as pages have them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from nodes import live
+from nodes.models import Cluster, Node
+from nodes.pages import Link, LinkCounts, NodeRow, Sight
+
+
+def node_rows(cluster: Cluster, summaries: dict[int, live.Summary], nodes: Iterable[Node]) -> dict[int, NodeRow]:
+    """Rows by primary key; `summaries` are of those that report."""
+    return {node.pk: _node_row(cluster, node, summaries.get(node.pk)) for node in nodes}
+
+
+def _node_row(cluster: Cluster, node: Node, summary: live.Summary | None) -> NodeRow:
+    approved = node.status == Node.Status.APPROVED
+    seen = node.last_seen.timestamp() if node.last_seen else None
+    return NodeRow(
+        pk=node.pk,
+        index=node.index,
+        name=node.name,
+        status=node.status,  # type: ignore[arg-type] # its choices are the same words
+        address=node.address,
+        connected=node.is_here if node.is_talos else summary is not None,
+        talos=node.is_talos,
+        last_seen=max(filter(None, (seen, summary.at)), default=None) if summary else seen,
+        applied=node.applied_number,
+        behind=node.behind(cluster) if approved else 0,
+        fault=node.fault,
+        links=LinkCounts(summary.up, summary.unknown, summary.down) if summary else LinkCounts(),
+        found=node.obstacles_at.timestamp() if node.obstacles_at else None,
+    )
+
+
+def reported(row: NodeRow, summary: live.Summary) -> NodeRow:
+    """A row with what its node just reported."""
+    return msgspec.structs.replace(
+        row,
+        connected=True,
+        last_seen=max(filter(None, (row.last_seen, summary.at)), default=None),
+        links=LinkCounts(summary.up, summary.unknown, summary.down),
+    )
+
+
+def link(node: int, peer: int, seen: live.Seen) -> Link:
+    """How a node sees a peer."""
+    return Link(node, peer, seen.state, seen.endpoint, seen.handshake, seen.received, seen.sent, seen.at)  # type: ignore[arg-type]
+
+
+def sight(seen: live.Seen | None) -> Sight | None:
+    """How one end sees the other, if it does."""
+    return None if seen is None else Sight(*msgspec.structs.astuple(seen))
+
+
+def on_page(queryset: Any) -> Any:
+    """Only the columns that pages show; claims and endpoints stay where they are."""
+    return queryset.only(
+        "pk", "cluster", "index", "name", "status", "address", "applied_epoch", "applied_number", "fault", "last_seen",
+        "obstacles_at", "kind", "left_at",
+    )  # fmt: skip
