@@ -106,7 +106,6 @@ class Traces:
     redis_said: bytes = b""
     redis_kept: bytes = b""
     processes: bytes = b""
-    first_frames: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def all(self) -> dict[str, str]:
