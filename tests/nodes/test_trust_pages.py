@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from html import unescape
@@ -19,10 +20,11 @@ from django.test import Client
 from django.urls import get_resolver, reverse
 from django.utils import timezone
 
+from kubespan.discovery.state import Update
 from nodes.live import Seen, Summary
 from nodes.models import Audit, Cluster, Node, Token
+from nodes.services import discovery, people, sessions, tokens
 from nodes.services import nodes as services
-from nodes.services import people, sessions, tokens
 from nodes.services.enrolment import enrol as accept
 from nodes.services.sessions import Greeting
 from nodes.views import attention
@@ -46,12 +48,14 @@ def page(client, alice):
 
 @pytest.fixture
 def cluster():
-    """One with a member, one that waits, and one that was removed."""
+    """One with a member, one that waits, and one that was removed; discovery keeps something of it."""
     cluster = make_cluster("office", now=timezone.now())
     enrol(cluster, Machine("member", networks=("10.8.0.0/16",)), now=timezone.now())
     enrol(cluster, Machine("stranger"), approval_required=True, now=timezone.now())
     gone = enrol(cluster, Machine("gone"), now=timezone.now())
     services.remove_node("tests", gone, "gone", timezone.now())
+    kept = discovery.find(cluster.cluster_id, serve_all=False)
+    discovery.apply(kept, [Update("affiliate", b"sealed", (b"endpoint",), 60.0)], time.time())
     return cluster
 
 
