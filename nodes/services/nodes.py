@@ -220,7 +220,7 @@ def settle_claims(said: Sequence[tuple[int, Claim, IPAddress | None]]) -> list[i
         elif own != before:
             groups.setdefault(own, []).append(node_pk)
     for (backend, agent_version), pks in groups.items():
-        Node.objects.filter(pk__in=pks).update(backend=backend, agent_version=agent_version)
+        Node.objects.filter(pk__in=pks).update_in_order(backend=backend, agent_version=agent_version)
     for cluster_pk in {known[node_pk].cluster_id for pks in groups.values() for node_pk in pks}:
         after.announce(cluster_pk, "node.changed")
     return left

@@ -174,7 +174,7 @@ def record_kept(kept: Mapping[int, int], now: datetime) -> None:
     for node_pk, generation in kept.items():
         groups.setdefault(generation, []).append(node_pk)
     for generation, pks in groups.items():
-        Node.objects.filter(pk__in=pks).update(secret_kept=generation, last_seen=now)
+        Node.objects.filter(pk__in=pks).update_in_order(secret_kept=generation, last_seen=now)
     switch_where_all_are_ready(now)
 
 
