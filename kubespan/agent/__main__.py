@@ -21,34 +21,29 @@ from kubespan import __version__
 from kubespan.agent.allocation import spare_memory
 from kubespan.agent.cli import (
     DATA_PLANES,
-    check_first,
     load_start,
     or_fail,
-    parse_networks,
-    read_file,
     state_dir_option,
 )
-from kubespan.agent.enrol import EnrolError, Wish, enrol
+from kubespan.agent.enrol import EnrolError
+from kubespan.agent.enrol_command import enrol_command
 from kubespan.agent.fetch import UpgradeError, ask_release, fetch, way_to
 from kubespan.agent.home import Home, default_directory, find_home, start_again
 from kubespan.agent.join_command import discovery_of, join_by_environment, join_command
 from kubespan.agent.kernel import KernelError
 from kubespan.agent.logs import set_up_logs
-from kubespan.agent.preflight.facts import Mine
 from kubespan.agent.preflight.said import refusing, write_json, write_table
 from kubespan.agent.publish import Condition
 from kubespan.agent.registries import Standing
 from kubespan.agent.store import DEFAULT_STATE_DIR, RESOURCES, STATUS, Busy, Damaged, Enrolment, Store, StoreError
-from kubespan.agent.trust import TrustError, parse_pin
+from kubespan.agent.trust import TrustError
 from kubespan.agent.uninstall import LOG, stop, uninstall
 from kubespan.agent.units import EXIT_REMOVED, EXIT_SETUP, FINAL_STATUSES, RUNNING, install
-from kubespan.core.endpoint import LISTEN_PORT, MAX_PORT
-from kubespan.core.messages import EnrolReply, Upgrade
+from kubespan.core.endpoint import MAX_PORT
+from kubespan.core.messages import Upgrade
 from kubespan.core.release import may_follow
 from kubespan.core.resources import PEER_STATUSES, Resource, parse, resolve, rfc3339
 from kubespan.ctl.output import FORMS, Form, render
-
-TOKEN_VARIABLE = "KUBESPAN_TOKEN"  # noqa: S105 - the variable's name
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -57,152 +52,7 @@ def main() -> None:
     set_up_logs()
 
 
-def _pin(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    try:
-        return parse_pin(value) if value else ""
-    except TrustError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-@main.command("enrol", short_help="Join the cluster of a console.")
-@click.argument("url")
-@click.option("--token-file", metavar="FILE", help="File with the token; - is standard input, which is the default.")
-@click.option("--token", metavar="TOKEN", help="The token itself; only with --token-on-command-line.")
-@click.option("--token-on-command-line", is_flag=True, help="Accept that others on this machine may read the token.")
-@click.option(
-    "--pin", default="", callback=_pin, metavar="sha256:HEX", help="Fingerprint of the console's certificate."
-)
-@click.option(
-    "--insecure-http", is_flag=True, help="Allow plain HTTP over a network. Everybody on the way sees the token."
-)
-@click.option("--name", default="", help="The node's name; the host name by default.")
-@click.option(
-    "--listen-port", default=LISTEN_PORT, show_default=True, type=click.IntRange(1, MAX_PORT), help="UDP port."
-)
-@click.option(
-    "--data-plane", default="auto", show_default=True, type=click.Choice(DATA_PLANES), help="Who does WireGuard."
-)
-@click.option(
-    "--advertise",
-    "networks",
-    multiple=True,
-    callback=parse_networks,
-    metavar="CIDR",
-    help="A network behind this machine.",
-)
-@click.option(
-    "--exempt-port",
-    "exempt_ports",
-    multiple=True,
-    type=click.IntRange(1, MAX_PORT),
-    metavar="PORT",
-    help="A TCP port of this machine whose connections stay outside the tunnel; a console's own on it does by itself.",
-)
-@click.option(
-    "--ignore", multiple=True, metavar="CODE", help="Enrol in spite of what preflight finds, or of `all` that it finds."
-)
-@state_dir_option
-def enrol_command(
-    url: str,
-    token_file: str | None,
-    token: str | None,
-    *,
-    token_on_command_line: bool,
-    pin: str,
-    insecure_http: bool,
-    name: str,
-    listen_port: int,
-    data_plane: str,
-    networks: tuple[str, ...],
-    exempt_ports: tuple[int, ...],
-    ignore: tuple[str, ...],
-    store: Store,
-) -> None:
-    """Join the cluster whose console is at URL; may be repeated.
-
-    The token comes from --token-file, from KUBESPAN_TOKEN, or from standard input.
-    """
-    if insecure_http:
-        click.secho("WARNING: plain HTTP: everybody on the way to the console can read the token.", fg="red", err=True)
-    wish = Wish(
-        url=url,
-        token=_read_token(token_file, token, on_command_line=token_on_command_line),
-        pin=pin,
-        insecure_http=insecure_http,
-        name=name,
-        listen_port=listen_port,
-        data_plane=data_plane,
-        networks=networks,
-        exempt_ports=exempt_ports,
-    )
-    check_first(store, Mine(listen_port=listen_port, data_plane=data_plane), ignore)
-    reply = or_fail(lambda: enrol(store, wish, asyncio.run(load_start().read_machine())))
-    running = store.is_locked()
-    _tell(reply, networks=networks, running=running)
-    _tell_rerouting(store, reply, running=running)
-
-
-def _tell_rerouting(store: Store, reply: EnrolReply, *, running: bool) -> None:
-    """Say what joining reroutes, and whose connections it moves, before anything of it happens."""
-    if reply.status == "pending":
-        click.echo(
-            "what its approval reroutes is not known yet: the agent says it in its log when it is let in, and "
-            "kubespan-agent preflight from then on"
-        )
-        return
-    if running:
-        return  # a second connection would take the place of the agent's; it has said this when it was let in
-    try:
-        glimpse = or_fail(lambda: asyncio.run(load_start().look_ahead(store)))
-    except click.ClickException as error:
-        click.echo(f"what joining reroutes is not known: {error.message}; kubespan-agent preflight says it later")
-        return
-    if glimpse.membership is not None:
-        for line in or_fail(lambda: load_start().foresee(store, glimpse.membership)):
-            click.echo(line)
-
-
-def _read_token(file: str | None, token: str | None, *, on_command_line: bool) -> str:
-    if token is not None:
-        if not on_command_line:
-            raise click.UsageError(
-                "a token in the list of arguments can be read by everybody on this machine: use --token-file, "
-                f"{TOKEN_VARIABLE} or standard input, or add --token-on-command-line"
-            )
-        text = token
-    elif file not in {None, "-"}:
-        text = read_file(str(file), "token")
-    elif file is None and TOKEN_VARIABLE in os.environ:
-        text = os.environ[TOKEN_VARIABLE]
-    elif sys.stdin.isatty():
-        text = click.prompt("Token", hide_input=True, err=True)
-    else:
-        text = sys.stdin.readline()
-    if not text.strip():
-        raise click.UsageError(f"there is no token: give it by --token-file, {TOKEN_VARIABLE} or standard input")
-    return text.strip()
-
-
-def _tell(reply: EnrolReply, *, networks: Sequence[str], running: bool) -> None:
-    if reply.cluster_name:
-        click.echo(f"enrolled in cluster {reply.cluster_name}; this machine's address is {reply.address}")
-    else:
-        click.echo("the console knows this machine now")
-    for refused in reply.refused:
-        click.echo(f"not believed: {refused.claim}: {refused.reason}", err=True)
-    if reply.status == "pending":
-        click.echo(
-            "an operator must approve it at the console before it meshes; until then it learns nothing of its cluster"
-        )
-    refused_claims = {refused.claim for refused in reply.refused}
-    if waiting := [network for network in networks if network not in refused_claims]:
-        click.echo(f"waiting for an operator's yes before others route to them: {', '.join(waiting)}")
-    if running:
-        click.echo("next: systemctl restart kubespan-agent, for the one that runs goes by what it read at its start")
-    else:
-        click.echo("next: kubespan-agent install (a service of systemd), or kubespan-agent run")
-
-
+main.add_command(enrol_command)
 main.add_command(join_command)
 
 
