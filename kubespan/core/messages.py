@@ -449,7 +449,10 @@ def negotiate(offered: Iterable[int], spoken: Sequence[int] = VERSIONS) -> int:
 
 
 def frame_limit(members: int) -> int:
-    """Bytes of the largest frame that a cluster of this many members can need; more is refused."""
+    """Bytes of the largest frame that a cluster of this many members can need; more is refused.
+
+    The console counts the member indexes that it ever gave.
+    """
     return FRAME_BASE + FRAME_PER_MEMBER * members
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -40,7 +41,7 @@ from nodes.agents.gate import TOGETHER, Gate
 from nodes.agents.hub import Hub
 from nodes.agents.ledger import Ledger
 from nodes.agents.reports import Line, Reports
-from nodes.agents.rows import AWAY, DatabaseRows, in_thread, read_session
+from nodes.agents.rows import AWAY, DatabaseRows, in_thread
 from nodes.agents.sockets import SEND_SECONDS, Socket, Stalled
 from nodes.counters import Tally
 from nodes.fanout import CLOSE_LATER, CLOSE_POLICY, CLOSE_REMOVED, CLOSE_REPLACED, CLOSE_TOO_BIG, Watch
@@ -264,7 +265,10 @@ class Conversation:
         self._welcome()
 
     async def _open_session(self, session: str = "") -> Session:
-        return await self._end.gate.enter(partial(self._greeting, session))
+        opened = await self._end.gate.enter(partial(self._greeting, session))
+        if opened.moved is not None or opened.was_away:
+            await in_thread(sessions.note_return, opened, datetime.now(UTC))
+        return opened
 
     def _greeting(self, session: str) -> Greeting:
         # Its clock has gone on since it said hello.
@@ -305,13 +309,12 @@ class Conversation:
             if self._socket not in self._end.conversations:
                 return
             try:
-                if await in_thread(read_session, self._socket.node) not in ("", self._socket.session):
-                    # What is open anew takes the place of what is there, and ours is the older one.
-                    self._socket.close(CLOSE_REPLACED)
-                    return
                 session = await self._open_session(self._socket.session)
             except Refusal as refusal:
-                self._socket.close(CLOSE_REMOVED, _farewell(refusal).decode())
+                if refusal.code == "replaced":
+                    self._socket.close(CLOSE_REPLACED)
+                else:
+                    self._socket.close(CLOSE_REMOVED, _farewell(refusal).decode())
                 return
             except AWAY as error:
                 log.warning("a node's standing was not read", node=self._socket.node, error=str(error))
@@ -434,14 +437,14 @@ class Conversation:
             raise _Bad("bad", str(error)) from None
 
     async def _present_limit(self) -> int:
-        """The limit by the number of members now; it grows with the cluster."""
+        """The limit by the highest index that a member has now; it grows with the cluster."""
         if not hasattr(self, "_socket") or not self._socket.approved:
             return self._limit
         try:
             roster = await self._end.reports.roster(self._socket.cluster)
         except AWAY:
             return self._limit
-        self._limit = max(self._limit, frame_limit(len(roster.members)))
+        self._limit = max(self._limit, frame_limit(1 + max(roster.members, default=-1)))
         return self._limit
 
     async def _refuse(self, fault: _Bad) -> None:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
-from nodes.agents.rows import in_thread
+import structlog
+from django.db import OperationalError
+
+from nodes.agents.rows import AWAY, in_thread
 from nodes.services import sessions
 from nodes.services.sessions import Greeting, Session
 
@@ -19,11 +22,16 @@ TOGETHER = 32
 """So many at most: the first of them waits until the last is let in."""
 
 
+_Waiting = tuple[Callable[[], Greeting], "asyncio.Future[Session]"]
+
+log = structlog.get_logger(__name__)
+
+
 class Gate:
     """The sessions that a process is asked to open."""
 
     def __init__(self) -> None:
-        self._waiting: deque[tuple[Callable[[], Greeting], asyncio.Future[Session]]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._opening: asyncio.Task[None] | None = None
 
     async def enter(self, greet: Callable[[], Greeting]) -> Session:
@@ -35,23 +43,33 @@ class Gate:
         return await entered
 
     async def _open(self) -> None:
+        turn: list[_Waiting] = []
         try:
             while self._waiting:
                 count = min(TOGETHER, len(self._waiting))
                 turn = [self._waiting.popleft() for _ in range(count)]
-                await self._open_for([(greet, entered) for greet, entered in turn if not entered.done()])
+                await _open_for([(greet, entered) for greet, entered in turn if not entered.done()])
         finally:
             self._opening = None
+            # Where this was cancelled, nobody waits on for what does not come.
+            for _, entered in (*turn, *self._waiting):
+                entered.cancel()
+            self._waiting.clear()
 
-    async def _open_for(self, turn: list[tuple[Callable[[], Greeting], asyncio.Future[Session]]]) -> None:
-        try:
-            opened = await in_thread(sessions.open_sessions, [greet() for greet, _ in turn], datetime.now(UTC))
-        except Exception as error:  # noqa: BLE001 - each hears what went wrong
-            opened = [error] * len(turn)
-        for (_, entered), one in zip(turn, opened, strict=True):
-            if entered.done():
-                continue  # who asked has gone
-            if isinstance(one, Exception):
-                entered.set_exception(one)
-            else:
-                entered.set_result(one)
+
+async def _open_for(turn: Sequence[_Waiting]) -> None:
+    opened: Sequence[Session | Exception]
+    try:
+        opened = await in_thread(sessions.open_sessions, [greet() for greet, _ in turn], datetime.now(UTC))
+    except AWAY as error:
+        opened = [OperationalError(*error.args) for _ in turn]
+    except Exception:
+        log.exception("sessions could not be opened")
+        opened = [OperationalError("a fault of the console's own") for _ in turn]
+    for (_, entered), one in zip(turn, opened, strict=True):
+        if entered.done():
+            continue  # who asked has gone
+        if isinstance(one, Exception):
+            entered.set_exception(one)
+        else:
+            entered.set_result(one)

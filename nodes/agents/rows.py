@@ -94,11 +94,6 @@ def read_standings(cluster_pk: int) -> dict[int, Standing]:
     return {pk: Standing(status, session) for pk, status, session in rows}
 
 
-def read_session(node_pk: int) -> str:
-    """A node's present session; empty for none, or none such node."""
-    return Node.objects.filter(pk=node_pk).values_list("session", flat=True).first() or ""
-
-
 class DatabaseRows:
     """The hub's questions (nodes.agents.hub.Rows), answered by the database."""
 

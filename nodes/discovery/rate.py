@@ -71,16 +71,27 @@ class SharedRateLimit:
 
     async def reserve(self, address: bytes, patience: float | None) -> float | None:
         """See Limiter."""
+        # Its own bucket first: one that is empty here is empty for all, and a flood is not carried on to Redis.
+        own = await self._own.reserve(address, patience)
+        if own is None:
+            return None
         most = "1e300" if patience is None else repr(patience)
-        answer = await self._ask(self._reserve, address, self._rate, self._burst, most)
+        try:
+            answer = await self._ask(self._reserve, address, self._rate, self._burst, most)
+        except asyncio.CancelledError:
+            await self._own.restore(address)
+            raise
         if answer is None:
-            return await self._own.reserve(address, patience)
-        return float(answer) if answer else None
+            return own
+        if not answer:
+            await self._own.restore(address)
+            return None
+        return max(own, float(answer))
 
     async def restore(self, address: bytes) -> None:
         """See Limiter."""
-        if await self._ask(self._restore, address) is None:
-            await self._own.restore(address)
+        await self._own.restore(address)
+        await self._ask(self._restore, address)
 
     def forget_quiet(self) -> None:
         """See RateLimit; what is in Redis goes by itself."""
@@ -98,7 +109,8 @@ class SharedRateLimit:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 answer: bytes = await script(keys=[self._prefix + address.hex()], args=arguments)
         except (redis.RedisError, OSError) as error:  # among them: in time there was no answer
-            self._away_until = self._now() + AWAY_SECONDS
-            log.warning("each discovery process limits for itself", error=str(error) or type(error).__name__)
+            if self._now() >= self._away_until:
+                log.warning("each discovery process limits for itself", error=str(error) or type(error).__name__)
+                self._away_until = self._now() + AWAY_SECONDS
             return None
         return answer

@@ -141,6 +141,7 @@ def _refresh_members(cluster: Cluster, before: ClusterOptions, options: ClusterO
     ruled: list[Node] = []
     if options.approved_networks != before.approved_networks:
         ruled = claims.rule_again(cluster, members, options.approved_networks)
+        Node.objects.filter(pk__in=[node.pk for node in ruled]).lock_in_order()
         Node.objects.bulk_update(ruled, ["claimed_networks", "ruled_networks"], batch_size=BATCH)
     return [node.index for node in members if everybody or node.pk in lists or node in ruled]  # type: ignore[misc] # a constraint of the table
 

@@ -203,7 +203,7 @@ def settle_claims(said: Sequence[tuple[int, Claim, IPAddress | None]]) -> list[i
     """Take in the claims of nodes that say what is known of them; gives the others, each one `record_claim`'s.
 
     What no other machine need hear of is kept here, so that a thousand that have just enrolled, or all come back, cost
-    a few queries and no lock.
+    a few queries and no cluster's lock.
     """
     known = Node.objects.present().in_bulk([node_pk for node_pk, _, _ in said])
     groups: dict[tuple[str, str], list[int]] = {}

@@ -54,6 +54,9 @@ class Session:
     welcome: Welcome
     secrets: tuple[ClusterSecret, ...]
     """Sealed to the node, in the order to send them; none where it has what it needs, or is pending."""
+    moved: IPAddress | None = None
+    """Where it comes from, where that is another address than before."""
+    was_away: bool = False
 
 
 def challenge() -> Challenge:
@@ -75,19 +78,23 @@ class Greeting:
 
 
 def open_session(greeting: Greeting, now: datetime) -> Session:
-    """Check who says hello, and make this its one connection; raises Refused. Two queries where it is as it was."""
+    """Check who says hello, and make this its one connection, with what follows of it; raises Refused.
+
+    Two queries where it is as it was, besides a lock where the database has such.
+    """
     (opened,) = open_sessions([greeting], now)
     if isinstance(opened, Exception):
         raise opened
+    note_return(opened, now)
     return opened
 
 
 def open_sessions(greetings: Sequence[Greeting], now: datetime) -> list[Session | Exception]:
-    """`open_session` of each, who are found by one query; what went wrong with one is in its place, as an exception.
+    """Open the session of each; what is wrong with one is in its place, as an exception. `note_return` is to follow.
 
     A newer connection takes the place of an older one: a machine that lost its network comes back before we notice.
     A connection that is open already keeps its `session`, for the word that it is the node's present one may still be
-    on its way.
+    on its way; one whose place was taken is refused.
     """
     found = _find_nodes(greeting.hello for greeting in greetings)
     opened: list[_Arrival | Exception] = []
@@ -96,7 +103,7 @@ def open_sessions(greetings: Sequence[Greeting], now: datetime) -> list[Session 
             opened.append(_check(greeting, found, now))
         except Exception as error:  # noqa: BLE001 - whatever it was, it is no other machine's
             opened.append(error)
-    _record([one for one in opened if isinstance(one, _Arrival)], now)
+    _store([one for one in opened if isinstance(one, _Arrival)], now)
     return [one.session if isinstance(one, _Arrival) else one for one in opened]
 
 
@@ -124,30 +131,32 @@ def _check(greeting: Greeting, found: Mapping[tuple[UUID, str], Node], now: date
         raise Refused("signature", "The hello is not signed with the key that this node enrolled with.", 403)
     if node.status == Node.Status.REMOVED:
         raise Refused("removed", f"{nodes.farewell(node)}; enrol it again.", 403)
+    if greeting.session and node.session not in {"", greeting.session}:
+        raise Refused("replaced", "A newer connection of this node has taken this one's place.", 409)
     holding = _holding(hello, node)
-    session = _describe(node, greeting.session or secrets.token_hex(16), holding, now)
+    session = _describe(node, greeting, holding, now)
     return _Arrival(greeting, node, holding, session)
 
 
-def _record(arrivals: Sequence[_Arrival], now: datetime) -> None:
-    """One UPDATE for all of them, then what few have: another address than before, or having been away."""
-    _store(arrivals, now)
-    for arrival in arrivals:
-        peer = arrival.greeting.peer
-        if peer is not None and str(peer) != arrival.node.peer_address:
-            nodes.record_peer(arrival.node.pk, peer, now)
-    back: dict[int, set[int]] = {}
-    for arrival in arrivals:
-        if arrival.node.away:
-            back.setdefault(arrival.node.cluster_id, set()).add(arrival.node.pk)
-    for cluster_pk, node_pks in back.items():
-        _note_presence(cluster_pk, sorted(node_pks), "away", "connected", now)
+def note_return(session: Session, now: datetime) -> None:
+    """Write down what few connections bring: another address than before, or that the node had been away.
+
+    Under its cluster's lock, so not for many together: one whose cluster is busy would keep others waiting.
+    """
+    if session.moved is not None:
+        nodes.record_peer(session.node_pk, session.moved, now)
+    if session.was_away:
+        with transaction.atomic():
+            _note_presence(session.cluster_pk, [session.node_pk], "away", "connected", now)
+            Node.objects.filter(pk=session.node_pk).update(away=False)
 
 
 def _store(arrivals: Sequence[_Arrival], now: datetime) -> None:
     if not arrivals:
         return
-    rows = {arrival.node.pk: _row(arrival, now) for arrival in arrivals}  # of a node that came twice, the later one
+    # Of a node that came twice the later one, and one that is new rather than one that is open already.
+    ranked = sorted(arrivals, key=lambda arrival: not arrival.greeting.session)
+    rows = {arrival.node.pk: _row(arrival, now) for arrival in ranked}
     names = next(iter(rows.values()))
     columns = {name: _column(name, {pk: row[name] for pk, row in rows.items()}) for name in names}
     Node.objects.filter(pk__in=rows).update_in_order(**columns)
@@ -159,7 +168,6 @@ def _row(arrival: _Arrival, now: datetime) -> dict[str, object]:
         "session": arrival.session.id,
         "connected_at": now,
         "last_seen": now,
-        "away": False,
         "clock_skew": hello.agent_time - now.timestamp() if hello.agent_time else None,
         "agent_version": claims.printable(hello.agent_version, 64) or node.agent_version,
         "protocol": hello.version,
@@ -215,7 +223,7 @@ def _holding(hello: Hello, node: Node) -> rotation.Holding:
     return rotation.Holding(0 if another_epoch else hello.secret_generation, hello.version)
 
 
-def _describe(node: Node, session: str, holding: rotation.Holding, now: datetime) -> Session:
+def _describe(node: Node, greeting: Greeting, holding: rotation.Holding, now: datetime) -> Session:
     version = holding.version
     approved = node.status == Node.Status.APPROVED
     cluster = node.cluster
@@ -228,21 +236,24 @@ def _describe(node: Node, session: str, holding: rotation.Holding, now: datetime
     if approved and version >= SILENT_VERSION:  # what a machine was not told while it waited
         welcome = replace(welcome, cluster_id=cluster.cluster_id, cluster_name=cluster.name, address=node.address)
         welcome = replace(welcome, discovery=settings.DISCOVERY_URL if cluster.kubespan.discovery else "")
+    peer = greeting.peer
     return Session(
-        id=session,
+        id=greeting.session or secrets.token_hex(16),
         node_pk=node.pk,
         cluster_pk=node.cluster_id,
         index=node.index,
         status=node.status,
         welcome=welcome,
         secrets=rotation.seal_for(node, cluster, getattr(cluster, "rotation", None), holding) if approved else (),
+        moved=peer if peer is not None and str(peer) != node.peer_address else None,
+        was_away=node.away,
     )
 
 
 def close_sessions(closed: Mapping[str, int], now: datetime) -> int:
     """Note that connections (session and node) ended; where a newer one has taken its place, that one goes on.
 
-    Gives how many were still the present ones, by one UPDATE: a balancer that dies takes a thousand along.
+    Gives how many were still the present ones. All are written together: a balancer that dies takes a thousand along.
     """
     present = Node.objects.filter(pk__in=set(closed.values()), session__in=closed)
     return present.update_in_order(session="", last_seen=now)
@@ -251,7 +262,7 @@ def close_sessions(closed: Mapping[str, int], now: datetime) -> int:
 def record_applied(applied: Sequence[tuple[int, Revision, str]], now: datetime) -> None:
     """Keep which revision each node follows now, or why it cannot follow it and stays with the one before.
 
-    One UPDATE for all nodes that say the same, which after a push is nearly all of them.
+    All nodes that say the same are written together, which after a push is nearly all of them.
     """
     newest = {node_pk: (revision, claims.printable(fault, FAULT_LIMIT)) for node_pk, revision, fault in applied}
     groups: dict[tuple[Revision | None, str], list[int]] = {}

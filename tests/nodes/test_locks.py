@@ -12,6 +12,18 @@ from tests.factories import fill, make_cluster
 pytestmark = pytest.mark.django_db(transaction=True)
 
 WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))"
+BY_PLACE = "SET enable_indexscan = off; SET enable_bitmapscan = off"
+"""Rows are found in the order in which they lie, as the database may choose to at any time."""
+
+
+@pytest.fixture
+def pks():
+    """Of three nodes, the first of which lies last: its newest version is behind the others."""
+    if not connection.features.has_select_for_update:
+        pytest.skip("this database locks no rows")
+    pks = [node.pk for node in fill(make_cluster(), 3)]
+    Node.objects.filter(pk=pks[0]).update(fault="moved")
+    return pks
 
 
 def waiting():
@@ -21,51 +33,37 @@ def waiting():
         return cursor.fetchone()[0]
 
 
-def write(pks):
+def write(update, pks):
+    """In a thread of its own."""
     try:
-        return Node.objects.filter(pk__in=pks).update_in_order(fault="written")
+        with connection.cursor() as cursor:
+            cursor.execute(BY_PLACE)
+        return update(Node.objects.filter(pk__in=pks), fault="written")
     finally:
         connection.close()
 
 
-@pytest.fixture
-def members():
-    if not connection.features.has_select_for_update:
-        pytest.skip("this database locks no rows")
-    members = fill(make_cluster(), 3)
-    # Its newest version lies behind the others' now, where a scan of the table comes last.
-    Node.objects.filter(pk=members[0].pk).update(fault="moved")
-    return members
+def lock_at_once(pks):
+    return list(Node.objects.select_for_update(nowait=True, no_key=True).filter(pk__in=pks))
 
 
-def test_rows_are_locked_by_their_keys_wherever_they_lie(members):
-    pks = [node.pk for node in members]
+@pytest.mark.parametrize(
+    ("update", "holds_others"),
+    [
+        pytest.param(type(Node.objects.all()).update_in_order, False, id="by keys"),
+        pytest.param(type(Node.objects.all()).update, True, id="as they lie, to see that it would matter"),
+    ],
+)
+def test_rows_are_locked_by_their_keys_wherever_they_lie(pks, update, holds_others):
     with ThreadPoolExecutor(1) as pool:
         with transaction.atomic():
             Node.objects.select_for_update(no_key=True).get(pk=pks[0])
-            written = pool.submit(write, pks[::-1])
+            written = pool.submit(write, update, pks)
             await_true(waiting, 10, "nobody waits for the first node")
-            # Whoever waits has none of the others: to write them now ends in no ring.
-            assert len(Node.objects.select_for_update(nowait=True, no_key=True).filter(pk__in=pks[1:])) == 2
+            if holds_others:
+                with pytest.raises(DatabaseError, match="could not obtain lock"), transaction.atomic():
+                    lock_at_once(pks[1:])
+            else:  # to write them now ends in no ring
+                assert len(lock_at_once(pks[1:])) == 2
         assert written.result(10) == 3
     assert set(Node.objects.values_list("fault", flat=True)) == {"written"}
-
-
-def test_a_plain_update_would_hold_the_others(members):
-    """What the test above is worth: in the table's own order the first node comes last."""
-    pks = [node.pk for node in members]
-
-    def write_plainly():
-        try:
-            return Node.objects.filter(pk__in=pks).update(fault="written")
-        finally:
-            connection.close()
-
-    with ThreadPoolExecutor(1) as pool:
-        with transaction.atomic():
-            Node.objects.select_for_update(no_key=True).get(pk=pks[0])
-            written = pool.submit(write_plainly)
-            await_true(waiting, 10, "nobody waits for the first node")
-            with pytest.raises(DatabaseError, match="could not obtain lock"), transaction.atomic():
-                list(Node.objects.select_for_update(nowait=True, no_key=True).filter(pk__in=pks[1:]))
-        assert written.result(10) == 3

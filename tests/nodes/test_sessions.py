@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from ipaddress import ip_address
 
@@ -209,6 +210,68 @@ def test_many_are_found_by_one_query_and_each_has_its_own_answer(django_assert_n
     assert [one.welcome.frame_limit for one in present] == [frame_limit(count) for count in (3, 3, 3, 1)]
     for one in present:
         assert Node.objects.get(pk=one.node_pk).session == one.id
+
+
+def test_each_of_many_has_what_it_said_itself():
+    cluster = make_cluster()
+    known = [Enrolled(cluster) for _ in range(4)]
+    open_before = known[3].open(secret_generation=1)
+    asked = [
+        known[0].greeting(agent_time=LATER.timestamp() + 7, agent_version="1.0", version=1, secret_generation=1),
+        known[1].greeting(agent_time=0.0, agent_version="1.1", version=2, secret_generation=0),
+        known[2].greeting(agent_time=LATER.timestamp() - 9, agent_version="", version=2, secret_generation=1),
+        replace(known[3].greeting(agent_version="1.3", secret_generation=0), session=open_before.id),
+        known[2].greeting(agent_time=LATER.timestamp() - 5, agent_version="1.2", version=2, secret_generation=0),
+    ]
+    opened = sessions.open_sessions(asked, LATER)
+    said = ["session", "clock_skew", "agent_version", "protocol", "secret_kept"]
+    rows = {pk: row for pk, *row in Node.objects.values_list("pk", *said)}
+    assert rows == {
+        known[0].node.pk: [opened[0].id, pytest.approx(7), "1.0", 1, 1],
+        known[1].node.pk: [opened[1].id, None, "1.1", 2, 0],
+        known[2].node.pk: [opened[4].id, pytest.approx(-5), "1.2", 2, 0],  # it came twice
+        known[3].node.pk: [
+            open_before.id,
+            pytest.approx(-5),
+            "1.3",
+            VERSIONS[0],
+            1,
+        ],  # what it kept is not a hello's to say
+    }
+    assert set(Node.objects.values_list("connected_at", "last_seen")) == {(LATER, LATER)}
+
+
+def test_of_two_connections_of_a_node_the_new_one_wins_and_the_old_one_hears_so():
+    enrolled = Enrolled(make_cluster())
+    older = enrolled.open()
+    again = replace(enrolled.greeting(), session=older.id)
+    newer, kept = sessions.open_sessions([enrolled.greeting(), again], LATER)
+    assert kept.id == older.id  # it could not know
+    assert Node.objects.get().session == newer.id
+    with pytest.raises(Refused) as refused:
+        sessions.open_session(again, LATER)
+    assert refused.value.code == "replaced"
+    assert Node.objects.get().session == newer.id
+
+
+def test_what_cannot_be_noted_of_a_return_is_noted_at_the_next():
+    enrolled = Enrolled(make_cluster())
+    Node.objects.update(away=True)
+    (opened,) = sessions.open_sessions([enrolled.greeting(peer=ip_address("203.0.113.200"))], LATER)
+    assert (opened.moved, opened.was_away) == (ip_address("203.0.113.200"), True)
+    assert Node.objects.get().away  # nobody has noted it yet
+    enrolled.open(peer=ip_address("203.0.113.200"))
+    assert not Node.objects.get().away
+    came = Transition.objects.filter(kind=Transition.Kind.NODE, after="connected")
+    assert [row.before for row in came] == ["away"]
+    assert enrolled.open(peer=ip_address("203.0.113.200")).moved is None
+
+
+def test_the_limit_of_frames_counts_indexes_that_are_not_given_again():
+    cluster = make_cluster()
+    gone, enrolled = Enrolled(cluster, Machine("gone")), Enrolled(cluster)
+    nodes.remove_node("tests", gone.node, "gone", NOW)
+    assert enrolled.open().welcome.frame_limit == frame_limit(2)
 
 
 def test_a_fault_of_ours_at_one_is_not_the_others(monkeypatch):
