@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
+from django.db import connection
+
 from kubespan.core.cluster import make_cluster_id, make_cluster_secret
 from kubespan.core.identity import KeyPair, encode_node_id, make_signing_key, sign
 from kubespan.core.messages import VERSIONS, EnrolRequest, Hello, challenge_text
@@ -141,3 +143,8 @@ def fill(cluster: Cluster, count: int) -> list[Node]:
 def cluster_identity(seed: object = "imported") -> tuple[str, str]:
     """Id and secret of a cluster that another tool made."""
     return make_cluster_id(random_bytes((seed, 1))), make_cluster_secret(random_bytes((seed, 2)))
+
+
+def locks(updates=1):
+    """Queries besides so many updates of nodes: a database that locks rows is asked to, in their order."""
+    return updates * connection.features.has_select_for_update

@@ -7,7 +7,6 @@ from datetime import timedelta
 from ipaddress import ip_address
 
 import pytest
-from django.db import connection
 
 from kubespan.core.messages import VERSIONS, Notice, Revision, frame_limit
 from kubespan.core.options import ClusterOptions
@@ -16,7 +15,7 @@ from nodes.models import Node, Transition
 from nodes.services import clusters, enrolment, nodes, sessions
 from nodes.services.refused import Refused
 from nodes.services.sessions import Greeting
-from tests.factories import NOW, PEER, Machine, fill, make_cluster, make_token
+from tests.factories import NOW, PEER, Machine, fill, locks, make_cluster, make_token
 
 pytestmark = pytest.mark.django_db
 
@@ -38,11 +37,6 @@ class Enrolled:
 
     def open(self, now=LATER, **changes):
         return sessions.open_session(self.greeting(**changes), now)
-
-
-def locks(updates=1):
-    """Queries besides so many updates of nodes: a database that locks rows is asked to, in their order."""
-    return updates * connection.features.has_select_for_update
 
 
 def test_a_challenge_is_used_once():
