@@ -24,7 +24,7 @@ AGENT_MESSAGE_LIMIT = 16 * 1024 * 1024
 """Uvicorn's limit for any WebSocket message, in bytes; the limit by the size of a cluster is nodes.agents' own."""
 
 MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-"""Has the C library give back what a thousand snapshots took for a moment, 13 KiB for each agent (docs/figures.md);
+"""Has the C library give back what a thousand snapshots took for a moment, 13 KiB for each agent;
 the Dockerfile says the same. A heap for each thread serves nobody where one runs at a time."""
 
 
