@@ -21,7 +21,6 @@ from nodes.services.sessions import Greeting, Session
 TOGETHER = 32
 """So many at most: the first of them waits until the last is let in."""
 
-
 _Waiting = tuple[Callable[[], Greeting], "asyncio.Future[Session]"]
 
 log = structlog.get_logger(__name__)
@@ -35,7 +34,7 @@ class Gate:
         self._opening: asyncio.Task[None] | None = None
 
     async def enter(self, greet: Callable[[], Greeting]) -> Session:
-        """Open a session, for what `greet` says when it is its turn; raises what `sessions.open_session` does."""
+        """Open a session, for what `greet` says when it is its turn; raises what `sessions.open_sessions` has for it."""
         entered: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
         self._waiting.append((greet, entered))
         if self._opening is None:

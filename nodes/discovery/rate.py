@@ -56,13 +56,10 @@ log = structlog.get_logger(__name__)
 class SharedRateLimit:
     """See kubespan.discovery.limiter.RateLimit."""
 
-    def __init__(
-        self, rate: float = RATE, burst: int = BURST, now: Callable[[], float] = time.monotonic, prefix: str = PREFIX
-    ) -> None:
+    def __init__(self, rate: float = RATE, burst: int = BURST, now: Callable[[], float] = time.monotonic) -> None:
         self._rate = rate
         self._burst = burst
         self._now = now
-        self._prefix = prefix
         self._own = OwnRateLimit(rate, burst, now)
         self._away_until = -math.inf
         self._redis = async_redis()
@@ -107,7 +104,7 @@ class SharedRateLimit:
             return None
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                answer: bytes = await script(keys=[self._prefix + address.hex()], args=arguments)
+                answer: bytes = await script(keys=[PREFIX + address.hex()], args=arguments)
         except (redis.RedisError, OSError) as error:  # among them: in time there was no answer
             if self._now() >= self._away_until:
                 log.warning("each discovery process limits for itself", error=str(error) or type(error).__name__)

@@ -32,7 +32,7 @@ from kubespan.core.messages import (
 )
 from nodes import live
 from nodes.models import Console, Node, Transition
-from nodes.services import after, claims, nodes, rotation, transitions
+from nodes.services import after, claims, nodes, revisions, rotation, transitions
 from nodes.services.enrolment import SILENT_VERSION
 from nodes.services.refused import Refused
 
@@ -146,9 +146,10 @@ def note_return(session: Session, now: datetime) -> None:
     if session.moved is not None:
         nodes.record_peer(session.node_pk, session.moved, now)
     if session.was_away:
-        with transaction.atomic():
-            _note_presence(session.cluster_pk, [session.node_pk], "away", "connected", now)
-            Node.objects.filter(pk=session.node_pk).update(away=False)
+        with transaction.atomic(), suppress(Refused):  # its cluster is gone
+            revisions.lock(session.cluster_pk)
+            if Node.objects.filter(pk=session.node_pk, away=True).update(away=False):  # of two at once, one
+                _note_presence(session.cluster_pk, [session.node_pk], "away", "connected", now)
 
 
 def _store(arrivals: Sequence[_Arrival], now: datetime) -> None:

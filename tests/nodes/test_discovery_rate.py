@@ -100,7 +100,10 @@ async def test_without_redis_each_process_limits_and_redis_is_asked_again(valkey
         now[0] += 10 / SLOW
         here.forget_quiet()
         assert len(here._own._limiter) == 0
-        assert await here.reserve(ONE, 0.0) == 0.0
+        with valkey.client() as client:
+            assert client.keys("*") == []
+            assert await here.reserve(ONE, 0.0) == 0.0
+            assert client.keys("*") == [rate.PREFIX + ONE.hex()]
 
 
 async def test_a_redis_that_does_not_answer_is_not_waited_for(valkey, monkeypatch):

@@ -22,6 +22,8 @@ class Sessions:
     def open(self, greetings, _now):
         self.asked.append(list(greetings))
         assert self.go_on.acquire(timeout=10)
+        if "fault" in greetings:
+            raise ZeroDivisionError
         if "away" in greetings:
             raise OperationalError("away")
         return [ValueError(one) if one == "bad" else f"session of {one}" for one in greetings]
@@ -68,6 +70,27 @@ async def test_without_a_database_all_hear_so_and_the_next_are_let_in(sessions):
     sessions.go_on.release(2)
     told = await asyncio.gather(entrance.enter(lambda: "away"), entrance.enter(lambda: "a"), return_exceptions=True)
     assert list(map(type, told)) == [OperationalError, OperationalError]
+    assert await entrance.enter(lambda: "later") == "session of later"
+
+
+async def test_a_fault_of_ours_has_them_come_later_and_is_logged(sessions, caplog):
+    entrance = gate.Gate()
+    sessions.go_on.release(1)
+    told = await asyncio.gather(entrance.enter(lambda: "fault"), entrance.enter(lambda: "a"), return_exceptions=True)
+    assert list(map(type, told)) == [OperationalError, OperationalError]
+    assert "sessions could not be opened" in caplog.text
+
+
+async def test_where_the_opening_is_cancelled_nobody_waits_on(sessions):
+    entrance = gate.Gate()
+    first = asyncio.create_task(entrance.enter(lambda: "first"))
+    await until(lambda: sessions.asked)
+    second = asyncio.create_task(entrance.enter(lambda: "second"))
+    await until(lambda: entrance._waiting)
+    entrance._opening.cancel()
+    sessions.go_on.release(2)
+    told = await asyncio.gather(first, second, return_exceptions=True)
+    assert list(map(type, told)) == [asyncio.CancelledError, asyncio.CancelledError]
     assert await entrance.enter(lambda: "later") == "session of later"
 
 
