@@ -34,7 +34,7 @@ class Gate:
         self._opening: asyncio.Task[None] | None = None
 
     async def enter(self, greet: Callable[[], Greeting]) -> Session:
-        """Open a session, for what `greet` says when its turn comes; raises what `sessions.open_sessions` has for it."""
+        """Open a session, for what `greet` says when its turn comes; raises what was wrong with it."""
         entered: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
         self._waiting.append((greet, entered))
         if self._opening is None:
