@@ -16,6 +16,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
 from kubespan.core.findings import STOPPING
+from nodes import exports
 from nodes.forms import ClusterForm, OptionsForm, PasswordForm, TokenForm, TypedNameForm
 from nodes.models import Cluster, Node, Rollout, RolloutStep
 from nodes.services import clusters as services
@@ -23,6 +24,7 @@ from nodes.services import rollouts
 from nodes.services.refused import Refused
 from nodes.talos_forms import ImportForm
 from nodes.views.common import PAGE_SIZE, OperatorMixin, add_links
+from nodes.views.lists import export_rows
 from nodes.words import LinkCounts
 
 MATRIX_NODES = 50
@@ -43,6 +45,8 @@ class ClusterListView(OperatorMixin, View):
             cluster.links = LinkCounts()
             for node in members:
                 cluster.links = cluster.links.plus(node.links)
+        if kind := exports.wanted(request):
+            return export_rows(exports.CLUSTERS, clusters, kind)
         return render(request, "clusters/list.html", {"clusters": clusters})
 
 
@@ -287,6 +291,8 @@ class ClusterActivityView(ClusterTab):
             rows = self.cluster.audits.select_related("cluster", "node")
         else:
             rows = self.cluster.transitions.select_related("cluster", "node", "peer")
+        if wanted := exports.wanted(request):
+            return export_rows(exports.AUDITS if kind == "audit" else exports.TRANSITIONS, rows, wanted)
         return self.show(kind=kind, page=Paginator(rows, PAGE_SIZE).get_page(request.GET.get("page")))
 
 

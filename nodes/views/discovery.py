@@ -19,12 +19,14 @@ from django.views import View
 from django.views.decorators.cache import never_cache
 
 from kubespan.discovery.limits import AFFILIATES
+from nodes import exports
 from nodes.models import Cluster, DiscoveryCluster
 from nodes.services import discovery as services
 from nodes.services import inspection
 from nodes.services.inspection import Listed, Listing, Seal
 from nodes.views.clusters import ClusterTab
 from nodes.views.common import PAGE_SIZE, OperatorMixin
+from nodes.views.lists import export_rows
 
 OPEN = "nodes.open_discoveryaffiliate"
 """The permission to see what affiliates say."""
@@ -39,6 +41,8 @@ class DiscoveryView(OperatorMixin, View):
 
     def get(self, request):
         kept = inspection.list_clusters()
+        if kind := exports.wanted(request):
+            return export_rows(exports.SERVED, kept, kind)
         strangers = [one for one in kept if one.cluster is None]
         context = {
             "serving": inspection.is_serving(time.time()),
@@ -61,6 +65,8 @@ class StrangerView(OperatorMixin, View):
         if ours is not None:
             return redirect("cluster-discovery", ours.uuid)
         listing = inspection.list_sealed(row)
+        if kind := exports.wanted(request):
+            return export_rows(exports.AFFILIATES, listing.rows, kind)
         page = _page(listing, request.GET.get("page"))
         return render(request, "discovery/stranger.html", {"row": row, "page": page, "listing": listing})
 
@@ -72,6 +78,8 @@ class ClusterDiscoveryView(ClusterTab):
     template = "clusters/discovery.html"
 
     def get(self, request, uuid):
+        if kind := exports.wanted(request):
+            return export_rows(exports.AFFILIATES, inspection.list_affiliates(self.cluster).rows, kind)
         return self.show_listing(request.GET.get("page"))
 
     def show_listing(self, number: str | None, **context) -> HttpResponse:

@@ -8,26 +8,32 @@ from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.views import View
 from django.views.decorators.cache import never_cache
-from django_tables2 import RequestConfig
 
-from nodes import delivery
+from nodes import delivery, exports
 from nodes.forms import TokenForm
 from nodes.models import Cluster, Token
 from nodes.services import tokens as services
 from nodes.services.refused import Refused
 from nodes.tables import TokenTable
-from nodes.views.common import PAGE_SIZE, OperatorMixin
+from nodes.views.common import OperatorMixin
+from nodes.views.lists import ListView
 
 
-class TokenListView(OperatorMixin, View):
+class TokenListView(ListView):
     """All tokens; a token itself is never shown again."""
 
-    def get(self, request):
-        table = TokenTable(Token.objects.select_related("cluster", "created_by"))
-        RequestConfig(request, paginate={"per_page": PAGE_SIZE}).configure(table)
+    template = "enrolment/list.html"
+    table_class = TokenTable
+
+    def rows(self):
+        return Token.objects.select_related("cluster", "created_by")
+
+    def export(self):
+        return exports.tokens(timezone.now())
+
+    def context(self, table):
         clusters = Cluster.objects.all()
-        context = {"table": table, "any": bool(table.rows), "clusters": clusters, "token_form": TokenForm(clusters)}
-        return render(request, "enrolment/list.html", context)
+        return {"any": bool(table.rows), "clusters": clusters, "token_form": TokenForm(clusters)}
 
 
 @method_decorator(never_cache, name="dispatch")

@@ -7,40 +7,46 @@ from django.http import Http404, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views import View
-from django_tables2 import RequestConfig
 
+from nodes import exports
 from nodes.filters import NodeFilter
 from nodes.forms import NetworksForm, NodeOptionsForm, TokenForm, TypedNameForm
 from nodes.models import Audit, Cluster, Node, Transition
 from nodes.services import nodes as services
 from nodes.services.refused import Refused
 from nodes.tables import NodeTable
-from nodes.views.common import PAGE_SIZE, OperatorMixin, add_links
+from nodes.views.common import OperatorMixin, add_links
+from nodes.views.lists import ListView
 from nodes.views.rotation import start_rotation
 
 SHOWN_ACTIVITY = 12
 SHOWN_CHANGES = 20
 
 
-class NodeListView(OperatorMixin, View):
-    """All nodes, as the address of the page filters and sorts them."""
+class NodeListView(ListView):
+    """All nodes."""
 
-    def get(self, request):
-        found = NodeFilter(request.GET, Node.objects.select_related("cluster"))
-        table = NodeTable(found.qs)
-        RequestConfig(request, paginate={"per_page": PAGE_SIZE}).configure(table)
-        add_links(row.record for row in table.paginated_rows)
+    template = "nodes/list.html"
+    table_class = NodeTable
+    filter_class = NodeFilter
+
+    def rows(self):
+        return Node.objects.select_related("cluster").prefetch_related("candidates")
+
+    def export(self):
+        return exports.NODES
+
+    def complete(self, rows):
+        add_links(rows)
+
+    def context(self, table):
         clusters = Cluster.objects.all()
-        context = {
-            "table": table,
+        return {
             "clusters": clusters,
             "token_form": TokenForm(clusters),
-            "filter": found,
-            "chips": found.chips(),
             "any": bool(table.rows) or Node.objects.exists(),
             "pending": Node.objects.pending().count(),
         }
-        return render(request, "nodes/list.html", context)
 
 
 class NodePage(OperatorMixin, View):

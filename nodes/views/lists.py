@@ -1,0 +1,64 @@
+"""Lists: the same for all of them. The address filters and sorts; it gives a page of rows, or all of them as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import django_filters
+import django_tables2 as tables
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils import timezone
+from django.views import View
+from django_tables2 import RequestConfig
+
+from nodes import exports
+from nodes.views.common import PAGE_SIZE, OperatorMixin
+
+
+class ListView(OperatorMixin, View):
+    """One list. What a list is, its class says by these; the rest is here."""
+
+    template: str
+    table_class: type[tables.Table]
+    filter_class: type[django_filters.FilterSet] | None = None
+
+    def rows(self) -> QuerySet[Any] | Sequence[Any]:
+        """All of the list, unfiltered."""
+        raise NotImplementedError
+
+    def export(self) -> exports.Export:
+        """The columns of its file."""
+        raise NotImplementedError
+
+    def complete(self, rows: Iterable[Any]) -> None:
+        """Give rows that are about to be shown or written what the database does not know of them."""
+
+    def context(self, table: tables.Table) -> dict[str, object]:
+        """What its page needs besides."""
+        return {}
+
+    def get(self, request: HttpRequest, **_: object) -> HttpResponse:
+        """The page, or the file."""
+        found = self.filter_class(request.GET, self.rows()) if self.filter_class else None
+        table = self.table_class(found.qs if found is not None else self.rows())
+        kind = exports.wanted(request)
+        RequestConfig(request, paginate=False if kind else {"per_page": PAGE_SIZE}).configure(table)
+        if kind:
+            return export_rows(self.export(), table.data.data, kind, self.complete)
+        self.complete([row.record for row in table.paginated_rows])
+        context = {"table": table, "filter": found, "chips": found.chips() if found is not None else []}
+        return render(request, self.template, context | self.context(table))
+
+
+def export_rows(
+    export: exports.Export, rows: QuerySet[Any] | Sequence[Any], kind: str, complete: Any = None
+) -> HttpResponse:
+    """The first rows as a file."""
+    total = rows.count() if isinstance(rows, QuerySet) else len(rows)
+    shown = list(rows[: exports.LIMIT])
+    if complete is not None:
+        complete(shown)
+    return exports.answer(export, shown, total, kind, timezone.now())
