@@ -136,6 +136,10 @@ def test_findings(facts, codes):
 
 
 REMEDIES = {
+    "a clock where systemd runs": (Facts(skew=-3600.0), "timedatectl set-ntp true"),
+    "a clock that is behind": (Facts(skew=-3600.2, has_systemd=False), 'date -u -s "@$(($(date +%s) +3600))"'),
+    "a clock that is ahead": (Facts(skew=3600.2, has_systemd=False), 'date -u -s "@$(($(date +%s) -3600))"'),
+    "a clock that was set back": (Facts(set_back=90.0, has_systemd=False), 'date -u -s "@$(($(date +%s) +90))"'),
     "the package by the machine's own installer": (
         Facts(has_nft=False, installer="dnf install -y"),
         "dnf install -y nftables",

@@ -335,7 +335,7 @@ def test_a_table_that_somebody_else_uses(machine):
 
 
 def test_a_clock_that_is_off_or_was_set_back_is_said_and_is_no_error(machine, tmp_path):
-    """Nobody sets the clock of the machine that tests run on: the remedy, which is systemd's, is not run."""
+    """Nobody sets the clock of the machine that tests run on: test_clock runs the remedy in a virtual machine."""
     assert codes(examine(machine, skew=3600.0)) == ["clock-skew"]
     (tmp_path / "settings.json").touch()
     os.utime(tmp_path / "settings.json", (time.time() + 3600,) * 2)

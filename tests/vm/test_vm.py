@@ -1,4 +1,4 @@
-"""The kernel's own WireGuard, in virtual machines where this machine's kernel has none."""
+"""The kernel's own WireGuard, and a clock to set, in virtual machines where this machine's kernel has none."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = HERE.parent.parent
 LACKING = 77
 SECONDS = 900
 # All files with cases for the kernel.
-CASES = [f"tests/agent/test_{name}.py" for name in ("netlink", "rekeying", "changes_meanwhile", "size")]
+CASES = [f"tests/agent/test_{name}.py" for name in ("netlink", "rekeying", "changes_meanwhile", "size", "clock")]
 
 
 @pytest.mark.root

@@ -131,6 +131,7 @@ class Facts:
     has_wireguard: bool = True
     installer: str = "apt-get install -y"
     """The command that installs a package here; empty where it is not known."""
+    has_systemd: bool = True
     skew: float | None = None
     """Seconds by which this clock is ahead of the console's; none where that is not known."""
     set_back: float = 0.0

@@ -436,15 +436,22 @@ def find_clock(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             code="clock-skew",
             text=f"The clock of this machine is {abs(facts.skew):.0f} s {way} the console's.",
-            remedy="timedatectl set-ntp true",
+            remedy=_set_clock(facts, -facts.skew),
         )
     if facts.set_back > SET_BACK_SECONDS:
         yield Finding(
             code="clock-set-back",
             text=f"The clock of this machine was set back by at least {facts.set_back:.0f} s: peers refuse its "
             "handshakes, which seem to be old ones, until it has caught up.",
-            remedy="timedatectl set-ntp true",
+            remedy=_set_clock(facts, facts.set_back),
         )
+
+
+def _set_clock(facts: Facts, seconds: float) -> str:
+    """Where systemd runs, the network tells the time; elsewhere the clock is set by what it is off, once."""
+    if facts.has_systemd:
+        return "timedatectl set-ntp true"
+    return f'date -u -s "@$(($(date +%s) {seconds:+.0f}))"'
 
 
 def _sentence(text: str) -> str:

@@ -102,6 +102,7 @@ async def look(
         has_nft=has_nft,
         has_wireguard=await _has_wireguard(mine),
         installer=next((line for name, line in INSTALLERS.items() if shutil.which(name, path=PROGRAMS)), ""),
+        has_systemd=(root / "run/systemd/system").is_dir(),  # sd_booted(3)
         skew=skew,
         set_back=_read_set_back(state, wall),
     )
