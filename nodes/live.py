@@ -27,11 +27,14 @@ STATES = ("unknown", "up", "down")
 UNKNOWN, UP, DOWN = range(3)
 
 _HEADER = struct.Struct("<4sIq")  # format, report number, unix time of the report in ms
-_ROW = struct.Struct("<BBH16sqqq")  # state, IP version, port, address, handshake as unix time in ms, received, sent
-_FORMAT = b"KSR1"
+# State, IP version, port, address, handshake as unix time in ms, received, sent, round trip in µs, loss per mille.
+_ROW = struct.Struct("<BBH16sqqqih")
+_FORMAT = b"KSR2"
 _ABSENT = 255
 _NEVER = -1
-_NO_ROW = _ROW.pack(_ABSENT, 0, 0, bytes(16), _NEVER, 0, 0)
+_NOT_MEASURED = -1
+_MOST = 2**63 - 1  # a node may claim that of each link, and no encoding takes their sum
+_NO_ROW = _ROW.pack(_ABSENT, 0, 0, bytes(16), _NEVER, 0, 0, _NOT_MEASURED, _NOT_MEASURED)
 
 
 def record_key(node_pk: int) -> str:
@@ -55,6 +58,10 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
     sent: int
     at: float
     """Unix time of the node's report."""
+    rtt: float | None = None
+    """Seconds of a round trip through the tunnel, smoothed; none while not measured."""
+    loss: float | None = None
+    """Share of the last probes that were not answered, 0 to 1; none while not measured."""
 
 
 class Summary(msgspec.Struct, frozen=True, array_like=True):
@@ -69,6 +76,13 @@ class Summary(msgspec.Struct, frozen=True, array_like=True):
     down: int = 0
     worst: int | None = None
     """Member index of the link that is worst off: down before unknown, the longest without a handshake first."""
+    received: int = 0
+    """Bytes that WireGuard counts, summed over the links; it falls when a link goes or is made anew."""
+    sent: int = 0
+    rtt: float | None = None
+    """Mean in seconds over the links that are measured; none where none is."""
+    loss: float | None = None
+    """Mean share, likewise."""
 
 
 class Moved(msgspec.Struct, frozen=True):
@@ -100,6 +114,26 @@ def _endpoint_text(version: int, port: int, address: bytes) -> str:
     return str(Endpoint(IPv4Address(address[:4]) if version == 4 else IPv6Address(address), port))  # noqa: PLR2004
 
 
+class _Totals:
+    """Sums over a table's links, kept as rows come and go: to add them up at every flush would be a million looks."""
+
+    __slots__ = ("loss", "losses", "received", "rtt", "rtts", "sent")
+
+    def __init__(self) -> None:
+        self.received = self.sent = self.rtt = self.rtts = self.loss = self.losses = 0
+
+    def count(self, received: int, sent: int, rtt: int, loss: int, sign: int) -> None:
+        """Take a link's figures in, or, with a `sign` of -1, out."""
+        self.received += sign * received
+        self.sent += sign * sent
+        if rtt != _NOT_MEASURED:
+            self.rtt += sign * rtt
+            self.rtts += sign
+        if loss != _NOT_MEASURED:
+            self.loss += sign * loss
+            self.losses += sign
+
+
 class Table:
     """What one node last said of all its links: the record, in memory."""
 
@@ -108,12 +142,16 @@ class Table:
         """Whether it continues an earlier connection's; if not, its first complete report is no news but a start."""
         self._rows = bytearray()
         self.counts = [0, 0, 0]
+        self._totals = _Totals()
         self.number, self.at = 0, 0
         if record is not None and self.known:
             _, self.number, self.at = _HEADER.unpack_from(record)
             self._rows += record[_HEADER.size :]
             states = bytes(self._rows[:: _ROW.size])
             self.counts = [states.count(state) for state in range(3)]
+            for state, *_, received, sent, rtt, loss in _ROW.iter_unpack(self._rows):
+                if state != _ABSENT:
+                    self._totals.count(received, sent, rtt, loss, 1)
 
     def merge(self, report: Report, own: int, members: Container[int], now: float) -> tuple[list[int], list[Moved]]:
         """Take a report of the node with index `own` in; gives the indexes that it changed, and what moved.
@@ -132,14 +170,14 @@ class Table:
             kept = set(report.members)
             changed += [index for index in self.indexes() if index not in kept]
             self.drop(changed)
-        columns = zip(
-            report.members, report.states, endpoints, report.handshakes, report.received, report.sent, strict=True
-        )
-        for index, state, endpoint, age, received, sent in columns:
+        unmeasured = (_NOT_MEASURED,) * len(report.members)
+        figures = zip(report.received, report.sent, report.rtts or unmeasured, report.losses or unmeasured, strict=True)
+        columns = zip(report.members, report.states, endpoints, report.handshakes, figures, strict=True)
+        for index, state, endpoint, age, counted in columns:
             if index == own or index not in members:
                 continue
             handshake = _NEVER if age < 0 else max(0, now_ms - age)  # an age may be any number
-            news = self._put(index, state, endpoint, handshake, received, sent)
+            news = self._put(index, state, endpoint, handshake, counted)
             changed.append(index)
             if news is not None and not quiet:
                 moved.append(news)
@@ -147,17 +185,24 @@ class Table:
         return changed, moved
 
     def _put(
-        self, index: int, state: int, endpoint: tuple[int, int, bytes], handshake: int, received: int, sent: int
+        self,
+        index: int,
+        state: int,
+        endpoint: tuple[int, int, bytes],
+        handshake: int,
+        figures: tuple[int, int, int, int],
     ) -> Moved | None:
         offset = index * _ROW.size
         if offset >= len(self._rows):
             self._rows += _NO_ROW * (index + 1 - len(self._rows) // _ROW.size)
-        before, *endpoint_before, _, _, _ = _ROW.unpack_from(self._rows, offset)
+        before, *endpoint_before, _, received, sent, rtt, loss = _ROW.unpack_from(self._rows, offset)
+        self._totals.count(received, sent, rtt, loss, -1)  # of an absent link they are 0 and not measured
+        self._totals.count(*figures, 1)
         if before != state:
             if before != _ABSENT:
                 self.counts[before] -= 1
             self.counts[state] += 1
-        _ROW.pack_into(self._rows, offset, state, *endpoint, handshake, received, sent)
+        _ROW.pack_into(self._rows, offset, state, *endpoint, handshake, *figures)
         before = UNKNOWN if before == _ABSENT else before
         elsewhere = endpoint_before[0] and endpoint[0] and tuple(endpoint_before) != endpoint
         if before == state and not elsewhere:
@@ -171,6 +216,8 @@ class Table:
             state = self._rows[offset]
             if state != _ABSENT:
                 self.counts[state] -= 1
+                *_, received, sent, rtt, loss = _ROW.unpack_from(self._rows, offset)
+                self._totals.count(received, sent, rtt, loss, -1)
                 self._rows[offset : offset + _ROW.size] = _NO_ROW
 
     def indexes(self, *states: int) -> list[int]:
@@ -211,16 +258,35 @@ class Table:
     def summarise(self, session: str) -> Summary:
         """The summary."""
         unknown, up, down = self.counts
-        return Summary(session, self.at / 1000 or None, self.number, up, unknown, down, self.worst())
+        totals = self._totals
+        return Summary(
+            session,
+            self.at / 1000 or None,
+            self.number,
+            up,
+            unknown,
+            down,
+            self.worst(),
+            received=min(totals.received, _MOST),
+            sent=min(totals.sent, _MOST),
+            rtt=totals.rtt / totals.rtts / 1_000_000 if totals.rtts else None,
+            loss=totals.loss / totals.losses / 1000 if totals.losses else None,
+        )
 
 
 def _seen(row: bytes, at_ms: int) -> Seen | None:
     if len(row) < _ROW.size or row[0] == _ABSENT:
         return None
-    state, version, port, address, handshake, received, sent = _ROW.unpack(row)
-    endpoint = _endpoint_text(version, port, address)
+    state, version, port, address, handshake, received, sent, rtt, loss = _ROW.unpack(row)
     return Seen(
-        STATES[state], endpoint, None if handshake == _NEVER else handshake / 1000, received, sent, at_ms / 1000
+        STATES[state],
+        _endpoint_text(version, port, address),
+        None if handshake == _NEVER else handshake / 1000,
+        received,
+        sent,
+        at_ms / 1000,
+        rtt=None if rtt == _NOT_MEASURED else rtt / 1_000_000,
+        loss=None if loss == _NOT_MEASURED else loss / 1000,
     )
 
 
@@ -268,7 +334,7 @@ def read_links_to(node: Node, peer_pks: Iterable[int]) -> dict[int, Seen]:
 
 
 def read_matrix(node_pks: Iterable[int]) -> Iterator[tuple[int, Table]]:
-    """The tables of these nodes, by the node's primary key; of a thousand, 44 MB travel."""
+    """The tables of these nodes, by the node's primary key; of a thousand, 50 MB travel."""
     pks = list(node_pks)
     values = sync_redis().mget([record_key(pk) for pk in pks]) if pks else []
     for pk, value in zip(pks, values, strict=True):

@@ -58,6 +58,10 @@ class Link(msgspec.Struct, frozen=True):
     received: int
     sent: int
     at: float
+    rtt: float | None = None
+    """Seconds; null while not measured."""
+    loss: float | None = None
+    """0 to 1; null while not measured."""
 
 
 class ClusterSnapshot(msgspec.Struct, frozen=True, tag_field="type", tag="snapshot"):
@@ -95,6 +99,10 @@ class Sight(msgspec.Struct, frozen=True):
     received: int
     sent: int
     at: float
+    rtt: float | None = None
+    """Seconds; null while not measured."""
+    loss: float | None = None
+    """0 to 1; null while not measured."""
 
 
 class PeerRow(msgspec.Struct, frozen=True):

@@ -152,8 +152,10 @@ class Player:
         """Send a message."""
         await self.socket.send(dump(message), text=True)
 
-    async def report(self, links: dict[int, tuple[int, str]], *, complete: bool = False, age: int = 1000) -> None:
-        """Say how it sees others: by member index, state and endpoint."""
+    async def report(
+        self, links: dict[int, tuple[int, str]], *, complete: bool = False, age: int = 1000, **columns
+    ) -> None:
+        """Say how it sees others: by member index, state and endpoint; and further columns of the report."""
         count = len(links)
         await self.say(
             Report(
@@ -166,6 +168,7 @@ class Player:
                 handshakes=(age,) * count,
                 received=(10,) * count,
                 sent=(20,) * count,
+                **columns,
             )
         )
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from kubespan.core.messages import REPORT_SECONDS, Report, Revision
+from kubespan.core.messages import REPORT_SECONDS, VERSIONS, Report, Revision
 
 NEVER = float("-inf")
+
+NOT_MEASURED = -1
+MEASURED_SINCE = 2
+"""The version of the protocol since which a report has round trip and loss."""
 
 FASTEST = 0.5
 """Seconds between two reports that nobody's wish can undercut."""
@@ -24,6 +28,10 @@ class Row:
     handshake: float
     received: int
     sent: int
+    rtt: int = NOT_MEASURED
+    """Microseconds."""
+    loss: int = NOT_MEASURED
+    """Per mille."""
 
     def moved(self, before: Row | None) -> bool:
         """Say whether this is a transition, which cannot wait."""
@@ -38,6 +46,8 @@ class Row:
 class Reporter:
     """What one connection has been told. A new connection has a new one."""
 
+    version: int = VERSIONS[0]
+    """Of the protocol that the connection speaks."""
     every: float = REPORT_SECONDS
     number: int = 0
     due: float = NEVER
@@ -82,6 +92,7 @@ class Reporter:
         number = self.number
         self.number += 1
         columns = rows.values()
+        measured = self.version >= MEASURED_SINCE and any(row.loss != NOT_MEASURED for row in columns)
         return Report(
             number=number,
             complete=complete,
@@ -92,4 +103,6 @@ class Reporter:
             handshakes=tuple(row.age(now) for row in columns),
             received=tuple(row.received for row in columns),
             sent=tuple(row.sent for row in columns),
+            rtts=tuple(row.rtt for row in columns) if measured else (),
+            losses=tuple(row.loss for row in columns) if measured else (),
         )

@@ -151,7 +151,7 @@ class Talk:
         """Answer the challenge with what is held; a new connection has heard nothing yet."""
         enrolment = self._enrolment
         version = negotiate(challenge.versions)
-        self._told = _Told(version=version, kept=self._held.secret_generation)
+        self._told = _Told(Reporter(version), version=version, kept=self._held.secret_generation)
         text = challenge_text(enrolment.console_key, enrolment.cluster, enrolment.node_id, challenge.nonce)
         return Hello(
             version=version,

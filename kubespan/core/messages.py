@@ -11,10 +11,10 @@ A conversation over the WebSocket `/agent/v1`, JSON text frames, `type` names th
                                          ←     Applied, Claim, Report, Notice … at any time
     Delta, Pace, Resync, Removed …       →
 
-Version 2 added Upgrade, UpgradeFailed, SecretKept and Findings, and says to a pending node nothing of its cluster:
-what it must know of it comes with the Welcome that approves it. Within a version the schema is strict: an unknown type,
-an unknown field or a wrong value is a MessageError with a sentence for the sender. Frames that go to all nodes
-(Snapshot, Delta) hold no secret.
+Version 2 added Upgrade, UpgradeFailed, SecretKept and Findings, round trip and loss to Report, and says to a pending
+node nothing of its cluster: what it must know of it comes with the Welcome that approves it. Within a version the
+schema is strict: an unknown type, an unknown field or a wrong value is a MessageError with a sentence for the sender.
+Frames that go to all nodes (Snapshot, Delta) hold no secret.
 Addresses travel as text; durations as ages, because two machines' clocks differ.
 """
 
@@ -56,6 +56,10 @@ Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Moment = Annotated[float, msgspec.Meta(ge=0, le=253_402_300_799)]
 """Unix time, to the end of the year 9999."""
 State = Annotated[int, msgspec.Meta(ge=0, le=2)]
+RoundTrip = Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)]
+"""Microseconds; -1 for not measured."""
+Loss = Annotated[int, msgspec.Meta(ge=-1, le=1000)]
+"""Per mille of the probes in the window (kubespan.core.probe); -1 for not measured."""
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 
@@ -307,8 +311,11 @@ class Claim(_Message, frozen=True):
     networks: tuple[Text, ...] = ()
 
 
-class Report(_Message, frozen=True):
-    """Peer statuses in columns of equal length, by member index; only what changed, or everything when `complete`."""
+class Report(_Message, frozen=True, omit_defaults=True):
+    """Peer statuses in columns of equal length, by member index; only what changed, or everything when `complete`.
+
+    The last two columns are left out where nothing of these peers was measured, and to a console of version 1.
+    """
 
     number: Count
     """Counts the reports of one connection from 0; a gap makes the console ask for a Resync."""
@@ -323,9 +330,14 @@ class Report(_Message, frozen=True):
     """Age of the last handshake."""
     received: tuple[Count, ...] = ()
     sent: tuple[Count, ...] = ()
+    rtts: tuple[RoundTrip, ...] = ()
+    """Smoothed round trip through the tunnel; since version 2."""
+    losses: tuple[Loss, ...] = ()
+    """Since version 2."""
 
     def __post_init__(self) -> None:
-        columns = (self.states, self.endpoints, self.handshakes, self.received, self.sent)
+        columns = [self.states, self.endpoints, self.handshakes, self.received, self.sent]
+        columns += [column for column in (self.rtts, self.losses) if column]
         if any(len(column) != len(self.members) for column in columns):
             raise ValueError("report: all columns must have the length of members")
 

@@ -34,7 +34,7 @@ RETRY_SECONDS = 1.0
 """How long the next try waits after Redis was found away."""
 
 BATCH = 500
-"""Nodes a pipeline: a thousand records of 44 kB each would stop everybody else for too long."""
+"""Nodes a pipeline: a thousand records of 50 kB each would stop everybody else for too long."""
 
 PRESENCE_SECONDS = REPORT_SECONDS
 """A connected node's values are renewed at least this often, whether it reports or not."""

@@ -49,7 +49,7 @@ def reported(row: NodeRow, summary: live.Summary) -> NodeRow:
 
 def link(node: int, peer: int, seen: live.Seen) -> Link:
     """How a node sees a peer."""
-    return Link(node, peer, seen.state, seen.endpoint, seen.handshake, seen.received, seen.sent, seen.at)  # type: ignore[arg-type]
+    return Link(node, peer, *msgspec.structs.astuple(seen))
 
 
 def sight(seen: live.Seen | None) -> Sight | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import msgspec
 import pytest
 
 from kubespan.agent.reports import LONGEST_LEASE, NEVER, Reporter, Row
@@ -52,6 +55,26 @@ def test_a_transition_is_told_at_once_and_alone(row):
     assert (report.complete, report.members) == (False, (2,))
     assert reporter.collect({2: row, 3: MORE}, REVISION, 1000.2) is None
     assert reporter.collect({2: row, 3: MORE}, REVISION, 1030.0).members == (3,)
+
+
+def test_round_trip_and_loss_are_told_where_anything_was_measured():
+    reporter = Reporter()
+    measured = replace(UP, rtt=1500, loss=0)
+    report = reporter.collect({2: measured, 3: DOWN}, REVISION, 1000.0)
+    assert (report.rtts, report.losses) == ((1500, -1), (0, -1))
+    report = reporter.collect({2: UP, 3: DOWN}, REVISION, 1030.0)
+    assert (report.members, report.rtts, report.losses) == ((2,), (), ())
+
+
+def test_a_console_of_version_1_is_told_nothing_that_it_does_not_know():
+    report = Reporter(version=1).collect({2: replace(UP, rtt=1500, loss=0)}, REVISION, 1000.0)
+    assert not {"rtts", "losses"} & set(msgspec.json.decode(dump(report)))
+
+
+def test_another_round_trip_is_no_transition():
+    reporter = Reporter()
+    reporter.collect({2: UP}, REVISION, 1000.0)
+    assert reporter.collect({2: replace(UP, rtt=1500, loss=0)}, REVISION, 1001.0) is None
 
 
 def test_a_new_peer_is_a_transition():

@@ -406,7 +406,22 @@ def longest_report(members):
         handshakes=tuple(2**53 for _ in count),
         received=tuple(2**63 - 1 for _ in count),
         sent=tuple(2**63 - 1 for _ in count),
+        rtts=tuple(2**31 - 1 for _ in count),
+        losses=tuple(1000 for _ in count),
     )
+
+
+def test_a_report_that_measured_nothing_is_one_of_version_1():
+    report = Report(number=0, complete=True, revision=REVISION, members=(1,), states=(1,), endpoints=("",),
+                    handshakes=(-1,), received=(0,), sent=(0,))  # fmt: skip
+    assert not {"rtts", "losses"} & set(msgspec.json.decode(dump(report)))
+    assert parse_from_agent(dump(report), 1) == report
+
+
+@pytest.mark.parametrize("column", ["rtts", "losses"])
+def test_a_column_of_another_length_is_refused(column):
+    with pytest.raises(ValueError, match="length of members"):
+        Report(number=0, complete=True, revision=REVISION, **{column: (1,)})
 
 
 @pytest.mark.parametrize("members", [0, 1, 1000])

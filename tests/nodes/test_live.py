@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,9 +25,10 @@ MEMBERS = frozenset(range(10))
 OWN = 9
 
 
-def report(links, *, complete=False, number=0, ages=None):
-    """Links by member index: state and endpoint."""
+def report(links, *, complete=False, number=0, ages=None, **columns):
+    """Links by member index: state and endpoint; and further columns."""
     count = len(links)
+    figures = {"received": (7,) * count, "sent": (8,) * count} | columns
     return Report(
         number=number,
         complete=complete,
@@ -35,8 +37,7 @@ def report(links, *, complete=False, number=0, ages=None):
         states=tuple(state for state, _ in links.values()),
         endpoints=tuple(endpoint for _, endpoint in links.values()),
         handshakes=tuple(ages or (2000,) * count),
-        received=(7,) * count,
-        sent=(8,) * count,
+        **figures,
     )
 
 
@@ -101,6 +102,36 @@ def test_a_link_is_read_as_it_was_reported():
     assert told.seen(1) == Seen("down", "", None, 7, 8, NOW)
 
 
+def test_round_trip_and_loss_are_read_as_they_were_reported():
+    told = Table()
+    told.merge(report({1: (UP, A), 2: (UP, B)}, rtts=(1500, -1), losses=(250, 1000)), OWN, MEMBERS, NOW)
+    assert told.seen(1) == Seen("up", A, NOW - 2, 7, 8, NOW, 0.0015, 0.25)
+    assert told.seen(2) == Seen("up", B, NOW - 2, 7, 8, NOW, None, 1.0)
+    told.merge(report({1: (UP, A)}), OWN, MEMBERS, NOW)
+    assert (told.seen(1).rtt, told.seen(1).loss) == (None, None)
+
+
+def test_a_summary_has_sums_of_traffic_and_means_of_what_is_measured():
+    told = table({1: (UP, A), 2: (UP, A), 3: (UP, A)})
+    measured = report({1: (UP, A), 2: (UP, A)}, rtts=(1000, 3000), losses=(0, 500))
+    told.merge(measured, OWN, MEMBERS, NOW)
+    found = told.summarise("s")
+    assert (found.received, found.sent, found.rtt, found.loss) == (21, 24, 0.002, 0.25)
+    told.drop([1, 2])
+    found = told.summarise("s")
+    assert (found.received, found.sent, found.rtt, found.loss) == (7, 8, None, None)
+
+
+def test_a_node_that_claims_more_traffic_than_can_be_encoded_stops_nobodys_summary():
+    told = Table()
+    told.merge(report({1: (UP, A), 2: (UP, A)}, received=(2**63 - 1,) * 2), OWN, MEMBERS, NOW)
+    assert msgspec.msgpack.decode(told.summary("s"), type=Summary).received == 2**63 - 1
+
+
+def test_a_summary_of_the_release_before_is_read():
+    assert live._summary_decoder.decode(msgspec.msgpack.encode(["s", NOW, 3, 1, 0, 0, None])).rtt is None
+
+
 def test_an_endpoint_that_is_none_is_refused():
     with pytest.raises(MessageError, match="nowhere"):
         Table().merge(report({1: (UP, "nowhere")}), OWN, MEMBERS, NOW)
@@ -121,6 +152,26 @@ def test_a_record_of_another_format_is_as_good_as_none():
 
 
 links = st.dictionaries(st.integers(0, 8), st.tuples(st.integers(0, 2), st.sampled_from(["", A, B])), max_size=9)
+figures = st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(-1, 9), st.integers(-1, 9))
+
+
+@given(st.lists(st.dictionaries(st.integers(0, 8), figures, max_size=4), max_size=3), st.sets(st.integers(0, 8)))
+def test_totals_agree_with_the_rows_whatever_comes_and_goes(said, gone):
+    told = Table()
+    for number, news in enumerate(said):
+        names = "received", "sent", "rtts", "losses"
+        columns = dict(zip(names, zip(*news.values(), strict=True) if news else ((),) * 4, strict=True))
+        told.merge(report(dict.fromkeys(news, (UP, A)), complete=number % 2 == 0, **columns), OWN, MEMBERS, NOW)
+    told.drop(index for index in gone if index in told.indexes())
+    seen = [link for _, link in told.links()]
+    rtts = [link.rtt for link in seen if link.rtt is not None]
+    losses = [link.loss for link in seen if link.loss is not None]
+    for each in (told, Table(told.dump())):
+        found = each.summarise("s")
+        assert found.received == sum(link.received for link in seen)
+        assert found.sent == sum(link.sent for link in seen)
+        assert found.rtt == (pytest.approx(sum(rtts) / len(rtts)) if rtts else None)
+        assert found.loss == (pytest.approx(sum(losses) / len(losses)) if losses else None)
 
 
 @given(st.lists(st.tuples(links, st.booleans())))
@@ -158,7 +209,7 @@ async def connect_two(console, **options):
 @database
 async def test_a_report_is_read_by_pages(console):
     cluster, (one, two) = await connect_two(console)
-    await one.report({1: (UP, A)}, complete=True)
+    await one.report({1: (UP, A)}, complete=True, rtts=(1500,), losses=(0,))
     await two.report({0: (DOWN, B)}, complete=True)
     pks = [player.machine.node.pk for player in (one, two)]
 
@@ -170,7 +221,8 @@ async def test_a_report_is_read_by_pages(console):
     assert [(summaries[pk].up, summaries[pk].down, summaries[pk].worst) for pk in pks] == [(1, 0, None), (0, 1, 0)]
     node = one.machine.node
     ours, theirs = await in_thread(lambda: (live.read_links(node), live.read_links_to(node, pks)))
-    assert (ours[1].state, ours[1].endpoint) == ("up", A)
+    assert (ours[1].state, ours[1].endpoint, ours[1].rtt, ours[1].loss) == ("up", A, 0.0015, 0.0)
+    assert (summaries[pks[0]].rtt, summaries[pks[1]].rtt) == (0.0015, None)
     assert {pk: seen.state for pk, seen in theirs.items()} == {pks[1]: "down"}
     matrix = await in_thread(lambda: {pk: dict(found.links()) for pk, found in live.read_matrix(pks)})
     assert {pk: list(found) for pk, found in matrix.items()} == {pks[0]: [1], pks[1]: [0]}

@@ -33,6 +33,10 @@ export interface Sight {
   received: number;
   sent: number;
   at: number;
+  /** Seconds of a round trip through the tunnel; null while not measured. */
+  rtt: number | null;
+  /** Share of the last probes that were not answered, 0 to 1; null while not measured. */
+  loss: number | null;
 }
 
 export interface Link extends Sight {

@@ -23,6 +23,8 @@ const link = (fields: Partial<Link> = {}): Link => ({
   state: "down",
   endpoint: "192.0.2.1:51820",
   handshake: null,
+  rtt: null,
+  loss: null,
   received: 0,
   sent: 0,
   at: 1_000,
