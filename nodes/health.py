@@ -74,10 +74,11 @@ class DatabaseAway:
 
 def check_all() -> dict[str, str]:
     """Look at each part that the console needs: `ok`, or what is wrong in a few words that anybody may read."""
-    return {"database": _check_database(), **_check_redis()}
+    return {"database": check_database(), **_check_redis()}
 
 
-def _check_database() -> str:
+def check_database() -> str:
+    """Whether it answers and its tables are up to date: `ok`, or what is wrong in a few words."""
     try:
         executor = MigrationExecutor(connection)
         missing = executor.migration_plan(executor.loader.graph.leaf_nodes())

@@ -2,6 +2,7 @@
 
 from django.urls import path
 
+from nodes.consumers.about import AboutConsumer
 from nodes.consumers.cluster import ClusterConsumer
 from nodes.consumers.enrolment import EnrolmentConsumer
 from nodes.consumers.following import (
@@ -24,5 +25,6 @@ websocket_urlpatterns = [
     path("live/rotation/<uuid:cluster>", RotationConsumer.as_asgi()),
     path("live/discovery", DiscoveryConsumer.as_asgi()),
     path("live/discovery/<uuid:cluster>", ClusterDiscoveryConsumer.as_asgi()),
+    path("live/about", AboutConsumer.as_asgi()),
     path("live/enrolment/<uuid:token>", EnrolmentConsumer.as_asgi()),
 ]

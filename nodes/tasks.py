@@ -7,6 +7,7 @@ import time
 import redis
 import structlog
 from celery import shared_task
+from celery.signals import heartbeat_sent
 from django.utils import timezone
 
 from nodes import live
@@ -15,11 +16,14 @@ from nodes.connections import sync_redis
 from nodes.health import WORKER_KEY
 from nodes.models import Cluster, Node
 from nodes.services import affiliates, discovery, nodes, revisions, rollouts, rotation, sessions, transitions
+from nodes.vitals import workers
 
 HEARTBEAT_SECONDS = 45
 """How long a worker counts as living after its last beat, which comes every 10 s."""
 
 log = structlog.get_logger(__name__)
+
+heartbeat_sent.connect(workers.note_worker)  # here, for every worker loads its tasks
 
 
 @shared_task
@@ -112,4 +116,4 @@ def keep_affiliates() -> None:
 @shared_task
 def heartbeat() -> None:
     """Let the readiness probe see that a worker takes tasks, and beat sends them."""
-    sync_redis().set(WORKER_KEY, 1, ex=HEARTBEAT_SECONDS)
+    sync_redis().set(WORKER_KEY, time.time(), ex=HEARTBEAT_SECONDS)

@@ -1,7 +1,7 @@
 """Where the console's pages are."""
 
 from django.contrib.auth.views import LogoutView
-from django.urls import path
+from django.urls import include, path
 
 from kubespan.core.messages import ENROL_PATH
 from kubespan.core.release import ARCHIVE_PATH, RELEASE_PATH, SCRIPT_PATH
@@ -58,4 +58,5 @@ urlpatterns = [
         name="cluster-discovery-contents",
     ),
     path("activity/", activity.ActivityView.as_view(), name="activity"),
+    path("settings/", include("nodes.views.settings.urls")),
 ]

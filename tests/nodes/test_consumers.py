@@ -23,6 +23,7 @@ from nodes.models import Node, Rollout, Token, Tombstone
 from nodes.routing import websocket_urlpatterns
 from nodes.services import clusters, rollouts, tokens
 from nodes.services import nodes as services
+from nodes.vitals import workers
 from tests.handout import hand_out
 from tests.players import Machine, make_cluster, push
 
@@ -437,3 +438,11 @@ async def test_the_page_of_a_link_hears_of_both_ends_and_of_no_other_link(visit,
     assert (await page.hear())["number"] == 1
     await two.report({0: (DOWN, A)}, complete=True)
     assert (await page.hear())["number"] == 2
+
+
+async def test_the_page_about_the_console_hears_that_a_worker_lives(visit, monkeypatch):
+    monkeypatch.setattr(base, "RENEW_SECONDS", 0.1)
+    page = await visit("/live/about")
+    assert (await page.hear())["type"] == "snapshot"
+    await in_thread(lambda: workers.mark("celery@test", clock=0.0, wall=timezone.now().timestamp()))
+    assert (await page.hear())["type"] == "delta"

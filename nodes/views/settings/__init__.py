@@ -1,0 +1,1 @@
+"""The settings of the console: a frame, and a module for each of its tabs."""
