@@ -33,9 +33,12 @@ class _Named(filters.FilterSet):
 class NodeFilter(_Named):
     """Nodes by what they are called and how they stand."""
 
-    q = filters.CharFilter(label="Search", method="find", widget=_search("Name, host name, address or key"))
+    q = filters.CharFilter(label="Search", method="find", widget=_search("Name, host name, site, address or key"))
     cluster = filters.ModelChoiceFilter(
         label="Cluster", queryset=Cluster.objects.all(), to_field_name="uuid", empty_label="All", widget=SELECT
+    )
+    site = filters.CharFilter(
+        label="Site", lookup_expr="iexact", widget=forms.TextInput(attrs={"class": "form-control"})
     )
     status = filters.ChoiceFilter(label="Membership", choices=Node.Status, empty_label="Present", widget=SELECT)
     agent = filters.ChoiceFilter(
@@ -49,7 +52,7 @@ class NodeFilter(_Named):
 
     class Meta:
         model = Node
-        fields = ("q", "cluster", "status", "agent", "configuration")
+        fields = ("q", "cluster", "site", "status", "agent", "configuration")
 
     @property
     def qs(self):
@@ -58,7 +61,7 @@ class NodeFilter(_Named):
 
     def find(self, queryset, name, value):
         words = Q()
-        for column in ("name", "hostname", "address", "public_key", "node_id"):
+        for column in ("name", "hostname", "site", "address", "public_key", "node_id"):
             words |= Q(**{f"{column}__icontains": value.strip()})
         return queryset.filter(words)
 

@@ -331,6 +331,12 @@ class TokenForm(Fields):
 class NodeOptionsForm(Fields):
     """What an operator sets for one node."""
 
+    site = forms.CharField(
+        required=False,
+        max_length=63,
+        help_text="Where it stands, in your words: the map and the lists group by it.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "placeholder": "rack 4"}),
+    )
     extra_endpoints = Lines(
         label="Further endpoints",
         help_text="address:port, one a line: where others can reach it besides what it says itself, "

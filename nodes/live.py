@@ -1,9 +1,11 @@
 """The last reports of all nodes: merged per connection, flushed to Redis many at a time, read by pages.
 
-Redis holds two values a node, each with a time to live: its **record** and its **summary**. A record is a header and
-one row of fixed width per member index, so that merging writes in place, storing is a copy, and what thousand peers see
-of one node is read by ranges instead of whole records. A summary is the counts by state, all that lists need; it exists
-for as long as the node is connected, and so tells presence. Everything here may be lost and is refilled by reports.
+Redis holds three values a node, each with a time to live: its **record**, its **states** and its **summary**. A record
+is a header and one row of fixed width per member index, so that merging writes in place, storing is a copy, and what
+thousand peers see of one node is read by ranges instead of whole records. Its states are one byte of each row, so that
+all links of a large cluster can be looked at together: a thousand records are 50 MB, their states one. A summary is the
+counts by state, all that lists need; it exists for as long as the node is connected, and so tells presence. Everything
+here may be lost and is refilled by reports.
 """
 
 from __future__ import annotations
@@ -30,16 +32,22 @@ _HEADER = struct.Struct("<4sIq")  # format, report number, unix time of the repo
 # State, IP version, port, address, handshake as unix time in ms, received, sent, round trip in µs, loss per mille.
 _ROW = struct.Struct("<BBH16sqqqih")
 _FORMAT = b"KSR2"
-_ABSENT = 255
+ABSENT = 255
+"""In the place of a state: nothing was said of this member."""
 _NEVER = -1
 _NOT_MEASURED = -1
 _MOST = 2**63 - 1  # a node may claim that of each link, and no encoding takes their sum
-_NO_ROW = _ROW.pack(_ABSENT, 0, 0, bytes(16), _NEVER, 0, 0, _NOT_MEASURED, _NOT_MEASURED)
+_NO_ROW = _ROW.pack(ABSENT, 0, 0, bytes(16), _NEVER, 0, 0, _NOT_MEASURED, _NOT_MEASURED)
 
 
 def record_key(node_pk: int) -> str:
     """Where a node's record is."""
     return f"kubespan:report:{node_pk}"
+
+
+def states_key(node_pk: int) -> str:
+    """Where the states of a node's links are."""
+    return f"kubespan:states:{node_pk}"
 
 
 def summary_key(node_pk: int) -> str:
@@ -147,10 +155,10 @@ class Table:
         if record is not None and self.known:
             _, self.number, self.at = _HEADER.unpack_from(record)
             self._rows += record[_HEADER.size :]
-            states = bytes(self._rows[:: _ROW.size])
+            states = self.states()
             self.counts = [states.count(state) for state in range(3)]
             for state, *_, received, sent, rtt, loss in _ROW.iter_unpack(self._rows):
-                if state != _ABSENT:
+                if state != ABSENT:
                     self._totals.count(received, sent, rtt, loss, 1)
 
     def merge(self, report: Report, own: int, members: Container[int], now: float) -> tuple[list[int], list[Moved]]:
@@ -199,11 +207,11 @@ class Table:
         self._totals.count(received, sent, rtt, loss, -1)  # of an absent link they are 0 and not measured
         self._totals.count(*figures, 1)
         if before != state:
-            if before != _ABSENT:
+            if before != ABSENT:
                 self.counts[before] -= 1
             self.counts[state] += 1
         _ROW.pack_into(self._rows, offset, state, *endpoint, handshake, *figures)
-        before = UNKNOWN if before == _ABSENT else before
+        before = UNKNOWN if before == ABSENT else before
         elsewhere = endpoint_before[0] and endpoint[0] and tuple(endpoint_before) != endpoint
         if before == state and not elsewhere:
             return None
@@ -214,7 +222,7 @@ class Table:
         for index in list(indexes):
             offset = index * _ROW.size
             state = self._rows[offset]
-            if state != _ABSENT:
+            if state != ABSENT:
                 self.counts[state] -= 1
                 *_, received, sent, rtt, loss = _ROW.unpack_from(self._rows, offset)
                 self._totals.count(received, sent, rtt, loss, -1)
@@ -225,6 +233,10 @@ class Table:
         found = self._rows[:: _ROW.size]
         wanted = states or (UNKNOWN, UP, DOWN)
         return [index for index, state in enumerate(found) if state in wanted]
+
+    def states(self) -> bytes:
+        """The state of each link by member index; ABSENT where it says nothing."""
+        return bytes(self._rows[:: _ROW.size])
 
     def seen(self, index: int) -> Seen | None:
         """One link."""
@@ -275,7 +287,7 @@ class Table:
 
 
 def _seen(row: bytes, at_ms: int) -> Seen | None:
-    if len(row) < _ROW.size or row[0] == _ABSENT:
+    if len(row) < _ROW.size or row[0] == ABSENT:
         return None
     state, version, port, address, handshake, received, sent, rtt, loss = _ROW.unpack(row)
     return Seen(
@@ -331,6 +343,13 @@ def read_links_to(node: Node, peer_pks: Iterable[int]) -> dict[int, Seen]:
         if header[:4] == _FORMAT and (link := _seen(row, _HEADER.unpack(header)[2])) is not None:
             seen[pk] = link
     return seen
+
+
+def read_states(node_pks: Iterable[int]) -> dict[int, bytes]:
+    """The state of each link of these nodes by member index, by the node's primary key; ABSENT where none was said."""
+    pks = list(node_pks)
+    values = sync_redis().mget([states_key(pk) for pk in pks]) if pks else []
+    return {pk: value for pk, value in zip(pks, values, strict=True) if value is not None}
 
 
 def read_matrix(node_pks: Iterable[int]) -> Iterator[tuple[int, Table]]:

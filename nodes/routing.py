@@ -12,12 +12,15 @@ from nodes.consumers.following import (
     RemovalConsumer,
     RotationConsumer,
 )
+from nodes.consumers.map import MapConsumer
 from nodes.consumers.node import NodeConsumer
 from nodes.discovery.consumers import ClusterDiscoveryConsumer, DiscoveryConsumer
 
 websocket_urlpatterns = [
     path("live/overview", OverviewConsumer.as_asgi()),
     path("live/cluster/<uuid:cluster>", ClusterConsumer.as_asgi()),
+    path("live/map/<uuid:cluster>/site", MapConsumer.as_asgi(), {"by": "site"}),
+    path("live/map/<uuid:cluster>/kind", MapConsumer.as_asgi(), {"by": "kind"}),
     path("live/node/<int:node>", NodeConsumer.as_asgi()),
     path("live/pair/<int:here>/<int:there>", PairConsumer.as_asgi()),
     path("live/removal/<int:node>", RemovalConsumer.as_asgi()),

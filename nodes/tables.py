@@ -16,6 +16,7 @@ class NodeTable(tables.Table):
     cluster = tables.Column(
         accessor="cluster__name", verbose_name="Cluster", linkify=lambda record: record.cluster.get_absolute_url()
     )
+    site = tables.Column(default="—")
     address = tables.TemplateColumn("{% load kubespan %}{% address record.address %}")
     links = tables.TemplateColumn(template_name="nodes/_links.html", verbose_name="Links up", orderable=False)
     agent = tables.TemplateColumn(
@@ -28,7 +29,7 @@ class NodeTable(tables.Table):
 
     class Meta:
         model = Node
-        fields = ("name", "cluster", "address", "links", "agent", "configuration", "agent_version")
+        fields = ("name", "cluster", "site", "address", "links", "agent", "configuration", "agent_version")
         order_by = "name"
         template_name = "_table.html"
         attrs = {"class": "table ks-fold", "thead": HEAD}

@@ -127,6 +127,7 @@ def _row(cluster: Cluster, place: int, approved: bool, dice: random.Random, talo
         index=place if approved else None,
         node_id=encode_node_id(dice.randbytes(32)),
         name=f"{site}-{role}-{place:03}",
+        site=site,
         hostname=f"{site}-{role}-{place:03}.example.net",
         public_key=base64.b64encode(dice.randbytes(32)).decode(),
         verify_key="" if is_talos else base64.b64encode(dice.randbytes(32)).decode(),
@@ -259,6 +260,7 @@ class Live:
                 for node in chosen[start : start + BATCH]:
                     table = self.tables[node.pk]
                     pipeline.set(live.record_key(node.pk), table.dump(), ex=seconds)
+                    pipeline.set(live.states_key(node.pk), table.states(), ex=seconds)
                     pipeline.set(live.summary_key(node.pk), table.summary(node.session), ex=seconds)
                 pipeline.execute()
 

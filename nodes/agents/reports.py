@@ -314,6 +314,7 @@ class Reports:
                 node = line.socket.node
                 if line.table.at:
                     pipeline.set(live.record_key(node), line.table.dump(), ex=seconds)
+                    pipeline.set(live.states_key(node), line.table.states(), ex=seconds)
                 pipeline.set(live.summary_key(node), line.table.summary(line.socket.session), ex=seconds)
             counted = self.tally.move(pipeline)
             try:

@@ -125,6 +125,9 @@ class Node(models.Model):
         max_length=64, blank=True, default="", db_default="", help_text="Of all that it last announced: SHA-256."
     )
     excluded_networks = models.JSONField(default=list, blank=True)
+    site = models.CharField(
+        max_length=63, blank=True, default="", db_default="", help_text="Where it stands, in an operator's words."
+    )
     extra_endpoints = models.JSONField(default=list, blank=True)
 
     # How it stands.

@@ -21,6 +21,8 @@ from nodes.services.refused import Refused
 ENTRIES_LIMIT = 64
 """Extra endpoints or networks that an operator may give one node."""
 
+SITE_LENGTH = 63
+
 CLAIM_FIELDS = ("addresses", "claimed_networks", "ruled_networks", "refused_claims")
 
 
@@ -117,9 +119,13 @@ def set_node_options(
     extra_endpoints: Sequence[str],
     advertised_networks: Sequence[str],
     excluded_networks: Sequence[str],
+    site: str | None = None,
     now: datetime,
 ) -> Node:
-    """Set what an operator decides for one node: endpoints besides its own, networks behind it, networks left out."""
+    """Set what an operator decides for one node: endpoints besides its own, networks behind it, networks left out.
+
+    `site` is where it stands, for lists and the map; no machine hears of it. None leaves it as it is.
+    """
     extra = _parse_list("endpoint", extra_endpoints, _parse_endpoint)
     advertised = _parse_list("network", advertised_networks, parse_network)
     excluded = _parse_list("network", excluded_networks, parse_network)
@@ -129,6 +135,7 @@ def set_node_options(
             "extra_endpoints": list(map(str, extra)),
             "networks": list(map(str, advertised)),
             "excluded_networks": list(map(str, excluded)),
+            "site": node.site if site is None else parse_site(site),
         }
         changes = {name: [getattr(node, name), value] for name, value in wanted.items() if getattr(node, name) != value}
         if not changes:
@@ -143,6 +150,14 @@ def set_node_options(
         audit.write(actor, "node.options-set", node, now, changes=changes)
         after.announce(cluster.pk, "node.changed", node=node.pk)
     return node
+
+
+def parse_site(text: str) -> str:
+    """A site's name as it is kept: printable, without spaces around it or twice in it. Raises Refused."""
+    site = " ".join(claims.printable(text, len(text)).split())
+    if len(site) > SITE_LENGTH:
+        raise Refused("site", f"A site's name has at most {SITE_LENGTH} characters, this one has {len(site)}.")
+    return site
 
 
 def _parse_endpoint(text: str) -> Endpoint:

@@ -85,9 +85,10 @@ class NodePage(OperatorMixin, View):
         return render(self.request, "nodes/node.html", context, status=status)
 
 
-def chosen(node: Node) -> dict[str, list[str]]:
+def chosen(node: Node) -> dict[str, str | list[str]]:
     """What an operator has set for it."""
     return {
+        "site": node.site,
         "extra_endpoints": node.extra_endpoints,
         "advertised_networks": node.networks,
         "excluded_networks": node.excluded_networks,

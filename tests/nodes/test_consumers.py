@@ -109,6 +109,7 @@ async def test_only_staff_gets_a_page(visit, who, code):
     [
         "/live/cluster/00000000-0000-0000-0000-000000000000",
         "/live/node/4711",
+        "/live/map/00000000-0000-0000-0000-000000000000/site",
         "/live/pair/4711/4712",
         "/live/enrolment/00000000-0000-0000-0000-000000000000",
     ],
@@ -446,3 +447,25 @@ async def test_the_page_about_the_console_hears_that_a_worker_lives(visit, monke
     assert (await page.hear())["type"] == "snapshot"
     await in_thread(lambda: workers.mark("celery@test", clock=0.0, wall=timezone.now().timestamp()))
     assert (await page.hear())["type"] == "delta"
+
+
+@pytest.mark.parametrize("by", ["site", "kind"])
+async def test_a_clusters_map_follows_its_links(visit, console, by):
+    cluster, machines, _ = await in_thread(make_cluster)
+    one, two = [await console.connect(machine) for machine in machines]
+    page = await visit(f"/live/map/{cluster.uuid}/{by}")
+    snapshot = await page.hear()
+    assert (snapshot["type"], snapshot["number"], snapshot["grouped"]) == ("snapshot", 0, False)
+    assert {node["group"] for node in snapshot["nodes"]} == {"none" if by == "site" else "=Linux"}
+    await one.report({1: (UP, A)}, complete=True)
+    await two.report({0: (DOWN, A)}, complete=True)
+    pks = [machine.node.pk for machine in machines]
+    missing = [[*pks, "up", 0], [*reversed(pks), "down", 0]]
+    while missing:
+        message = await page.hear()
+        missing = [link for link in missing if link not in message.get("links", ())]
+    assert page.numbers == list(range(len(page.numbers)))
+    await in_thread(services.remove_node, "tests", machines[1].node, machines[1].node.name, timezone.now())
+    assert await page.find(lambda message: message.get("nodes_gone")) == [pks[1]]
+    await page.communicator.send_to(text_data="nonsense")
+    assert await page.closed() == 1008

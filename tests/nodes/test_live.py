@@ -226,6 +226,8 @@ async def test_a_report_is_read_by_pages(console):
     assert {pk: seen.state for pk, seen in theirs.items()} == {pks[1]: "down"}
     matrix = await in_thread(lambda: {pk: dict(found.links()) for pk, found in live.read_matrix(pks)})
     assert {pk: list(found) for pk, found in matrix.items()} == {pks[0]: [1], pks[1]: [0]}
+    states = await in_thread(lambda: live.read_states(pks))
+    assert states == {pks[0]: bytes([live.ABSENT, UP]), pks[1]: bytes([DOWN])}
 
 
 @database
@@ -235,7 +237,7 @@ async def test_values_live_for_a_while_and_presence_ends_with_the_connection(con
     pk = one.machine.node.pk
     await until(lambda: live.read_links(one.machine.node))
     with valkey.client() as client:
-        for key in (live.record_key(pk), live.summary_key(pk)):
+        for key in (live.record_key(pk), live.states_key(pk), live.summary_key(pk)):
             assert 0 < client.ttl(key) <= live.TIME_TO_LIVE
     await one.socket.close()
     await until(lambda: pk not in live.read_summaries_of([pk]))

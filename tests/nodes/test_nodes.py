@@ -221,9 +221,23 @@ def test_a_nodes_own_options_are_one_revision():
     assert Audit.objects.filter(verb="node.options-set").count() == 1
 
 
+def test_where_a_node_stands_is_for_people_alone():
+    node = enrol(make_cluster())
+    set_options(node, site="  rack\t 4\x00 ")
+    node.refresh_from_db()
+    assert node.site == "rack 4"
+    assert Change.objects.filter(kind="member").count() == 1, "no machine hears of it"
+    (audit,) = Audit.objects.filter(verb="node.options-set")
+    assert audit.details["changes"] == {"site": ["", "rack 4"]}
+    set_options(node)
+    node.refresh_from_db()
+    assert node.site == "rack 4", "what is not given stays"
+
+
 @pytest.mark.parametrize(
     ("given", "code"),
     [
+        pytest.param({"site": "x" * 64}, "site", id="a site's name that is too long"),
         pytest.param({"extra_endpoints": ["203.0.113.1"]}, "endpoint", id="endpoint without port"),
         pytest.param({"extra_endpoints": ["127.0.0.1:51820"]}, "endpoint", id="endpoint on loopback"),
         pytest.param({"advertised_networks": ["10.8.0.0/33"]}, "network", id="no network"),
