@@ -7,6 +7,7 @@ from kubespan.core.messages import ENROL_PATH
 from kubespan.core.release import ARCHIVE_PATH, RELEASE_PATH, SCRIPT_PATH
 from nodes import api
 from nodes.views import activity, clusters, discovery, enrolment, links, nodes, overview, people, rotation, talos
+from nodes.views.help import HelpView
 
 urlpatterns = [
     path(ENROL_PATH.lstrip("/"), api.enrol, name="enrol"),
@@ -59,4 +60,5 @@ urlpatterns = [
     ),
     path("activity/", activity.ActivityView.as_view(), name="activity"),
     path("settings/", include("nodes.views.settings.urls")),
+    path("help/", HelpView.as_view(), name="help"),
 ]

@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import { nameMatches } from "./dialogs.ts";
 import { meaning } from "./keys.ts";
+import { contains } from "./shell.ts";
 import { nextTheme, parseTheme, resolveTheme } from "./themes.ts";
 
 const press = (key: string, more = {}) => ({ key, typing: false, modified: false, ...more });
@@ -10,6 +11,7 @@ describe("keys", () => {
     ["/", false, { kind: "search" }],
     ["?", false, { kind: "help" }],
     ["g", false, { kind: "await" }],
+    ["w", false, { kind: "switch" }],
     ["n", true, { kind: "go", letter: "n" }],
     ["n", false, { kind: "nothing" }],
     ["?", true, { kind: "help" }],
@@ -23,6 +25,12 @@ describe("keys", () => {
 describe("a typed name", () => {
   it("forgives blanks around it", () => expect(nameMatches(" edge-7 ", "edge-7")).toBe(true));
   it("forgives nothing else", () => expect(nameMatches("Edge-7", "edge-7")).toBe(false));
+});
+
+describe("a list that is narrowed", () => {
+  it("finds a part of a name, whatever the case", () => expect(contains("Office-2", " office")).toBe(true));
+  it("leaves out what is called otherwise", () => expect(contains("Office-2", "home")).toBe(false));
+  it("is whole while nothing is typed", () => expect(contains("Office-2", "")).toBe(true));
 });
 
 describe("the theme", () => {

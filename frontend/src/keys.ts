@@ -1,4 +1,5 @@
-// Keyboard: `/` to the search field, `g` and a letter to a page, `?` for help. Never while somebody types.
+// Keyboard: `/` to the search field, `g` and a letter to a page, `w` to another cluster, `?` for help; never while
+// somebody types.
 
 /** Where `g` and this letter lead: elements say it themselves by `data-go="n"`. */
 export type Press = { key: string; typing: boolean; modified: boolean };
@@ -6,6 +7,7 @@ export type Deed =
   | { kind: "nothing" }
   | { kind: "search" }
   | { kind: "help" }
+  | { kind: "switch" }
   | { kind: "await" }
   | { kind: "go"; letter: string };
 
@@ -17,6 +19,7 @@ export function meaning(press: Press, awaiting: boolean): Deed {
   if (awaiting && /^[a-z]$/.test(press.key)) return { kind: "go", letter: press.key };
   if (press.key === "/") return { kind: "search" };
   if (press.key === "?") return { kind: "help" };
+  if (press.key === "w") return { kind: "switch" };
   if (press.key === "g") return { kind: "await" };
   return NOTHING;
 }
@@ -33,6 +36,16 @@ function go(letter: string): void {
   document.querySelector<HTMLAnchorElement>(`a[data-go="${letter}"]`)?.click();
 }
 
+/** On a phone it is in the drawer, which comes with it. */
+function openSwitcher(): void {
+  const switcher = document.querySelector<HTMLDetailsElement>("details.ks-switcher");
+  if (!switcher) return;
+  const drawer = document.querySelector<HTMLButtonElement>("[data-drawer]");
+  if (drawer?.checkVisibility() && drawer.getAttribute("aria-expanded") !== "true") drawer.click();
+  switcher.open = true;
+  switcher.querySelector<HTMLElement>("input, a")?.focus();
+}
+
 export function wireKeys(): void {
   let awaitingUntil = 0;
   document.addEventListener("keydown", (event) => {
@@ -44,6 +57,7 @@ export function wireKeys(): void {
     if (deed.kind === "nothing" || deed.kind === "await") return;
     event.preventDefault();
     if (deed.kind === "go") go(deed.letter);
+    if (deed.kind === "switch") openSwitcher();
     if (deed.kind === "search") document.querySelector<HTMLInputElement>("[data-search]")?.focus();
     if (deed.kind === "help") (document.getElementById("keys") as HTMLDialogElement | null)?.showModal();
   });

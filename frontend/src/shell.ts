@@ -68,10 +68,33 @@ function wireFolded(): void {
   document.addEventListener("invalid", show, true);
 }
 
+/** A long list is narrowed by what is typed: `data-narrow` names the list. Enter goes to the first that is left. */
+function wireNarrowing(): void {
+  for (const field of document.querySelectorAll<HTMLInputElement>("input[data-narrow]")) {
+    const items = () => Array.from(document.getElementById(field.dataset.narrow ?? "")?.children ?? []);
+    field.addEventListener("input", () => {
+      for (const item of items()) {
+        (item as HTMLElement).hidden = !contains(item.textContent ?? "", field.value);
+      }
+    });
+    field.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter") return;
+      const first = items().find((item) => !(item as HTMLElement).hidden);
+      first?.querySelector<HTMLAnchorElement>("a")?.click();
+    });
+  }
+}
+
+/** Whether a name has what was typed in it, whatever the case. */
+export function contains(name: string, typed: string): boolean {
+  return name.toLowerCase().includes(typed.trim().toLowerCase());
+}
+
 export function wireShell(): void {
   wireDrawer();
   wireTheme();
   wireMenus();
   wireFilters();
   wireFolded();
+  wireNarrowing();
 }

@@ -179,20 +179,6 @@ def pending_nodes() -> int:
 
 
 @register.simple_tag(takes_context=True)
-def here(context: template.Context, *names: str) -> str:
-    """The attribute that marks the navigation's current place."""
-    match = getattr(context.get("request"), "resolver_match", None)
-    return SafeString('aria-current="page"') if match and match.url_name in names else ""
-
-
-@register.simple_tag(takes_context=True)
-def within(context: template.Context, beginning: str) -> str:
-    """The same for a place with many pages, whose addresses all begin so."""
-    request = context.get("request")
-    return SafeString('aria-current="page"') if request and request.path.startswith(beginning) else ""
-
-
-@register.simple_tag(takes_context=True)
 def query(context: template.Context, name: str, value: object = None) -> str:
     """The page's own address with one parameter set, or taken away; it begins with the first page again."""
     changed = context["request"].GET.copy()

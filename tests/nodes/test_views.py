@@ -62,11 +62,17 @@ OPEN = {"login", "first-run", "enrol", "logout", "discovery-stats", *HANDED_OUT}
 many affiliates there are in all is for whoever asks, as with other discovery services."""
 
 
+def patterns(resolver):
+    """All that it resolves, those of the resolvers within it as well."""
+    for pattern in resolver.url_patterns:
+        yield from patterns(pattern) if hasattr(pattern, "url_patterns") else (pattern,)
+
+
 def addresses(cluster, node, token):
     """Every page of the console, by name."""
     found = {}
     pair = {"here": node.pk, "there": enrol(cluster, now=timezone.now()).pk}
-    for pattern in get_resolver("nodes.urls").url_patterns:
+    for pattern in patterns(get_resolver("nodes.urls")):
         given = {"uuid": token.uuid if pattern.name.startswith("token") else cluster.uuid, "pk": node.pk} | pair
         wanted = pattern.pattern.converters
         found[pattern.name] = reverse(pattern.name, kwargs={name: given[name] for name in wanted})

@@ -1,0 +1,59 @@
+"""The frame around every page: navigation, the switcher of clusters, the keys."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from django import template
+
+from nodes import navigation
+from nodes.models import Cluster
+
+register = template.Library()
+
+SWITCHED_AT_MOST = 200
+"""Clusters that the switcher lists; the page of clusters has them all."""
+
+
+class Choice(NamedTuple):
+    """A cluster that one may switch to, or all of them."""
+
+    name: str
+    url: str
+    chosen: bool
+
+
+def _name(context: template.Context) -> str:
+    match = getattr(context.get("request"), "resolver_match", None)
+    return (match.url_name or "") if match else ""
+
+
+@register.simple_tag(takes_context=True)
+def places(context: template.Context) -> list[tuple[navigation.Place, str]]:
+    """The navigation's entries, each with its mark: `page` for this very page, `true` for one below it."""
+    name = _name(context)
+    here = navigation.current_place(name)
+    return [
+        (place, "page" if place.name == name else "true" if place == here else "")
+        for place in navigation.PLACES
+        if place.url
+    ]
+
+
+@register.simple_tag
+def help_place() -> navigation.Place:
+    """The page that explains the words."""
+    return navigation.HELP
+
+
+@register.simple_tag(takes_context=True)
+def switcher(context: template.Context) -> list[Choice]:
+    """The clusters that one may switch to from here, all of them first; none where there is no cluster."""
+    name, query = _name(context), context["request"].GET
+    rows = list(Cluster.objects.values_list("uuid", "name")[:SWITCHED_AT_MOST])
+    if not rows:
+        return []
+    chosen = navigation.chosen_uuid(name, query, context.get("cluster"))
+    found = [Choice(title, navigation.switch_cluster(name, query, uuid), chosen == str(uuid)) for uuid, title in rows]
+    nobody = not any(choice.chosen for choice in found)
+    return [Choice("All clusters", navigation.switch_cluster(name, query, None), nobody), *found]
