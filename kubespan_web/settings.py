@@ -71,6 +71,7 @@ INSTALLED_APPS = [
     "django_htmx",
     "django_structlog",
     "django_tables2",
+    "rules.apps.RulesConfig",
 ]
 
 MIDDLEWARE = [
@@ -185,6 +186,10 @@ AUTH_PASSWORD_VALIDATORS = [
         "CommonPasswordValidator",
         "NumericPasswordValidator",
     )
+]
+AUTHENTICATION_BACKENDS = [
+    "django.contrib.auth.backends.ModelBackend",
+    "rules.permissions.ObjectPermissionBackend",  # roles: nodes/access.py
 ]
 LOGIN_URL = "login"
 LOGIN_REDIRECT_URL = "overview"

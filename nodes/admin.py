@@ -23,6 +23,7 @@ from nodes.models import (
     DiscoveryAffiliate,
     DiscoveryClock,
     DiscoveryCluster,
+    Grant,
     Node,
     Obstacle,
     Rollout,
@@ -239,6 +240,16 @@ class TokenAdmin(Shown):
     list_filter = ("cluster", "approval_required")
     list_select_related = ("cluster", "created_by")
     search_fields = ("name", "uuid", "cluster__name", "created_by__username")
+
+
+@admin.register(Grant)
+class GrantAdmin(Shown):
+    """Who has which role; superusers have every one without a row."""
+
+    list_display = ("user", "role", "cluster", "at", "given_by")
+    list_filter = ("role", "cluster")
+    list_select_related = ("user", "cluster")
+    search_fields = ("user__username", "cluster__name")
 
 
 @admin.register(Transition)

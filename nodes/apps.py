@@ -6,3 +6,7 @@ class NodesConfig(AppConfig):
 
     name = "nodes"
     verbose_name = "Console"
+
+    def ready(self) -> None:
+        """Let Django's permissions know the roles."""
+        from nodes import access  # noqa: F401, PLC0415  models must be there first

@@ -5,14 +5,21 @@ from __future__ import annotations
 import django_filters as filters
 from django import forms
 from django.db.models import F, Q
+from django.http import HttpRequest
 
 from nodes.models import Audit, Cluster, Node, Transition
+from nodes.models.clusters import ClusterQuerySet
 
 SELECT = forms.Select(attrs={"class": "form-select"})
 
 
 def _search(hint: str) -> forms.TextInput:
     return forms.TextInput(attrs={"class": "form-control", "type": "search", "placeholder": hint, "data-search": ""})
+
+
+def visible_clusters(request: HttpRequest) -> ClusterQuerySet:
+    """Those that one may choose among."""
+    return Cluster.objects.visible_to(request.user)
 
 
 class _Named(filters.FilterSet):
@@ -35,7 +42,7 @@ class NodeFilter(_Named):
 
     q = filters.CharFilter(label="Search", method="find", widget=_search("Name, host name, site, address or key"))
     cluster = filters.ModelChoiceFilter(
-        label="Cluster", queryset=Cluster.objects.all(), to_field_name="uuid", empty_label="All", widget=SELECT
+        label="Cluster", queryset=visible_clusters, to_field_name="uuid", empty_label="All", widget=SELECT
     )
     site = filters.CharFilter(
         label="Site", lookup_expr="iexact", widget=forms.TextInput(attrs={"class": "form-control"})
@@ -78,7 +85,7 @@ class TransitionFilter(_Named):
     """What changed by itself."""
 
     cluster = filters.ModelChoiceFilter(
-        label="Cluster", queryset=Cluster.objects.all(), to_field_name="uuid", empty_label="All", widget=SELECT
+        label="Cluster", queryset=visible_clusters, to_field_name="uuid", empty_label="All", widget=SELECT
     )
     kind = filters.ChoiceFilter(label="Kind", choices=Transition.Kind, empty_label="All", widget=SELECT)
 
@@ -92,7 +99,7 @@ class AuditFilter(_Named):
 
     q = filters.CharFilter(label="Search", method="find", widget=_search("Actor, action or object"))
     cluster = filters.ModelChoiceFilter(
-        label="Cluster", queryset=Cluster.objects.all(), to_field_name="uuid", empty_label="All", widget=SELECT
+        label="Cluster", queryset=visible_clusters, to_field_name="uuid", empty_label="All", widget=SELECT
     )
 
     class Meta:

@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 
+from django.contrib.auth.models import User
 from django.db import connection
 
 from kubespan.core.cluster import make_cluster_id, make_cluster_secret
 from kubespan.core.identity import KeyPair, encode_node_id, make_signing_key, sign
 from kubespan.core.messages import VERSIONS, EnrolRequest, Hello, challenge_text
 from kubespan.core.options import ClusterOptions
-from nodes.models import Candidate, Change, Cluster, Node, Token
+from nodes.models import Candidate, Change, Cluster, Grant, Node, Role, Token
+from nodes.models.roles import forget_roles
 from nodes.services import clusters, enrolment, tokens
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -82,6 +84,22 @@ class Machine:
             "agent_time": NOW.timestamp(),
         }
         return Hello(**(said | changes))
+
+
+def make_user(name: str = "", role: Role | str | None = None, cluster: Cluster | None = None, **columns) -> User:
+    """Somebody with a role in one cluster, or with none in the whole console; without a role, they may nothing."""
+    whole = role == Role.ADMINISTRATOR and cluster is None  # whom Django's own admin knows too
+    columns = {"is_staff": whole, "is_superuser": whole} | columns
+    user = User.objects.create_user(name or f"person-{next(_numbers)}", **columns)
+    if role is not None:
+        give_role(user, role, cluster)
+    return user
+
+
+def give_role(user: User, role: Role | str, cluster: Cluster | None = None) -> None:
+    """Another role, or another one in the place of one."""
+    Grant.objects.update_or_create(user=user, cluster=cluster, defaults={"role": role, "at": NOW, "given_by": "tests"})
+    forget_roles(user)
 
 
 def make_cluster(name: str = "", *, now: datetime = NOW, **options) -> Cluster:

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.utils import timezone
 
+from nodes.access import ENTER
 from nodes.consumers.base import FollowingConsumer, Sent
 from nodes.pages import Flushed
 from nodes.vitals.parts import read_vitals
@@ -13,6 +14,8 @@ from nodes.vitals.parts import read_vitals
 
 class AboutConsumer(FollowingConsumer):
     """How the console's parts stand; looked at as often as any page's rows are read anew."""
+
+    permission = ENTER
 
     def find(self) -> set[int | None]:
         """It is about no cluster."""

@@ -12,10 +12,13 @@ import redis
 import structlog
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
+from django.contrib.auth.models import User
 from django.db import Error as DatabaseError
 
+from nodes.access import Forbidden, require
 from nodes.announce import group
 from nodes.fanout import Watch, publish_watch
+from nodes.models import Cluster
 from nodes.pages import Flushed, OverviewDelta, OverviewSnapshot
 
 DELTA_SECONDS = 0.25
@@ -66,23 +69,25 @@ class MeshConsumer(AsyncWebsocketConsumer):
     """What all pages' sockets share; a subclass reads its rows, takes reports, and says what changed."""
 
     pause = DELTA_SECONDS
+    permission = "manage_console"
+    """What the page needs (nodes.access.ACTIONS), in each cluster that it is about, or with all of them at all."""
 
     async def connect(self) -> None:
-        """Let a signed-in member of staff in, subscribe first, and read after."""
+        """Let in whoever is signed in and has the role, subscribe first, and read after."""
         await self.accept()
         self._tasks: list[asyncio.Task[None]] = []
         self._clusters: set[int | None] = set()
         user = self.scope.get("user")
-        if user is None or not user.is_authenticated:
+        if user is None or not (user.is_authenticated and user.is_active):
             await self.close(CLOSE_SIGNED_OUT)
             return
-        if not (user.is_active and user.is_staff):
-            await self.close(CLOSE_FORBIDDEN)
-            return
         try:
-            clusters = await database_sync_to_async(self.find)()
+            clusters = await database_sync_to_async(self._find)()
         except Gone:
             await self.close(CLOSE_GONE)
+            return
+        except Forbidden:
+            await self.close(CLOSE_FORBIDDEN)
             return
         self.number = 0
         self._watch: Watch | None = None
@@ -153,19 +158,50 @@ class MeshConsumer(AsyncWebsocketConsumer):
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(RENEW_SECONDS)
-            if not await database_sync_to_async(self._still_in)():
-                await self.close(CLOSE_SIGNED_OUT)
+            if code := await database_sync_to_async(self._lost)():
+                await self.close(code)
                 return
             await self._publish_watch()
             self.look_again()
 
-    def _still_in(self) -> bool:
-        """Whether who opened the page is still signed in, and may still see it."""
+    def _find(self) -> set[int | None]:
+        found = self.find()
+        self._check(found)
+        return found
+
+    def _check(self, clusters: set[int | None]) -> None:
+        """Raises Gone where one of them is not for the page's user to see, Forbidden where the role is too small."""
+        ours = {pk for pk in clusters if pk is not None}
+        if None in clusters:
+            require(self.user, self.permission)
+            return
+        visible = Cluster.objects.visible_to(self.user).in_bulk(ours)
+        if len(visible) < len(ours):
+            raise Gone
+        for cluster in visible.values():
+            require(self.user, self.permission, cluster)
+
+    def _lost(self) -> int | None:
+        """Why the page may be shown no longer, as the code of a close: signed out, or fewer roles than before."""
         session = self.scope.get("session")
         if session is not None and session.session_key and not session.exists(session.session_key):
-            return False
-        user = self.scope["user"]
-        return type(user)._default_manager.filter(pk=user.pk, is_active=True, is_staff=True).exists()
+            return CLOSE_SIGNED_OUT
+        user = User.objects.filter(pk=self.user.pk, is_active=True).first()
+        if user is None:
+            return CLOSE_SIGNED_OUT
+        self.scope["user"] = user  # with the roles that are given now
+        try:
+            self._check(self._clusters)
+        except Gone:
+            return CLOSE_GONE
+        except Forbidden:
+            return CLOSE_FORBIDDEN
+        return None
+
+    @property
+    def user(self) -> User:
+        """Who opened the page."""
+        return self.scope["user"]
 
     def look_again(self) -> None:
         """Rows changed: read them before the next delta."""

@@ -23,6 +23,8 @@ IN_VIEW_LIMIT = 50
 class ClusterConsumer(MeshConsumer):
     """A cluster's page: its nodes, and its links or those that are not up."""
 
+    permission = "view_cluster"
+
     def find(self) -> set[int | None]:
         """The cluster of the address."""
         self._nodes: Sent[int, NodeRow] = Sent()

@@ -16,6 +16,8 @@ from nodes.pages import Enrolled, EnrolmentDelta, EnrolmentSnapshot, Flushed
 class EnrolmentConsumer(MeshConsumer):
     """The enrolment dialog: who came by this token, and how far each is."""
 
+    permission = "create_token"
+
     def find(self) -> set[int | None]:
         """The cluster of the token of the address."""
         self._uuid = self.scope["url_route"]["kwargs"]["token"]

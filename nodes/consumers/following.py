@@ -17,12 +17,14 @@ PAIR_SECONDS = 2.0
 class OverviewConsumer(FollowingConsumer):
     """Pages about all clusters."""
 
+    permission = "enter_console"
+
     def find(self) -> set[int | None]:
         """Every cluster; there need not be one."""
         self._clusters_seen: Sent[int, tuple[Any, ...]] = Sent()
         self._nodes: Sent[int, tuple[Any, ...]] = Sent()
         self._links: Sent[int, tuple[int | None, ...]] = Sent()
-        return {None, *Cluster.objects.values_list("pk", flat=True)}
+        return {None, *Cluster.objects.visible_to(self.user).values_list("pk", flat=True)}
 
     async def _read(self) -> None:
         await super()._read()
@@ -33,9 +35,9 @@ class OverviewConsumer(FollowingConsumer):
 
     def read(self) -> None:
         """Two queries and a call to Redis: what the lists and the sentences of the overview are made of."""
-        clusters = Cluster.objects.values_list("pk", "name", "epoch", "revision", "options")
+        clusters = Cluster.objects.visible_to(self.user).values_list("pk", "name", "epoch", "revision", "options")
         self._clusters_seen.now = {row[0]: row for row in clusters}
-        nodes = Node.objects.present().values_list(
+        nodes = Node.objects.visible_to(self.user).present().values_list(
             "pk", "name", "status", "session", "fault", "applied_epoch", "applied_number", "claimed_networks",
             "networks", "clock_skew", "agent_version", "obstacles_at",
         )  # fmt: skip
@@ -61,6 +63,8 @@ class OverviewConsumer(FollowingConsumer):
 
 class PairConsumer(FollowingConsumer):
     """The page of one link: how both ends see it, and how they stand."""
+
+    permission = "view_cluster"
 
     pause = PAIR_SECONDS
 
@@ -111,6 +115,8 @@ class PairConsumer(FollowingConsumer):
 class RemovalConsumer(FollowingConsumer):
     """A removed node's page: who has yet to drop it."""
 
+    permission = "view_cluster"
+
     def find(self) -> set[int | None]:
         """The cluster of the removed node."""
         self._members: Sent[int, tuple[Any, ...]] = Sent()
@@ -138,6 +144,8 @@ class RemovalConsumer(FollowingConsumer):
 
 class AgentsConsumer(FollowingConsumer):
     """The page on a cluster's agents: which versions run, and how far an upgrade is."""
+
+    permission = "view_cluster"
 
     def find(self) -> set[int | None]:
         """The cluster of the address."""
@@ -172,6 +180,8 @@ class AgentsConsumer(FollowingConsumer):
 
 class RotationConsumer(FollowingConsumer):
     """The page of a cluster's rotation: who has the next secret, and who is away."""
+
+    permission = "view_cluster"
 
     def find(self) -> set[int | None]:
         """The cluster of the address."""

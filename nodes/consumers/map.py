@@ -21,6 +21,8 @@ GROUPED_SECONDS = 1.0
 class MapConsumer(MeshConsumer):
     """Members and the links between them, or between groups of them."""
 
+    permission = "view_cluster"
+
     def find(self) -> set[int | None]:
         """The cluster of the address."""
         route = self.scope["url_route"]["kwargs"]

@@ -18,6 +18,8 @@ from nodes.pages import FULL_LINKS, Flushed, LinkCounts, NodeDelta, NodeRow, Nod
 class NodeConsumer(MeshConsumer):
     """A node's page: how it sees its peers, and they it."""
 
+    permission = "view_cluster"
+
     def find(self) -> set[int | None]:
         """The cluster of the node of the address."""
         self._pk = self.scope["url_route"]["kwargs"]["node"]

@@ -17,6 +17,8 @@ from nodes.services import inspection
 class DiscoveryConsumer(OverviewConsumer):
     """The page on the service: its clusters, how much is kept of each, and whether anybody serves."""
 
+    permission = "enter_console"
+
     def find(self) -> set[int | None]:
         """Every cluster; there need not be one."""
         self._kept: Sent[int, tuple[Any, ...]] = Sent()
@@ -25,7 +27,7 @@ class DiscoveryConsumer(OverviewConsumer):
 
     def read(self) -> None:
         """Three queries: what the page is drawn of, but for when a cluster was last used."""
-        clusters = Cluster.objects.values_list("pk", "name", "options")
+        clusters = Cluster.objects.visible_to(self.user).values_list("pk", "name", "options")
         self._clusters_seen.now = {row[0]: row for row in clusters}
         kept = DiscoveryCluster.objects.annotate(size=Count("affiliates")).values_list("pk", "number", "size")
         self._kept.now = {row[0]: row for row in kept}
@@ -44,6 +46,8 @@ class DiscoveryConsumer(OverviewConsumer):
 
 class ClusterDiscoveryConsumer(FollowingConsumer):
     """A cluster's page on discovery: what is kept of it, and which of it are nodes."""
+
+    permission = "view_cluster"
 
     def find(self) -> set[int | None]:
         """The cluster of the address."""

@@ -5,6 +5,8 @@ from nodes.models.clusters import Change, Cluster, Console, Rotation
 from nodes.models.discovery import DiscoveryAffiliate, DiscoveryClock, DiscoveryCluster
 from nodes.models.members import Candidate, Node, Tombstone
 from nodes.models.obstacles import Obstacle
+from nodes.models.people import Grant
+from nodes.models.roles import Role
 from nodes.models.rollouts import Rollout, RolloutStep
 from nodes.models.tokens import Token
 
@@ -17,8 +19,10 @@ __all__ = [
     "DiscoveryAffiliate",
     "DiscoveryClock",
     "DiscoveryCluster",
+    "Grant",
     "Node",
     "Obstacle",
+    "Role",
     "Rollout",
     "RolloutStep",
     "Rotation",

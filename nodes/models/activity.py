@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from django.conf import settings
+from django.contrib.auth.base_user import AbstractBaseUser
+from django.contrib.auth.models import AnonymousUser
 from django.db import models
 
 from nodes.models.clusters import Cluster
 from nodes.models.members import Node
+from nodes.models.roles import Role, ScopedQuerySet, roles_of
 
 
 class Transition(models.Model):
@@ -31,6 +34,8 @@ class Transition(models.Model):
     count = models.PositiveIntegerField(default=1, help_text="Of a capped row: how many were left out.")
     at = models.DateTimeField(db_index=True)
 
+    objects = ScopedQuerySet.as_manager()
+
     class Meta:
         ordering = ("-at", "-pk")
         indexes = (
@@ -40,6 +45,21 @@ class Transition(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} {self.before} → {self.after}"
+
+
+class AuditQuerySet(ScopedQuerySet):
+    """Reading who did what."""
+
+    def visible_to(self, user: AbstractBaseUser | AnonymousUser) -> AuditQuerySet:
+        """What was done in clusters that somebody may see, or by themselves; to the console and its people: what its
+        administrators may see.
+        """
+        clusters = roles_of(user).at_least(Role.VIEWER)
+        if clusters is not None:
+            return self.filter(models.Q(cluster__in=clusters) | models.Q(actor=user.pk))
+        if roles_of(user).console == Role.ADMINISTRATOR:
+            return self
+        return self.filter(models.Q(cluster__isnull=False) | models.Q(actor=user.pk))
 
 
 class Audit(models.Model):
@@ -53,6 +73,8 @@ class Audit(models.Model):
     node = models.ForeignKey(Node, null=True, blank=True, on_delete=models.SET_NULL, related_name="audits")
     target = models.CharField(max_length=253, blank=True, help_text="The object's name at the time.")
     details = models.JSONField(default=dict, blank=True, help_text="What else; never a secret.")
+
+    objects = AuditQuerySet.as_manager()
 
     class Meta:
         ordering = ("-at", "-pk")

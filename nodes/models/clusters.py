@@ -5,12 +5,15 @@ from __future__ import annotations
 import uuid
 
 import msgspec
+from django.contrib.auth.base_user import AbstractBaseUser
+from django.contrib.auth.models import AnonymousUser
 from django.db import models
 from django.urls import reverse
 
 from kubespan.core.cluster import ula_prefix
 from kubespan.core.messages import Revision
 from kubespan.core.options import ClusterOptions
+from nodes.models.roles import Role, within
 from nodes.secrets import SecretField
 
 
@@ -33,6 +36,10 @@ class Console(models.Model):
 
 class ClusterQuerySet(models.QuerySet["Cluster"]):
     """Reading clusters."""
+
+    def visible_to(self, user: AbstractBaseUser | AnonymousUser) -> ClusterQuerySet:
+        """Those that somebody may see."""
+        return within(self, user, Role.VIEWER, "pk")
 
     def with_counts(self) -> ClusterQuerySet:
         """Add `approved_count` and `pending_count`."""

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from django.contrib.auth.base_user import AbstractBaseUser
+from django.contrib.auth.models import AnonymousUser
 from django.db import connections, models, transaction
 from django.urls import reverse
 
 from nodes.models.clusters import Cluster
+from nodes.models.roles import Role, within
 from nodes.models.tokens import Token
 
 
 class NodeQuerySet(models.QuerySet["Node"]):
     """Reading nodes."""
+
+    def visible_to(self, user: AbstractBaseUser | AnonymousUser) -> NodeQuerySet:
+        """Those of the clusters that somebody may see."""
+        return within(self, user, Role.VIEWER, "cluster")
 
     def approved(self) -> NodeQuerySet:
         """Those that may take part."""

@@ -6,6 +6,7 @@ from django.db import models
 
 from nodes.models.clusters import Cluster
 from nodes.models.members import Node
+from nodes.models.roles import ScopedQuerySet
 
 
 class Rollout(models.Model):
@@ -28,6 +29,8 @@ class Rollout(models.Model):
     started = models.DateTimeField()
     started_by = models.CharField(max_length=150)
     ended = models.DateTimeField(null=True, blank=True)
+
+    objects = ScopedQuerySet.as_manager()
 
     class Meta:
         ordering = ("-started", "-pk")

@@ -9,6 +9,7 @@ from django.conf import settings
 from django.db import models
 
 from nodes.models.clusters import Cluster
+from nodes.models.roles import ScopedQuerySet
 
 
 class Token(models.Model):
@@ -26,6 +27,8 @@ class Token(models.Model):
     created = models.DateTimeField(auto_now_add=True)
     created_by = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL)
     last_used = models.DateTimeField(null=True, blank=True)
+
+    objects = ScopedQuerySet.as_manager()
 
     class Meta:
         ordering = ("-created",)

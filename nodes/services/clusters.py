@@ -20,6 +20,7 @@ from kubespan.core.cluster import (
 from kubespan.core.messages import Removed, Revision
 from kubespan.core.options import ClusterOptions
 from nodes import fanout
+from nodes.access import needs
 from nodes.models import Change, Cluster, Node
 from nodes.secrets import Unreadable
 from nodes.services import after, audit, claims, discovery, endpoints, revisions
@@ -32,6 +33,7 @@ BATCH = 500
 """Rows of one UPDATE; databases limit how many values a statement may carry."""
 
 
+@needs("create_cluster")
 def create_cluster(
     actor: audit.Actor,
     *,
@@ -112,6 +114,7 @@ def _check_new(cluster: Cluster) -> None:
         )
 
 
+@needs("change_options")
 def set_options(actor: audit.Actor, cluster: Cluster, options: ClusterOptions, now: datetime) -> Revision | None:
     """Give the cluster new options; gives the revision that they became, or none where nothing differs."""
     _check_options(options)
@@ -229,6 +232,7 @@ def _enumerate(values: Iterable[str]) -> str:
     return ", ".join(values)
 
 
+@needs("reveal_secret")
 def reveal_secret(actor: audit.Actor, cluster: Cluster, now: datetime) -> str:
     """Give the cluster secret to somebody who asked for it; each look is an audit row."""
     with transaction.atomic():
@@ -240,6 +244,7 @@ def reveal_secret(actor: audit.Actor, cluster: Cluster, now: datetime) -> str:
     return secret
 
 
+@needs("reveal_id")
 def reveal_id(actor: audit.Actor, cluster: Cluster, now: datetime) -> str:
     """Give the cluster id to somebody who asked: who knows it may write to discovery. Each look is an audit row."""
     with transaction.atomic():
@@ -248,6 +253,7 @@ def reveal_id(actor: audit.Actor, cluster: Cluster, now: datetime) -> str:
     return cluster_id
 
 
+@needs("delete_cluster")
 def delete_cluster(actor: audit.Actor, cluster: Cluster, typed_name: str, now: datetime) -> None:
     """Delete a cluster with all that belongs to it; connected machines are told to take the mesh down."""
     if typed_name != cluster.name:

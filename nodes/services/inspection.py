@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from django.db import transaction
-from django.db.models import Count
+from django.db.models import Count, QuerySet
 
 from kubespan.core.affiliate import Affiliate
 from kubespan.discovery.state import SealedAffiliate
+from nodes.access import needs
 from nodes.models import Cluster, DiscoveryClock, DiscoveryCluster, Node
 from nodes.services import affiliates, audit, discovery
 from nodes.services.affiliates import Opened
@@ -108,6 +109,7 @@ def explain(cluster: Cluster, listing: Listing, rows: Iterable[Listed]) -> list[
     return [replace(row, why=company.fault(unknown[row.id])) if row.id in unknown else row for row in rows]
 
 
+@needs("open_discoveryaffiliate")
 def reveal(actor: audit.Actor, cluster: Cluster, ids: Collection[str], now: datetime) -> dict[str, Affiliate]:
     """Give what these affiliates say to somebody who asked for it; each look is an audit row."""
     with transaction.atomic():
@@ -117,12 +119,15 @@ def reveal(actor: audit.Actor, cluster: Cluster, ids: Collection[str], now: date
     return found
 
 
-def list_clusters() -> list[Kept]:
-    """Our clusters by name, and then strangers', each with how many affiliates there are; two queries."""
+def list_clusters(ours: QuerySet[Cluster], *, strangers: bool) -> list[Kept]:
+    """These of our clusters by name, and then strangers', each with how many affiliates there are; three queries."""
     rows = {row.cluster_id: row for row in DiscoveryCluster.objects.annotate(size=Count("affiliates")).order_by("pk")}
-    ours = [(cluster, rows.pop(cluster.cluster_id, None)) for cluster in Cluster.objects.order_by("name")]
-    known = [Kept(row, cluster, row.size if row else 0) for cluster, row in ours]
-    return known + [Kept(row, None, row.size) for row in rows.values()]
+    found = [(cluster, rows.get(cluster.cluster_id)) for cluster in ours.order_by("name")]
+    known = [Kept(row, cluster, row.size if row else 0) for cluster, row in found]
+    if not strangers:
+        return known
+    held = set(Cluster.objects.values_list("cluster_id", flat=True))
+    return known + [Kept(row, None, row.size) for key, row in rows.items() if key not in held]
 
 
 def is_serving(wall: float) -> bool:

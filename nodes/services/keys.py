@@ -6,10 +6,12 @@ from datetime import datetime
 
 from django.db import transaction
 
+from nodes.access import needs
 from nodes.secrets import Unreadable, newest_key, secret_fields
 from nodes.services import audit
 
 
+@needs("manage_console")
 def rotate_keys(actor: audit.Actor, now: datetime) -> tuple[int, list[str]]:
     """Encrypt with the newest key whatever another one encrypts; gives how many, and what no key opens.
 

@@ -12,6 +12,7 @@ from django.db import transaction
 from kubespan.core.endpoint import Endpoint, IPAddress, IPNetwork, parse_network
 from kubespan.core.messages import Claim, ClaimRefused, Member, Removed, TryAgain
 from nodes import fanout
+from nodes.access import needs
 from nodes.counters import count
 from nodes.models import Candidate, Change, Cluster, Node, Tombstone
 from nodes.services import after, audit, claims, endpoints, revisions, rotation
@@ -55,6 +56,7 @@ def _settle(cluster: Cluster, node: Node, before: Member | None, now: datetime) 
     return True
 
 
+@needs("approve_node")
 def approve_node(actor: audit.Actor, node: Node, now: datetime) -> Node:
     """Let a pending node in: everybody else hears of it, and it gets secret and members over its connection."""
     with transaction.atomic():
@@ -70,6 +72,7 @@ def approve_node(actor: audit.Actor, node: Node, now: datetime) -> Node:
     return node
 
 
+@needs("remove_node")
 def remove_node(actor: audit.Actor, node: Node, typed_name: str, now: datetime) -> Tombstone:
     """Cut a node off: every connected machine drops it, its connection closes, its keys are refused from now on."""
     if typed_name != node.name:
@@ -112,6 +115,7 @@ def farewell(node: Node) -> str:
     return f"{node} was removed from the cluster {node.cluster}"
 
 
+@needs("change_node")
 def set_node_options(
     actor: audit.Actor,
     node: Node,
@@ -197,6 +201,7 @@ def _take_off(node: Node) -> None:
     node.ruled_networks = {network: by for network, by in node.ruled_networks.items() if network not in node.networks}
 
 
+@needs("change_node")
 def approve_networks(actor: audit.Actor, node: Node, networks: Sequence[str], now: datetime) -> Node:
     """Say yes to networks that a node asks to advertise: they become everybody's route to it."""
     with transaction.atomic():
@@ -370,6 +375,7 @@ def expire_candidates(now: datetime) -> int:
     return forgotten
 
 
+@needs("try_again")
 def try_again(actor: audit.Actor, node: Node, peer: Node | None, now: datetime) -> None:
     """Have a node take the next endpoint of one peer, or of all its peers, whatever their state."""
     with transaction.atomic():

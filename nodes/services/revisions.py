@@ -25,6 +25,7 @@ from kombu.exceptions import OperationalError
 
 from kubespan.core.messages import Delta, Member, Revision, Snapshot, dump
 from nodes import fanout
+from nodes.access import needs
 from nodes.connections import sync_redis
 from nodes.models import Candidate, Change, Cluster, Console, Node
 from nodes.services import audit
@@ -287,6 +288,7 @@ def prune(now: datetime) -> int:
     return deleted
 
 
+@needs("manage_console")
 @transaction.atomic
 def start_epoch(actor: audit.Actor, now: datetime, *, push: bool = True) -> int:
     """Begin a new epoch after a backup was restored: whatever agents hold of the old one, they get a snapshot.

@@ -20,6 +20,7 @@ from django.db import transaction
 from kubespan.core.messages import Upgrade
 from kubespan.core.release import Release, may_follow, parse_version
 from nodes import delivery, live
+from nodes.access import needs
 from nodes.models import Cluster, Node, Rollout, RolloutStep, Transition
 from nodes.services import after, audit, claims, revisions, transitions
 from nodes.services.refused import Refused
@@ -75,6 +76,7 @@ def _handed_out(version: str) -> bool:
         return False
 
 
+@needs("upgrade_agents")
 def start_rollout(actor: audit.Actor, cluster: Cluster, now: datetime) -> Rollout:
     """Begin: one node is told at once. Raises Refused."""
     with transaction.atomic():
@@ -106,6 +108,7 @@ def start_rollout(actor: audit.Actor, cluster: Cluster, now: datetime) -> Rollou
     return rollout
 
 
+@needs("upgrade_agents")
 def cancel_rollout(actor: audit.Actor, rollout: Rollout, now: datetime) -> Rollout:
     """Tell nobody else; nodes that were told go on. Raises Refused."""
     with transaction.atomic():

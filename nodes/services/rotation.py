@@ -18,6 +18,7 @@ from kubespan.core.cluster import KEY_BYTES, make_cluster_secret
 from kubespan.core.messages import ClusterSecret, Revision
 from kubespan.core.rotation import ROTATION_VERSION, Standing, lacking, may_switch_alone, standing
 from kubespan.core.sealing import seal
+from nodes.access import needs
 from nodes.models import Change, Cluster, Node, Rotation
 from nodes.secrets import Secret, Unreadable
 from nodes.services import after, audit, revisions
@@ -26,6 +27,7 @@ from nodes.services.refused import Refused
 log = structlog.get_logger(__name__)
 
 
+@needs("rotate_secret")
 def start(actor: audit.Actor, cluster: Cluster, *, automatic: bool, now: datetime) -> Rotation:
     """Make the cluster's next secret and hand it out; everybody goes on with the present one. Raises Refused."""
     with transaction.atomic():
@@ -55,6 +57,7 @@ def _make_secret(cluster: Cluster, rotation: Rotation) -> None:
     rotation.save()
 
 
+@needs("rotate_secret")
 def switch(actor: audit.Actor, cluster: Cluster, generation: int, now: datetime) -> Revision:
     """Make the secret of that generation the cluster's: everybody who is connected uses it within a moment.
 
@@ -83,6 +86,7 @@ NAMED_AT_MOST = 50
 """Machines that an audit row names."""
 
 
+@needs("rotate_secret")
 def cancel(actor: audit.Actor, cluster: Cluster, generation: int, now: datetime) -> None:
     """Forget the next secret; whoever has it forgets it too. Raises Refused where no such rotation is under way."""
     with transaction.atomic():

@@ -9,12 +9,14 @@ from django.db import transaction
 from kubespan.core.talos.eras import Era
 from kubespan.core.talos.patches import Patch
 from nodes import talos
+from nodes.access import needs
 from nodes.models import Cluster
 from nodes.secrets import Unreadable
 from nodes.services import audit
 from nodes.services.refused import Refused
 
 
+@needs("reveal_secret")
 def reveal_patch(
     actor: audit.Actor, cluster: Cluster, era: Era, *, kubespan: bool, beside: bool, legacy: bool, now: datetime
 ) -> Patch:

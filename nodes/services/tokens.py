@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.db import transaction
 
+from nodes.access import needs
 from nodes.models import Cluster, Token
 from nodes.services import after, audit
 from nodes.services.refused import Refused
@@ -25,6 +26,7 @@ def digest_token(plain: str) -> str:
     return hashlib.sha256(plain.encode()).hexdigest()
 
 
+@needs("create_token")
 def create_token(
     actor: audit.Actor,
     cluster: Cluster,
@@ -59,6 +61,7 @@ def create_token(
     return token, plain
 
 
+@needs("revoke_token")
 def revoke_token(actor: audit.Actor, token: Token, now: datetime) -> Token:
     """Make a token worthless at once; what it enrolled stays. Revoking it again changes nothing."""
     with transaction.atomic():

@@ -6,6 +6,7 @@ from datetime import datetime
 from ipaddress import ip_address
 
 from django import template
+from django.db.models import Model
 from django.templatetags.static import static
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
@@ -13,7 +14,7 @@ from django.utils.safestring import SafeString
 
 from kubespan.core.duration import age
 from kubespan.core.rotation import Standing
-from nodes import words
+from nodes import access, words
 from nodes.models import Audit, Cluster, Node, Rotation, Token, Transition
 from nodes.words import LinkCounts, count, relative
 
@@ -172,10 +173,16 @@ def clock(skew: float | None) -> str:
     return words.clock(skew)
 
 
-@register.simple_tag
-def pending_nodes() -> int:
+@register.simple_tag(takes_context=True)
+def pending_nodes(context: template.Context) -> int:
     """How many nodes wait for an operator: the navigation's count."""
-    return Node.objects.pending().count()
+    return Node.objects.visible_to(context["request"].user).pending().count()
+
+
+@register.simple_tag(takes_context=True)
+def may(context: template.Context, action: str, subject: Model | None = None) -> bool:
+    """Whether who looks at the page may do that: `{% may "approve_node" node as can_approve %}`."""
+    return access.may(context["request"].user, action, subject)
 
 
 @register.simple_tag(takes_context=True)

@@ -50,7 +50,8 @@ def help_place() -> navigation.Place:
 def switcher(context: template.Context) -> list[Choice]:
     """The clusters that one may switch to from here, all of them first; none where there is no cluster."""
     name, query = _name(context), context["request"].GET
-    rows = list(Cluster.objects.values_list("uuid", "name")[:SWITCHED_AT_MOST])
+    clusters = Cluster.objects.visible_to(context["request"].user)
+    rows = list(clusters.values_list("uuid", "name")[:SWITCHED_AT_MOST])
     if not rows:
         return []
     chosen = navigation.chosen_uuid(name, query, context.get("cluster"))

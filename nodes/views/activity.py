@@ -9,19 +9,25 @@ from django.views import View
 from nodes import exports
 from nodes.filters import AuditFilter, TransitionFilter
 from nodes.models import Audit, Transition
-from nodes.views.common import PAGE_SIZE, OperatorMixin
+from nodes.views.common import PAGE_SIZE, RoleMixin
 from nodes.views.lists import export_rows
 
 
-class ActivityView(OperatorMixin, View):
+class ActivityView(RoleMixin, View):
     """Both kinds of history, each a tab."""
+
+    permission = "enter_console"
 
     def get(self, request):
         tab = "audit" if request.GET.get("tab") == "audit" else "links"
         if tab == "audit":
-            found = AuditFilter(request.GET, Audit.objects.select_related("cluster", "node"))
+            audits = Audit.objects.visible_to(request.user)
+            found = AuditFilter(request.GET, audits.select_related("cluster", "node"), request=request)
         else:
-            found = TransitionFilter(request.GET, Transition.objects.select_related("cluster", "node", "peer"))
+            transitions = Transition.objects.visible_to(request.user)
+            found = TransitionFilter(
+                request.GET, transitions.select_related("cluster", "node", "peer"), request=request
+            )
         if kind := exports.wanted(request):
             return export_rows(exports.AUDITS if tab == "audit" else exports.TRANSITIONS, found.qs, kind)
         page = Paginator(found.qs, PAGE_SIZE).get_page(request.GET.get("page"))

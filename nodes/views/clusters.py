@@ -23,7 +23,7 @@ from nodes.services import clusters as services
 from nodes.services import rollouts
 from nodes.services.refused import Refused
 from nodes.talos_forms import ImportForm
-from nodes.views.common import PAGE_SIZE, OperatorMixin, add_links
+from nodes.views.common import PAGE_SIZE, RoleMixin, add_links
 from nodes.views.lists import export_rows
 from nodes.words import LinkCounts
 
@@ -31,12 +31,16 @@ MATRIX_NODES = 50
 """A matrix of words stays readable up to here; larger clusters show the links that are not up."""
 
 
-class ClusterListView(OperatorMixin, View):
+class ClusterListView(RoleMixin, View):
     """All clusters."""
 
+    permission = "enter_console"
+
     def get(self, request):
-        clusters = list(Cluster.objects.with_counts().order_by("name"))
-        nodes = list(Node.objects.approved().only("pk", "cluster_id", "session", "kind", "left_at"))
+        clusters = list(Cluster.objects.visible_to(request.user).with_counts().order_by("name"))
+        nodes = list(
+            Node.objects.visible_to(request.user).approved().only("pk", "cluster_id", "session", "kind", "left_at")
+        )
         add_links(nodes)
         for cluster in clusters:
             members = [node for node in nodes if node.cluster_id == cluster.pk]
@@ -50,8 +54,10 @@ class ClusterListView(OperatorMixin, View):
         return render(request, "clusters/list.html", {"clusters": clusters})
 
 
-class ClusterCreateView(OperatorMixin, View):
+class ClusterCreateView(RoleMixin, View):
     """A new cluster, with an id and a secret made for it."""
+
+    permission = "create_cluster"
 
     form_class: type[ClusterForm] = ClusterForm
     importing = False
@@ -110,8 +116,10 @@ class ClusterImportView(ClusterCreateView):
         return redirect("cluster-talos", cluster.uuid)
 
 
-class ClusterTab(OperatorMixin, View):
+class ClusterTab(RoleMixin, View):
     """One of a cluster's tabs."""
+
+    permission = "view_cluster"
 
     tab = ""
     template = ""
@@ -124,8 +132,12 @@ class ClusterTab(OperatorMixin, View):
     def cluster(self) -> Cluster:
         """The cluster that the address names."""
         if self._cluster is None:
-            self._cluster = get_object_or_404(Cluster.objects.with_counts(), uuid=self.kwargs["uuid"])
+            clusters = Cluster.objects.visible_to(self.request.user)
+            self._cluster = get_object_or_404(clusters.with_counts(), uuid=self.kwargs["uuid"])
         return self._cluster
+
+    def subject(self) -> Cluster:
+        return self.cluster
 
     def show(self, status: int = 200, **context) -> HttpResponse:
         """The tab, in the cluster's frame."""
@@ -185,6 +197,8 @@ class ClusterLinksView(ClusterTab):
 class ClusterOptionsView(ClusterTab):
     """The cluster's options; what saving them would change is told before."""
 
+    post_permission = "change_options"
+
     tab = "options"
     template = "clusters/options.html"
 
@@ -211,6 +225,8 @@ class ClusterOptionsView(ClusterTab):
 class ClusterIdView(ClusterTab):
     """The Options tab with the cluster id in clear, for whoever asks for it."""
 
+    permission = "reveal_id"
+
     tab = "options"
     template = "clusters/options.html"
 
@@ -221,6 +237,8 @@ class ClusterIdView(ClusterTab):
 
 class ClusterOptionsPreviewView(ClusterTab):
     """What saving the form as it stands would change; a fragment."""
+
+    permission = "change_options"
 
     template = "clusters/_preview.html"
 
@@ -237,6 +255,8 @@ class ClusterOptionsPreviewView(ClusterTab):
 
 class ClusterAgentsView(ClusterTab):
     """Which agents run, and upgrading them: one node first, then the others."""
+
+    post_permission = "upgrade_agents"
 
     tab = "agents"
     template = "clusters/agents.html"
@@ -265,11 +285,17 @@ class ClusterAgentsView(ClusterTab):
         )
 
 
-class RolloutCancelView(OperatorMixin, View):
+class RolloutCancelView(RoleMixin, View):
     """Upgrade nobody else."""
 
+    permission = "upgrade_agents"
+
+    def subject(self) -> Rollout:
+        rollouts = Rollout.objects.visible_to(self.request.user).select_related("cluster")
+        return get_object_or_404(rollouts, pk=self.kwargs["pk"])
+
     def post(self, request, pk):
-        rollout = get_object_or_404(Rollout.objects.select_related("cluster"), pk=pk)
+        rollout = self.subject()
         try:
             rollouts.cancel_rollout(request.user, rollout, timezone.now())
         except Refused as refusal:
@@ -300,6 +326,8 @@ class ClusterActivityView(ClusterTab):
 class ClusterSecretView(ClusterTab):
     """The secret, for whoever signs in again; the answer is never kept by a browser."""
 
+    permission = "reveal_secret"
+
     tab = "options"
     template = "clusters/secret.html"
 
@@ -320,6 +348,8 @@ class ClusterSecretView(ClusterTab):
 
 class ClusterDeleteView(ClusterTab):
     """Take a cluster away, for whoever types its name."""
+
+    permission = "delete_cluster"
 
     tab = "options"
     template = "clusters/delete.html"

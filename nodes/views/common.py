@@ -7,11 +7,13 @@ from typing import TypeVar
 
 import redis
 import structlog
-from django.contrib.auth.mixins import LoginRequiredMixin, UserPassesTestMixin
+from django.contrib.auth.mixins import AccessMixin
 from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import PermissionDenied
+from django.db.models import Model
 from django_htmx.http import HttpResponseClientRedirect
 
-from nodes import live
+from nodes import access, live
 from nodes.models import Node
 from nodes.words import LinkCounts
 
@@ -19,24 +21,47 @@ log = structlog.get_logger(__name__)
 
 PAGE_SIZE = 25
 
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
 T = TypeVar("T")
 
 
-class OperatorMixin(LoginRequiredMixin, UserPassesTestMixin):
-    """Signed in, and of the staff; others are told so instead of being sent to sign in again and again."""
+class RoleMixin(AccessMixin):
+    """Signed in, and with the role that the page needs; who has another is told which, and who can give it.
 
-    raise_exception = False
+    Names of actions are nodes.access.ACTIONS'. A page that names none is for the console's administrators.
+    """
 
-    def test_func(self) -> bool:
-        return self.request.user.is_staff
+    permission = "manage_console"
+    """What opening the page needs."""
+
+    post_permission = ""
+    """What sending its form needs, where that is more."""
+
+    def subject(self) -> Model | None:
+        """The row that the page is about; raises Http404 where there is none that may be seen."""
+        return None
+
+    def dispatch(self, request, *args, **kwargs):
+        if not request.user.is_authenticated:
+            return self.handle_no_permission()
+        reading = request.method in SAFE_METHODS
+        needed = self.permission if reading else self.post_permission or self.permission
+        subject = self.subject()
+        if not access.may(request.user, needed, subject):
+            raise PermissionDenied(access.Forbidden(needed, subject).reason)
+        return super().dispatch(request, *args, **kwargs)
 
     def handle_no_permission(self):
-        self.raise_exception = self.request.user.is_authenticated
-        response = super().handle_no_permission()
+        response = redirect_to_login(self.request.get_full_path())
         if self.request.htmx:
             # A fragment must not become the sign-in page: the whole page goes there, and comes back.
             return HttpResponseClientRedirect(redirect_to_login(self.request.htmx.current_url_abs_path or "/").url)
         return response
+
+
+OperatorMixin = RoleMixin
+"""Its former name, for pages that are being written."""
 
 
 def read_live(read: Callable[[], T], otherwise: T) -> T:

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 import redis
 from django.conf import settings
 from django.core.cache import cache
-from django.core.exceptions import PermissionDenied
 from django.core.paginator import Page, Paginator
 from django.db import DatabaseError
 from django.http import HttpResponse, JsonResponse
@@ -19,28 +18,29 @@ from django.views import View
 from django.views.decorators.cache import never_cache
 
 from kubespan.discovery.limits import AFFILIATES
-from nodes import exports
+from nodes import access, exports
 from nodes.models import Cluster, DiscoveryCluster
 from nodes.services import discovery as services
 from nodes.services import inspection
 from nodes.services.inspection import Listed, Listing, Seal
 from nodes.views.clusters import ClusterTab
-from nodes.views.common import PAGE_SIZE, OperatorMixin
+from nodes.views.common import PAGE_SIZE, RoleMixin
 from nodes.views.lists import export_rows
-
-OPEN = "nodes.open_discoveryaffiliate"
-"""The permission to see what affiliates say."""
 
 STATS_SECONDS = 3600
 """For how long one count is told again (spec/discovery-protocol.md §5.8)."""
 STATS_KEY = "discovery-stats"
 
 
-class DiscoveryView(OperatorMixin, View):
+class DiscoveryView(RoleMixin, View):
     """What the service is, how it stands, and which clusters it keeps."""
 
+    permission = "enter_console"
+
     def get(self, request):
-        kept = inspection.list_clusters()
+        kept = inspection.list_clusters(
+            Cluster.objects.visible_to(request.user), strangers=access.may(request.user, "view_strangers")
+        )
         if kind := exports.wanted(request):
             return export_rows(exports.SERVED, kept, kind)
         strangers = [one for one in kept if one.cluster is None]
@@ -56,8 +56,10 @@ class DiscoveryView(OperatorMixin, View):
         return render(request, "discovery/service.html", context)
 
 
-class StrangerView(OperatorMixin, View):
+class StrangerView(RoleMixin, View):
     """A cluster at the service that is not this console's: what is kept of it, all of it sealed."""
+
+    permission = "view_strangers"
 
     def get(self, request, pk):
         row = get_object_or_404(DiscoveryCluster, pk=pk)
@@ -93,7 +95,6 @@ class ClusterDiscoveryView(ClusterTab):
             counts={seal.value: listing.count(seal) for seal in Seal},
             limit=AFFILIATES,
             serving=inspection.is_serving(time.time()),
-            may_open=self.request.user.has_perm(OPEN),
             live_path=f"/live/discovery/{self.cluster.uuid}",
             **context,
         )
@@ -103,12 +104,12 @@ class ClusterDiscoveryView(ClusterTab):
 class ClusterContentsView(ClusterDiscoveryView):
     """What the affiliates of one page say, for whoever may and asks for it."""
 
+    post_permission = "open_discoveryaffiliate"
+
     def get(self, request, uuid):
         return redirect("cluster-discovery", uuid)
 
     def post(self, request, uuid):
-        if not request.user.has_perm(OPEN):
-            raise PermissionDenied
         number = request.POST.get("page")
         ids = [row.id for row in _page(inspection.list_affiliates(self.cluster), number).object_list]
         contents = inspection.reveal(request.user, self.cluster, ids, timezone.now())

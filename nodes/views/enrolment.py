@@ -9,13 +9,13 @@ from django.utils.decorators import method_decorator
 from django.views import View
 from django.views.decorators.cache import never_cache
 
-from nodes import delivery, exports
+from nodes import access, delivery, exports
 from nodes.forms import TokenForm
 from nodes.models import Cluster, Token
 from nodes.services import tokens as services
 from nodes.services.refused import Refused
 from nodes.tables import TokenTable
-from nodes.views.common import OperatorMixin
+from nodes.views.common import RoleMixin
 from nodes.views.lists import ListView
 
 
@@ -26,25 +26,34 @@ class TokenListView(ListView):
     table_class = TokenTable
 
     def rows(self):
-        return Token.objects.select_related("cluster", "created_by")
+        return Token.objects.visible_to(self.request.user).select_related("cluster", "created_by")
 
     def export(self):
         return exports.tokens(timezone.now())
 
     def context(self, table):
-        clusters = Cluster.objects.all()
+        clusters = access.clusters_where(self.request.user, "create_token")
         return {"any": bool(table.rows), "clusters": clusters, "token_form": TokenForm(clusters)}
 
 
 @method_decorator(never_cache, name="dispatch")
-class EnrolmentView(OperatorMixin, View):
+class EnrolmentView(RoleMixin, View):
     """Make a token inside the dialog (or on a page of its own), show the one line, wait in place."""
 
+    permission = "create_token"
+
+    def subject(self) -> Cluster:
+        return get_object_or_404(Cluster.objects.visible_to(self.request.user), uuid=self.kwargs["uuid"])
+
+    def choices(self):
+        """The clusters that a token may be made for."""
+        return access.clusters_where(self.request.user, "create_token")
+
     def get(self, request, uuid):
-        return self.show(TokenForm(Cluster.objects.all(), initial={"cluster": uuid}))
+        return self.show(TokenForm(self.choices(), initial={"cluster": uuid}))
 
     def post(self, request, uuid):
-        form = TokenForm(Cluster.objects.all(), request.POST)
+        form = TokenForm(self.choices(), request.POST)
         if not form.is_valid():
             return self.show(form, 400)
         given = form.cleaned_data
@@ -65,18 +74,23 @@ class EnrolmentView(OperatorMixin, View):
         return self.show(form, token=token, line=delivery.write_line(plain, release), release=release)
 
     def show(self, form, status: int = 200, **context):
-        cluster = get_object_or_404(Cluster, uuid=self.kwargs["uuid"])
         page = "enrolment/_dialog.html" if self.request.htmx else "enrolment/page.html"
-        context = {"cluster": cluster, "token_form": form} | context
+        context = {"cluster": self.subject(), "token_form": form} | context
         # A fragment is swapped in whatever it says: a fault belongs into the dialog.
         return render(self.request, page, context, status=200 if self.request.htmx else status)
 
 
-class TokenRevokeView(OperatorMixin, View):
+class TokenRevokeView(RoleMixin, View):
     """Make a token worthless."""
 
+    permission = "revoke_token"
+
+    def subject(self) -> Token:
+        tokens = Token.objects.visible_to(self.request.user).select_related("cluster")
+        return get_object_or_404(tokens, uuid=self.kwargs["uuid"])
+
     def post(self, request, uuid):
-        token = get_object_or_404(Token.objects.select_related("cluster"), uuid=uuid)
+        token = self.subject()
         try:
             services.revoke_token(request.user, token, timezone.now())
         except Refused as refusal:

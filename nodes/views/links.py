@@ -11,17 +11,26 @@ from django.views import View
 from kubespan.core.reason import explain
 from nodes import pairs
 from nodes.models import Node, Transition
-from nodes.views.common import OperatorMixin, read_live
+from nodes.views.common import RoleMixin, read_live
 
 SHOWN_TRANSITIONS = 20
 
 
-class PairView(OperatorMixin, View):
+class PairView(RoleMixin, View):
     """A pair of nodes of one cluster."""
 
+    permission = "view_cluster"
+
+    def subject(self) -> Node:
+        return get_object_or_404(self.nodes(), pk=self.kwargs["here"])
+
+    def nodes(self):
+        visible = Node.objects.visible_to(self.request.user)
+        return visible.select_related("cluster").prefetch_related("candidates", "obstacles")
+
     def get(self, request, here, there):
-        nodes = Node.objects.select_related("cluster").prefetch_related("candidates", "obstacles")
-        one = get_object_or_404(nodes, pk=here)
+        nodes = self.nodes()
+        one = self.subject()
         other = get_object_or_404(nodes, pk=there, cluster_id=one.cluster_id)
         if one == other:
             raise Http404

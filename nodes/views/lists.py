@@ -15,12 +15,13 @@ from django.views import View
 from django_tables2 import RequestConfig
 
 from nodes import exports
-from nodes.views.common import PAGE_SIZE, OperatorMixin
+from nodes.views.common import PAGE_SIZE, RoleMixin
 
 
-class ListView(OperatorMixin, View):
+class ListView(RoleMixin, View):
     """One list. What a list is, its class says by these; the rest is here."""
 
+    permission = "enter_console"
     template: str
     table_class: type[tables.Table]
     filter_class: type[django_filters.FilterSet] | None = None
@@ -42,7 +43,7 @@ class ListView(OperatorMixin, View):
 
     def get(self, request: HttpRequest, **_: object) -> HttpResponse:
         """The page, or the file."""
-        found = self.filter_class(request.GET, self.rows()) if self.filter_class else None
+        found = self.filter_class(request.GET, self.rows(), request=request) if self.filter_class else None
         table = self.table_class(found.qs if found is not None else self.rows())
         kind = exports.wanted(request)
         RequestConfig(request, paginate=False if kind else {"per_page": PAGE_SIZE}).configure(table)

@@ -8,14 +8,14 @@ from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
 from django.views import View
 
-from nodes import exports
+from nodes import access, exports
 from nodes.filters import NodeFilter
 from nodes.forms import NetworksForm, NodeOptionsForm, TokenForm, TypedNameForm
-from nodes.models import Audit, Cluster, Node, Transition
+from nodes.models import Audit, Node, Transition
 from nodes.services import nodes as services
 from nodes.services.refused import Refused
 from nodes.tables import NodeTable
-from nodes.views.common import OperatorMixin, add_links
+from nodes.views.common import RoleMixin, add_links
 from nodes.views.lists import ListView
 from nodes.views.rotation import start_rotation
 
@@ -30,8 +30,11 @@ class NodeListView(ListView):
     table_class = NodeTable
     filter_class = NodeFilter
 
+    def visible(self):
+        return Node.objects.visible_to(self.request.user)
+
     def rows(self):
-        return Node.objects.select_related("cluster").prefetch_related("candidates")
+        return self.visible().select_related("cluster").prefetch_related("candidates")
 
     def export(self):
         return exports.NODES
@@ -40,17 +43,19 @@ class NodeListView(ListView):
         add_links(rows)
 
     def context(self, table):
-        clusters = Cluster.objects.all()
+        clusters = access.clusters_where(self.request.user, "create_token")
         return {
             "clusters": clusters,
             "token_form": TokenForm(clusters),
-            "any": bool(table.rows) or Node.objects.exists(),
-            "pending": Node.objects.pending().count(),
+            "any": bool(table.rows) or self.visible().exists(),
+            "pending": self.visible().pending().count(),
         }
 
 
-class NodePage(OperatorMixin, View):
+class NodePage(RoleMixin, View):
     """Whatever concerns one node."""
+
+    permission = "view_cluster"
 
     def setup(self, request, *args, **kwargs):
         super().setup(request, *args, **kwargs)
@@ -60,8 +65,12 @@ class NodePage(OperatorMixin, View):
     def node(self) -> Node:
         """The node that the address names."""
         if self._node is None:
-            self._node = get_object_or_404(Node.objects.select_related("cluster", "token"), pk=self.kwargs["pk"])
+            nodes = Node.objects.visible_to(self.request.user)
+            self._node = get_object_or_404(nodes.select_related("cluster", "token"), pk=self.kwargs["pk"])
         return self._node
+
+    def subject(self) -> Node:
+        return self.node
 
     def show(self, status: int = 200, **forms) -> HttpResponse:
         """The node's page; `forms` are those that were refused, `open` the dialog to open with it."""
@@ -144,6 +153,8 @@ class NodeView(NodePage):
 class NodeApproveView(NodePage):
     """Let it in."""
 
+    post_permission = "approve_node"
+
     def post(self, request, pk):
         try:
             node = services.approve_node(request.user, self.node, timezone.now())
@@ -156,6 +167,8 @@ class NodeApproveView(NodePage):
 
 class NodeRemoveView(NodePage):
     """Cut it off everywhere, for whoever types its name."""
+
+    post_permission = "remove_node"
 
     def post(self, request, pk):
         name, cluster = self.node.name, self.node.cluster
@@ -176,6 +189,8 @@ class NodeRemoveView(NodePage):
 class NodeOptionsView(NodePage):
     """Set what an operator decides for it."""
 
+    post_permission = "change_node"
+
     def post(self, request, pk):
         form = NodeOptionsForm(request.POST)
         if form.is_valid():
@@ -191,6 +206,8 @@ class NodeOptionsView(NodePage):
 
 class NodeNetworksView(NodePage):
     """Say yes to networks that it asks to advertise."""
+
+    post_permission = "change_node"
 
     def post(self, request, pk):
         form = NetworksForm(self.node, request.POST)
@@ -208,6 +225,8 @@ class NodeNetworksView(NodePage):
 
 class NodeTryAgainView(NodePage):
     """Take the next endpoint of one peer, or of all."""
+
+    post_permission = "try_again"
 
     def post(self, request, pk):
         peer = None

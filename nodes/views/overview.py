@@ -5,20 +5,22 @@ from __future__ import annotations
 from django.shortcuts import render
 from django.views import View
 
-from nodes import live
+from nodes import access, live
 from nodes.forms import TokenForm
 from nodes.models import Cluster, Node
 from nodes.views import attention
-from nodes.views.common import OperatorMixin, link_counts, read_live, summaries
+from nodes.views.common import RoleMixin, link_counts, read_live, summaries
 from nodes.words import LinkCounts
 
 
-class OverviewView(OperatorMixin, View):
+class OverviewView(RoleMixin, View):
     """Overview."""
 
+    permission = "enter_console"
+
     def get(self, request):
-        clusters = {cluster.pk: cluster for cluster in Cluster.objects.all()}
-        nodes = list(Node.objects.present().prefetch_related("obstacles"))
+        clusters = {cluster.pk: cluster for cluster in Cluster.objects.visible_to(request.user)}
+        nodes = list(Node.objects.visible_to(request.user).present().prefetch_related("obstacles"))
         known = summaries(nodes)
         entries = attention.collect(nodes, clusters, known, worst_links(nodes, known))
         approved = [node for node in nodes if node.status == Node.Status.APPROVED]
@@ -37,7 +39,7 @@ class OverviewView(OperatorMixin, View):
             "links": total(known.get(node.pk) for node in approved),
             "drift": sum(bool(node.fault or node.behind(clusters[node.cluster_id])) for node in approved),
             "attention": entries[: attention.SHOWN],
-            "token_form": TokenForm(Cluster.objects.all()),
+            "token_form": TokenForm(access.clusters_where(request.user, "create_token")),
             "more": max(0, len(entries) - attention.SHOWN),
         }
         return render(request, "overview.html", context)

@@ -51,7 +51,7 @@ class FirstAdministratorView(FormView):
         except Refused as refusal:
             form.refuse(refusal)
             return self.form_invalid(form)
-        login(self.request, user)
+        login(self.request, user, backend="django.contrib.auth.backends.ModelBackend")
         messages.success(self.request, f"Welcome, {user.get_username()}. Begin with a cluster.")
         return redirect("overview")
 

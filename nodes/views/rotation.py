@@ -61,6 +61,8 @@ class RotationView(ClusterTab):
 class RotationStartView(ClusterTab):
     """Hand out a new secret."""
 
+    post_permission = "rotate_secret"
+
     def post(self, request, uuid):
         form = RotationForm(request.POST)
         if not form.is_valid():
@@ -70,6 +72,8 @@ class RotationStartView(ClusterTab):
 
 class RotationDeed(ClusterTab):
     """Something done to the rotation that the page showed."""
+
+    post_permission = "rotate_secret"
 
     def post(self, request, uuid):
         form = GenerationForm(request.POST)

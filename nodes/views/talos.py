@@ -33,6 +33,8 @@ def download(patch: Patch) -> HttpResponse:
 class ClusterTalosView(ClusterTab):
     """What to do on Talos machines; with id and secret for whoever signs in again."""
 
+    post_permission = "reveal_secret"
+
     tab = "talos"
     template = "clusters/talos.html"
 
@@ -79,6 +81,8 @@ class ClusterTalosPatchView(ClusterTab):
 
 class ClusterTalosTestView(ClusterTalosView):
     """Look from here whether machines would find the service; only where patches send them, nowhere else."""
+
+    post_permission = "change_options"
 
     http_method_names = ("post",)
 

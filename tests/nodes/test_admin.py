@@ -11,7 +11,7 @@ from django.urls import reverse
 from kubespan.core.messages import Finding, Notice
 from kubespan.discovery.state import Update
 from nodes.counters import count
-from nodes.models import Cluster, Rollout, RolloutStep, Rotation, Token
+from nodes.models import Cluster, Grant, Rollout, RolloutStep, Rotation, Token
 from nodes.services import discovery, nodes, obstacles, people, rotation, sessions
 from tests.factories import NOW, Machine, enrol, make_cluster, make_token
 
@@ -40,6 +40,7 @@ def rows():
     discovery.beat(0.0)
     here = discovery.find(cluster.cluster_id, serve_all=False)
     discovery.apply(here, [Update("af1", b"sealed", (), 60.0)], 0.0)
+    Grant.objects.create(user=User.objects.create_user("bob"), cluster=cluster, role="viewer", at=NOW)
     RolloutStep.objects.create(rollout=rollout, node=edge, order=0, before="0.1.0")
     nodes.remove_node("tests", enrol(cluster, Machine("gone")), "gone", NOW)
 

@@ -24,6 +24,7 @@ from nodes.routing import websocket_urlpatterns
 from nodes.services import clusters, rollouts, tokens
 from nodes.services import nodes as services
 from nodes.vitals import workers
+from tests.factories import make_user
 from tests.handout import hand_out
 from tests.players import Machine, make_cluster, push
 
@@ -61,7 +62,7 @@ class Page:
 
 @pytest.fixture
 async def person():
-    return await in_thread(lambda: get_user_model().objects.create_user("alice", is_staff=True))
+    return await in_thread(lambda: make_user("alice", "operator"))
 
 
 @pytest.fixture
@@ -92,13 +93,13 @@ async def guest():
 
 
 async def dismissed():
-    return await in_thread(lambda: get_user_model().objects.create_user("carol", is_staff=True, is_active=False))
+    return await in_thread(lambda: make_user("carol", "operator", is_active=False))
 
 
 @pytest.mark.parametrize(
-    ("who", "code"), [(stranger, 4401), (guest, 4403), (dismissed, 4403)], ids=["stranger", "guest", "dismissed"]
+    ("who", "code"), [(stranger, 4401), (guest, 4404), (dismissed, 4401)], ids=["stranger", "guest", "dismissed"]
 )
-async def test_only_staff_gets_a_page(visit, who, code):
+async def test_only_who_may_see_the_cluster_gets_its_page(visit, who, code):
     cluster, _, _ = await in_thread(make_cluster)
     page = await visit(f"/live/cluster/{cluster.uuid}", user=await who())
     assert await page.closed() == code
@@ -374,8 +375,18 @@ async def test_who_is_dismissed_loses_the_page(visit, person, monkeypatch):
     cluster, _, _ = await in_thread(make_cluster)
     page = await visit(f"/live/cluster/{cluster.uuid}")
     await page.hear()
-    await in_thread(lambda: type(person).objects.filter(pk=person.pk).update(is_staff=False))
+    await in_thread(lambda: type(person).objects.filter(pk=person.pk).update(is_active=False))
     assert await page.closed() == 4401
+
+
+async def test_whose_role_is_taken_loses_the_page(visit, person, monkeypatch):
+    monkeypatch.setattr(base, "RENEW_SECONDS", 0.05)
+    cluster, _, _ = await in_thread(make_cluster)
+    page, overview = await visit(f"/live/cluster/{cluster.uuid}"), await visit("/live/overview")
+    await page.hear()
+    await in_thread(person.grants.all().delete)
+    assert await page.closed() == base.CLOSE_GONE
+    assert await overview.closed() == base.CLOSE_FORBIDDEN
 
 
 async def test_a_deleted_clusters_page_is_closed(visit):

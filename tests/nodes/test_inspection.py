@@ -8,8 +8,6 @@ from datetime import timedelta
 from html import unescape
 
 import pytest
-from django.contrib.auth import get_user_model
-from django.contrib.auth.models import Permission
 from django.db import OperationalError, connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
@@ -22,7 +20,7 @@ from nodes.consumers import base
 from nodes.models import Audit, Cluster, Node
 from nodes.services import affiliates, clusters, discovery, inspection
 from nodes.services.inspection import Seal
-from tests.factories import NOW, Machine, enrol, make_cluster
+from tests.factories import NOW, Machine, enrol, give_role, make_cluster, make_user
 from tests.nodes.test_affiliates import Talos, connected
 from tests.nodes.test_consumers import person, visit  # noqa: F401 - fixtures
 
@@ -197,14 +195,14 @@ def test_only_the_page_that_is_shown_is_opened(page, talos):
 
 def test_who_may_not_look_sees_nothing_and_leaves_no_row(client, talos):
     talos.say(talos.machine(1))
-    bob = get_user_model().objects.create_user("bob", is_staff=True)
+    bob = make_user("bob", "viewer")
     client.force_login(bob)
     shown = read(client.get(tab(talos.cluster)))
     assert "Open the contents" not in shown
     assert "an administrator gives" in shown
     assert client.post(tab(talos.cluster, "cluster-discovery-contents")).status_code == 403
     assert looks() == []
-    bob.user_permissions.add(Permission.objects.get(codename="open_discoveryaffiliate"))
+    give_role(bob, "operator", talos.cluster)
     assert "Open the contents" in read(client.get(tab(talos.cluster)))
     assert "talos-1.example" in read(client.post(tab(talos.cluster, "cluster-discovery-contents")))
     assert [name for name, _ in looks()] == ["bob"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import pytest
-from django.contrib.auth import get_user_model
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -18,7 +17,7 @@ from nodes.connections import sync_redis
 from nodes.live import Table
 from nodes.models import Node, Transition
 from nodes.services import nodes as services
-from tests.factories import NOW, enrol, fill, make_cluster
+from tests.factories import NOW, enrol, fill, make_cluster, make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -44,7 +43,7 @@ def ends(cluster):
 
 @pytest.fixture
 def page(client):
-    client.force_login(get_user_model().objects.create_user("alice", password="correct horse", is_staff=True))
+    client.force_login(make_user("alice", "administrator", password="correct horse"))
     return client
 
 

@@ -6,14 +6,13 @@ import re
 from uuid import UUID
 
 import pytest
-from django.contrib.auth import get_user_model
 from django.db import connection
 from django.http import QueryDict
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from nodes import navigation
-from tests.factories import enrol, make_cluster
+from tests.factories import enrol, make_cluster, make_user
 
 UUID_ = UUID(int=7)
 THERE = f"/clusters/{UUID_}/"
@@ -67,7 +66,7 @@ def test_all_clusters_have_it_as_well(name, query, target):
 
 @pytest.fixture
 def page(client):
-    client.force_login(get_user_model().objects.create_user("alice", is_staff=True))
+    client.force_login(make_user("alice", "operator"))
     return client
 
 

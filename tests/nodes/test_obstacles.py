@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from django.contrib.auth import get_user_model
 from django.utils import timezone
 
 from kubespan.core.messages import Finding
@@ -13,7 +12,7 @@ from nodes.models import Node, Obstacle
 from nodes.services import nodes as services
 from nodes.services.obstacles import MOST, record_findings
 from nodes.views import attention
-from tests.factories import NOW, enrol, fill, make_cluster
+from tests.factories import NOW, enrol, fill, make_cluster, make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -34,7 +33,7 @@ def node(cluster):
 @pytest.fixture
 def page(client):
     """Alice's browser."""
-    client.force_login(get_user_model().objects.create_user("alice", password="correct horse", is_staff=True))
+    client.force_login(make_user("alice", "administrator", password="correct horse"))
     return client
 
 

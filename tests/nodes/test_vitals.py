@@ -12,7 +12,7 @@ from nodes import tasks
 from nodes.counters import count
 from nodes.services import discovery
 from nodes.vitals import kept, parts, workers
-from tests.factories import make_cluster
+from tests.factories import make_cluster, make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -130,7 +130,7 @@ def test_an_administrator_sees_all_of_it(client, valkey, django_assert_max_num_q
 
 
 def test_others_see_how_the_parts_stand_and_no_more(client, valkey):
-    client.force_login(User.objects.create_user("bob", is_staff=True))
+    client.force_login(make_user("bob", "operator"))
     count("enrol.token-expired")
     page = client.get(reverse(PAGE)).content.decode()
     assert "Health" in page
@@ -147,5 +147,5 @@ def test_the_page_is_drawn_without_redis(client, valkey):
 
 
 def test_settings_lead_to_a_page_that_everybody_may_see(client, valkey):
-    client.force_login(User.objects.create_user("bob", is_staff=True))
+    client.force_login(make_user("bob", "operator"))
     assert client.get(reverse("settings"), follow=True).status_code == 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.conf import settings
 from django.utils import timezone
 
+from nodes import access
 from nodes.counters import read_counters
 from nodes.models import Console
 from nodes.views.common import read_live
@@ -17,7 +18,7 @@ class AboutView(SettingsTab):
 
     tab = "about"
     template = "settings/about.html"
-    everybody = True
+    permission = access.ENTER
 
     def get(self, request):
         context = {
@@ -26,7 +27,7 @@ class AboutView(SettingsTab):
             "console": Console.objects.first(),
             "address": settings.KUBESPAN_URL,
         }
-        if request.user.is_superuser:
+        if access.may(request.user, "manage_console"):
             tables = kept.read_tables()
             context |= {
                 "tables": tables,

@@ -8,24 +8,25 @@ from django.http import HttpResponse
 from django.shortcuts import render
 from django.views import View
 
-from nodes.views.common import OperatorMixin
+from nodes.access import ENTER, may
+from nodes.views.common import RoleMixin
 
 
 class Tab(NamedTuple):
-    """A page of the settings: its key, the name of its address, what it is called, its icon, and for whom it is."""
+    """A page of the settings: its key, the name of its address, what it is called, its icon, and what it needs."""
 
     key: str
     address: str
     label: str
     icon: str
-    everybody: bool = False
+    permission: str = "manage_console"
 
 
 SECTIONS: tuple[tuple[str, tuple[Tab, ...]], ...] = (
     (
         "Console",
         (
-            Tab("about", "settings-about", "About", "info-circle", everybody=True),
+            Tab("about", "settings-about", "About", "info-circle", permission=ENTER),
             Tab("admin", "admin:index", "Admin", "database"),
         ),
     ),
@@ -34,19 +35,16 @@ SECTIONS: tuple[tuple[str, tuple[Tab, ...]], ...] = (
 
 def sections_for(user) -> list[tuple[str, list[Tab]]]:
     """The pages that somebody may open, by section."""
-    found = [(name, [tab for tab in tabs if tab.everybody or user.is_superuser]) for name, tabs in SECTIONS]
+    found = [(name, [tab for tab in tabs if may(user, tab.permission)]) for name, tabs in SECTIONS]
     return [(name, tabs) for name, tabs in found if tabs]
 
 
-class SettingsTab(OperatorMixin, View):
-    """A page of the settings; only administrators of the console may open it, unless it is for everybody."""
+class SettingsTab(RoleMixin, View):
+    """A page of the settings; for administrators of the console, unless its `permission` says otherwise."""
 
     tab = ""
     template = ""
-    everybody = False
-
-    def test_func(self) -> bool:
-        return super().test_func() and (self.everybody or self.request.user.is_superuser)
+    permission = "manage_console"
 
     def show(self, status: int = 200, **context) -> HttpResponse:
         """Draw the page within the frame."""
