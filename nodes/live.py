@@ -330,19 +330,25 @@ def read_links(node: Node) -> dict[int, Seen]:
 def read_links_to(node: Node, peer_pks: Iterable[int]) -> dict[int, Seen]:
     """A node's links as its peers see them, by the peer's primary key."""
     pks = list(peer_pks)
-    if node.index is None or not pks:
-        return {}
-    start = _HEADER.size + node.index * _ROW.size
+    sights = read_sights((pk, node.index) for pk in pks)
+    return {pk: seen for pk, seen in zip(pks, sights, strict=True) if seen is not None}
+
+
+def read_sights(wanted: Iterable[tuple[int, int | None]]) -> list[Seen | None]:
+    """How nodes (by primary key) see members (by index), in the order asked; none where nothing was said."""
+    asked = list(wanted)
+    if not asked:
+        return []
     with sync_redis().pipeline(transaction=False) as pipeline:
-        for pk in pks:
+        for pk, index in asked:
+            start = _HEADER.size + (index or 0) * _ROW.size
             pipeline.getrange(record_key(pk), 0, _HEADER.size - 1)
             pipeline.getrange(record_key(pk), start, start + _ROW.size - 1)
         values = pipeline.execute()
-    seen = {}
-    for pk, header, row in zip(pks, values[::2], values[1::2], strict=True):
-        if header[:4] == _FORMAT and (link := _seen(row, _HEADER.unpack(header)[2])) is not None:
-            seen[pk] = link
-    return seen
+    return [
+        _seen(row, _HEADER.unpack(header)[2]) if index is not None and header[:4] == _FORMAT else None
+        for (_, index), header, row in zip(asked, values[::2], values[1::2], strict=True)
+    ]
 
 
 def read_states(node_pks: Iterable[int]) -> dict[int, bytes]:

@@ -39,6 +39,45 @@ PLACES = (
     Place("activity", "Activity", "activity", "a", ("activity", "audit")),
     Place("settings", "Settings", "settings", "s", ("settings",)),
 )
+
+
+class Tab(NamedTuple):
+    """A page of one cluster; `key` is what the page calls itself, `below` the tab that it is a part of."""
+
+    key: str
+    name: str
+    title: str
+    below: str = ""
+    permission: str = "view_cluster"
+
+    def url(self, uuid: object) -> str:
+        """Where it is; empty where this console has no such page."""
+        return _address(self.name, uuid)
+
+
+CLUSTER_TABS = (
+    Tab("overview", "cluster", "Overview"),
+    Tab("nodes", "cluster-nodes", "Nodes"),
+    Tab("links", "cluster-links", "Links"),
+    Tab("map", "cluster-map", "Map"),
+    Tab("resources", "cluster-resources", "Resources"),
+    Tab("discovery", "cluster-discovery", "Discovery"),
+    Tab("options", "cluster-options", "Options"),
+    Tab("activity", "cluster-activity", "Activity"),
+    Tab("options", "cluster-options", "KubeSpan", below="options"),
+    Tab("agents", "cluster-agents", "Agents", below="options"),
+    Tab("talos", "cluster-talos", "Talos", below="options"),
+    Tab("secret", "cluster-secret", "Secret", below="options", permission="reveal_secret"),
+    Tab("rotation", "cluster-rotation", "Rotation", below="options"),
+    Tab("delete", "cluster-delete", "Delete", below="options", permission="delete_cluster"),
+)
+
+
+def upper_tab(key: str) -> str:
+    """The tab to which a page of a cluster belongs: itself, or that which it is a part of."""
+    return next((tab.below for tab in CLUSTER_TABS if tab.key == key and tab.below), key)
+
+
 HELP = Place("help", "Help", "help", "h", ("help",))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
@@ -10,7 +10,7 @@ from ipaddress import ip_address
 from kubespan.core.endpoint import AddressFilter, Endpoint
 from kubespan.core.peer_spec import filter_endpoints
 from kubespan.core.peer_status import PeerState
-from kubespan.core.reason import End, Link, Sight
+from kubespan.core.reason import End, Link, Reason, Sight, explain
 from nodes import live
 from nodes.live import Seen
 from nodes.models import Candidate, Cluster, Node
@@ -61,6 +61,29 @@ class View:
 def read_link(here: Node, there: Node) -> tuple[Seen | None, Seen | None]:
     """How each of two nodes last saw the other: `here`'s view first. One call to Redis; raises redis.RedisError."""
     return live.read_links_to(there, [here.pk]).get(here.pk), live.read_links_to(here, [there.pk]).get(there.pk)
+
+
+def read_reasons(
+    ends: Collection[tuple[int, int]], clusters: Mapping[int, Cluster], now: float
+) -> dict[tuple[int, int], Reason]:
+    """Why these links (node and peer, by primary key) are not up: three queries and one call to Redis for all of them.
+
+    `clusters` has those of the nodes, by primary key. Raises redis.RedisError.
+    """
+    if not ends:
+        return {}
+    pks = {pk for pair in ends for pk in pair}
+    nodes = Node.objects.prefetch_related("candidates", "obstacles").in_bulk(pks)
+    known = [pair for pair in ends if pair[0] in nodes and pair[1] in nodes]
+    both = [(one, nodes[other].index) for here, there in known for one, other in ((here, there), (there, here))]
+    seen = live.read_sights(both)
+    found = {}
+    for place, (here, there) in enumerate(known):
+        cluster = clusters[nodes[here].cluster_id]
+        link = link_of(nodes[here], nodes[there], cluster, (seen[2 * place], seen[2 * place + 1]), now)
+        if reason := explain(link):
+            found[here, there] = reason
+    return found
 
 
 def try_order(node: Node, cluster: Cluster, seen: Seen | None) -> list[Tried]:

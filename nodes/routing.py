@@ -7,6 +7,7 @@ from nodes.consumers.cluster import ClusterConsumer
 from nodes.consumers.enrolment import EnrolmentConsumer
 from nodes.consumers.following import (
     AgentsConsumer,
+    ClusterOverviewConsumer,
     OverviewConsumer,
     PairConsumer,
     RemovalConsumer,
@@ -18,6 +19,7 @@ from nodes.discovery.consumers import ClusterDiscoveryConsumer, DiscoveryConsume
 
 websocket_urlpatterns = [
     path("live/overview", OverviewConsumer.as_asgi()),
+    path("live/overview/<uuid:cluster>", ClusterOverviewConsumer.as_asgi()),
     path("live/cluster/<uuid:cluster>", ClusterConsumer.as_asgi()),
     path("live/map/<uuid:cluster>/site", MapConsumer.as_asgi(), {"by": "site"}),
     path("live/map/<uuid:cluster>/kind", MapConsumer.as_asgi(), {"by": "kind"}),

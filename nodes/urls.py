@@ -6,7 +6,19 @@ from django.urls import include, path
 from kubespan.core.messages import ENROL_PATH
 from kubespan.core.release import ARCHIVE_PATH, RELEASE_PATH, SCRIPT_PATH
 from nodes import api
-from nodes.views import activity, clusters, discovery, enrolment, links, nodes, overview, people, rotation, talos
+from nodes.views import (
+    activity,
+    cluster_overview,
+    clusters,
+    discovery,
+    enrolment,
+    links,
+    nodes,
+    overview,
+    people,
+    rotation,
+    talos,
+)
 from nodes.views.help import HelpView
 
 urlpatterns = [
@@ -21,7 +33,8 @@ urlpatterns = [
     path("clusters/", clusters.ClusterListView.as_view(), name="cluster-list"),
     path("clusters/create/", clusters.ClusterCreateView.as_view(), name="cluster-create"),
     path("clusters/import/", clusters.ClusterImportView.as_view(), name="cluster-import"),
-    path("clusters/<uuid:uuid>/", clusters.ClusterView.as_view(), name="cluster"),
+    path("clusters/<uuid:uuid>/", cluster_overview.ClusterView.as_view(), name="cluster"),
+    path("clusters/<uuid:uuid>/nodes/", clusters.ClusterNodesView.as_view(), name="cluster-nodes"),
     path("clusters/<uuid:uuid>/links/", clusters.ClusterLinksView.as_view(), name="cluster-links"),
     path("clusters/<uuid:uuid>/options/", clusters.ClusterOptionsView.as_view(), name="cluster-options"),
     path("clusters/<uuid:uuid>/preview/", clusters.ClusterOptionsPreviewView.as_view(), name="cluster-preview"),

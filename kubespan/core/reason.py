@@ -77,6 +77,8 @@ class Reason:
     """One sentence."""
     remedy: str
     """What to do, or what to wait for."""
+    brief: str = ""
+    """The same in a few words, after the names of both ends; empty where `text` is short enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +244,9 @@ def _silent(link: Link) -> Reason | None:
         so_far = "so far" if end.sight.handshake is None else f"for {age(end.sight.handshake)}"
         text = f"{other.name} has not answered {end.name} at {where} {so_far}."
         remedy = f"Check that UDP port {other.port} of {other.name} can be reached from {end.name}; then try again."
-        return Reason("silent", text, remedy)
+        known = other.endpoints + other.filtered
+        brief = f"no handshake on {other.endpoints} of {known} endpoint{'' if known == 1 else 's'}, {so_far}"
+        return Reason("silent", text, remedy, brief)
     return None
 
 

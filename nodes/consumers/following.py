@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.db.models import QuerySet
+
 from nodes import live, pairs
 from nodes.consumers.base import LEASE_SECONDS, PACE_SECONDS, FollowingConsumer, Gone, Sent, those
 from nodes.fanout import Watch
@@ -24,20 +26,28 @@ class OverviewConsumer(FollowingConsumer):
         self._clusters_seen: Sent[int, tuple[Any, ...]] = Sent()
         self._nodes: Sent[int, tuple[Any, ...]] = Sent()
         self._links: Sent[int, tuple[int | None, ...]] = Sent()
-        return {None, *Cluster.objects.visible_to(self.user).values_list("pk", flat=True)}
+        return {None, *self.shown().values_list("pk", flat=True)}
+
+    def shown(self) -> QuerySet[Cluster]:
+        """The clusters that the page is about."""
+        return Cluster.objects.visible_to(self.user)
+
+    def concerns(self) -> set[int | None]:
+        """The clusters whose news it hears of; none stands for what concerns all of them."""
+        return {None, *self._clusters_seen.now}
 
     async def _read(self) -> None:
         await super()._read()
-        clusters: set[int | None] = {None, *self._clusters_seen.now}
+        clusters = self.concerns()
         if clusters != self._clusters:
             await self._hear(clusters)
             await self._publish_watch()
 
     def read(self) -> None:
         """Two queries and a call to Redis: what the lists and the sentences of the overview are made of."""
-        clusters = Cluster.objects.visible_to(self.user).values_list("pk", "name", "epoch", "revision", "options")
+        clusters = self.shown().values_list("pk", "name", "epoch", "revision", "options")
         self._clusters_seen.now = {row[0]: row for row in clusters}
-        nodes = Node.objects.visible_to(self.user).present().values_list(
+        nodes = Node.objects.present().filter(cluster__in=self.shown()).values_list(
             "pk", "name", "status", "session", "fault", "applied_epoch", "applied_number", "claimed_networks",
             "networks", "clock_skew", "agent_version", "obstacles_at",
         )  # fmt: skip
@@ -59,6 +69,31 @@ class OverviewConsumer(FollowingConsumer):
     async def cluster_deleted(self, event: dict[str, Any]) -> None:
         """The others are still there."""
         self.look_again()
+
+
+class ClusterOverviewConsumer(OverviewConsumer):
+    """The first page of one cluster."""
+
+    permission = "view_cluster"
+
+    def find(self) -> set[int | None]:
+        """The cluster of the address."""
+        self._uuid = self.scope["url_route"]["kwargs"]["cluster"]
+        return those(super().find() - {None})
+
+    def shown(self) -> QuerySet[Cluster]:
+        """That one alone."""
+        return Cluster.objects.filter(uuid=self._uuid)
+
+    def concerns(self) -> set[int | None]:
+        """It alone, whatever comes or goes besides."""
+        return self._clusters
+
+    def read(self) -> None:
+        """The same of one cluster."""
+        super().read()
+        if not self._clusters_seen.now:
+            raise Gone
 
 
 class PairConsumer(FollowingConsumer):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from django import template
 
-from nodes import navigation
+from nodes import access, navigation
 from nodes.models import Cluster
 
 register = template.Library()
@@ -58,3 +58,17 @@ def switcher(context: template.Context) -> list[Choice]:
     found = [Choice(title, navigation.switch_cluster(name, query, uuid), chosen == str(uuid)) for uuid, title in rows]
     nobody = not any(choice.chosen for choice in found)
     return [Choice("All clusters", navigation.switch_cluster(name, query, None), nobody), *found]
+
+
+@register.simple_tag(takes_context=True)
+def cluster_tabs(context: template.Context, cluster: Cluster, tab: str, below: str = "") -> list[Choice]:
+    """A cluster's tabs that one may open, or those that are parts of one of them; the page calls itself `tab`."""
+    user, chosen = context["request"].user, tab if below else navigation.upper_tab(tab)
+    found = [one for one in navigation.CLUSTER_TABS if one.below == below and access.may(user, one.permission, cluster)]
+    return [Choice(one.title, url, one.key == chosen) for one in found if (url := one.url(cluster.uuid))]
+
+
+@register.filter
+def upper_tab(tab: str) -> str:
+    """The tab to which a page of a cluster belongs."""
+    return navigation.upper_tab(tab)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from kubespan.core.duration import age
-from nodes.live import Seen, Summary
-from nodes.models import Cluster, Node
-from nodes.words import SKEW_SECONDS, clock, count
+from kubespan.core.reason import Reason
+from nodes.live import Summary
+from nodes.models import Cluster, Node, Obstacle
+from nodes.words import clock, count
 
 SHOWN = 12
 """More sentences than these are counted, not shown."""
+
+NAMED = 2
+"""Of several machines that cannot reach the same one, so many are named."""
 
 
 class Attention(NamedTuple):
@@ -24,90 +28,111 @@ class Attention(NamedTuple):
     subject: Node | Cluster
     text: str
     since: datetime | None = None
-    peer: Node | None = None
-    """Of a link: its other end, for the page that says why."""
+    pair: tuple[Node, Node] | None = None
+    """Of a link: who does not reach whom, for the page that says why."""
+    weight: int = 1
+    """Of two that are as bad, the one that concerns more machines comes first."""
+
+
+class Broken(NamedTuple):
+    """A machine whose worst link goes to a peer that others cannot reach either; `seers` are all of them."""
+
+    peer: Node
+    seers: list[Node]
+
+    @property
+    def pair(self) -> tuple[Node, Node]:
+        """The link that stands for all."""
+        return self.seers[0], self.peer
+
+
+def find_broken(nodes: Iterable[Node], summaries: Mapping[int, Summary]) -> list[Broken]:
+    """Links that are down, by the peer at their other end: those that most machines miss first, as many as are shown.
+
+    A machine that is away is missed by all others, which is one thing to look at and not a thousand.
+    """
+    nodes = list(nodes)
+    members = {(node.cluster_id, node.index): node for node in nodes if node.index is not None}
+    missed: dict[int, Broken] = {}
+    for node in nodes:
+        summary = summaries.get(node.pk)
+        if not summary or not summary.down or summary.worst is None:
+            continue
+        peer = members.get((node.cluster_id, summary.worst))
+        if peer is not None:
+            missed.setdefault(peer.pk, Broken(peer, [])).seers.append(node)
+    for broken in missed.values():
+        broken.seers.sort(key=lambda node: node.name)
+    return sorted(missed.values(), key=lambda broken: (-len(broken.seers), broken.seers[0].name))[:SHOWN]
 
 
 def collect(
     nodes: Iterable[Node],
     clusters: Mapping[int, Cluster],
     summaries: Mapping[int, Summary],
-    worst: Mapping[int, Seen],
+    obstacles: Iterable[Obstacle] = (),
+    broken: Sequence[Broken] = (),
+    reasons: Mapping[tuple[int, int], Reason] | None = None,
 ) -> list[Attention]:
-    """All that needs somebody, worst first; `worst` are nodes' worst links, as far as they were looked up."""
-    nodes = list(nodes)
-    members = {(node.cluster_id, node.index): node for node in nodes if node.index is not None}
-    found = [entry for node in nodes for entry in _of_node(node, clusters[node.cluster_id], summaries, members, worst)]
-    return sorted(found, key=lambda entry: (entry.rank, entry.subject.name))
+    """All that needs somebody, worst first; `reasons` are why the pairs of `broken` are not up, as far as known."""
+    found_on: defaultdict[int, list[Obstacle]] = defaultdict(list)
+    for obstacle in obstacles:
+        found_on[obstacle.node_id].append(obstacle)
+    told = {broken_one.peer.pk for broken_one in broken}
+    found = [_of_link(one, summaries, reasons or {}) for one in broken]
+    for node in nodes:
+        found += _of_node(node, clusters[node.cluster_id], found_on.get(node.pk, ()), missed=node.pk in told)
+    return sorted(found, key=lambda entry: (entry.rank, -entry.weight, entry.subject.name))
 
 
-def _of_node(
-    node: Node,
-    cluster: Cluster,
-    summaries: Mapping[int, Summary],
-    members: Mapping[tuple[int, int], Node],
-    worst: Mapping[int, Seen],
-) -> Iterable[Attention]:
+def _of_link(broken: Broken, summaries: Mapping[int, Summary], reasons: Mapping[tuple[int, int], Reason]) -> Attention:
+    seer, peer = broken.pair
+    reason = reasons.get((seer.pk, peer.pk))
+    why = f": {(reason.brief or reason.text).removesuffix('.')}" if reason else ""
+    if len(broken.seers) > 1:
+        names = ", ".join(node.name for node in broken.seers[:NAMED])
+        more = len(broken.seers) - NAMED
+        who = f"{names} and {count(more, 'other')}" if more > 0 else names.replace(", ", " and ")
+        return Attention(
+            1, "link-off", "bad", peer, f"cannot be reached by {who}{why}", pair=broken.pair, weight=len(broken.seers)
+        )
+    others = summaries[seer.pk].down - 1
+    whom = f"{peer.name} and {count(others, 'other')}" if others else peer.name
+    return Attention(1, "link-off", "bad", seer, f"cannot reach {whom}{why}", pair=broken.pair)
+
+
+def _of_node(node: Node, cluster: Cluster, obstacles: Sequence[Obstacle], *, missed: bool) -> Iterable[Attention]:
     if node.status == Node.Status.PENDING:
         yield Attention(3, "user-check", "warn", node, f"waits for approval in {cluster.name}", node.enrolled)
         return
-    summary = summaries.get(node.pk)
-    if summary and summary.down:
-        peer = members.get((node.cluster_id, summary.worst)) if summary.worst is not None else None
-        text = _cannot_reach(node, summary, peer, worst.get(node.pk))
-        yield Attention(1, "link-off", "bad", node, text, peer=peer)
     if node.fault:
         yield Attention(0, "alert-triangle", "bad", node, f"could not apply its settings: {node.fault}")
     elif node.session and (behind := node.behind(cluster)):
         yield Attention(4, "refresh", "warn", node, f"is behind by {count(behind, 'revision')}")
-    yield from _of_presence(node)
+    if not (node.is_here or missed):
+        yield _of_presence(node)
     if waiting := set(node.claimed_networks) - set(node.networks):
         text = f"asks to advertise {', '.join(sorted(waiting))}; nobody has said yes"
         yield Attention(5, "route", "warn", node, text)
-    if obstacles := list(node.obstacles.all()):
-        worst_one = obstacles[0]
-        others = f" (and {count(len(obstacles) - 1, 'more finding')})" if len(obstacles) > 1 else ""
-        rank, tone = (1, "bad") if worst_one.stops else (6, "warn")
-        yield Attention(
-            rank,
-            "alert-triangle",
-            tone,
-            node,
-            f"preflight: {worst_one.text.removesuffix('.')}{others}",
-            worst_one.since,
-        )
+    if obstacles:
+        yield _of_findings(node, obstacles)
     if odd := clock(node.clock_skew):
         yield Attention(6, "clock", "warn", node, f"has a clock that is {odd}")
 
 
-def _of_presence(node: Node) -> Iterable[Attention]:
-    if node.is_here:
-        return
+def _of_findings(node: Node, obstacles: Sequence[Obstacle]) -> Attention:
+    worst = obstacles[0]
+    others = f" (and {count(len(obstacles) - 1, 'more finding')})" if len(obstacles) > 1 else ""
+    rank, tone = (1, "bad") if worst.stops else (6, "warn")
+    text = f"preflight: {worst.text.removesuffix('.')}{others}"
+    return Attention(rank, "alert-triangle", tone, node, text, worst.since)
+
+
+def _of_presence(node: Node) -> Attention:
     if node.is_talos:
         text, since = "left discovery; its peers keep it while they hear it", node.left_at
     elif node.last_seen:
         text, since = "is away; its mesh goes on, but changes do not reach it", node.last_seen
     else:
         text, since = "has never connected", node.enrolled
-    yield Attention(2, "plug-connected", "warn", node, text, since)
-
-
-def _cannot_reach(node: Node, summary: Summary, peer: Node | None, link: Seen | None) -> str:
-    if peer is None:
-        return f"cannot reach {count(summary.down, 'peer')}"
-    others = f" and {count(summary.down - 1, 'other')}" if summary.down > 1 else ""
-    return f"cannot reach {peer.name}{others}{_silence(link)}{_set_back(node, peer)}"
-
-
-def _set_back(*ends: Node) -> str:
-    """The reason that a wrong clock would be: one end that is behind is not answered by the other."""
-    late = next((end for end in ends if end.clock_skew is not None and end.clock_skew < -SKEW_SECONDS), None)
-    return f"; the clock of {late.name} is {clock(late.clock_skew)}" if late else ""
-
-
-def _silence(link: Seen | None) -> str:
-    if link is None:
-        return ""
-    if link.handshake is None:
-        return ": no handshake so far"
-    return f": no handshake for {age(link.at - link.handshake)}"
+    return Attention(2, "plug-connected", "warn", node, text, since)

@@ -16,16 +16,15 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
 
 from kubespan.core.findings import STOPPING
-from nodes import exports
+from nodes import exports, standing
 from nodes.forms import ClusterForm, OptionsForm, PasswordForm, TokenForm, TypedNameForm
 from nodes.models import Cluster, Node, Rollout, RolloutStep
 from nodes.services import clusters as services
 from nodes.services import rollouts
 from nodes.services.refused import Refused
 from nodes.talos_forms import ImportForm
-from nodes.views.common import PAGE_SIZE, RoleMixin, add_links
+from nodes.views.common import PAGE_SIZE, RoleMixin, add_links, summaries
 from nodes.views.lists import export_rows
-from nodes.words import LinkCounts
 
 MATRIX_NODES = 50
 """A matrix of words stays readable up to here; larger clusters show the links that are not up."""
@@ -37,21 +36,13 @@ class ClusterListView(RoleMixin, View):
     permission = "enter_console"
 
     def get(self, request):
-        clusters = list(Cluster.objects.visible_to(request.user).with_counts().order_by("name"))
-        nodes = list(
-            Node.objects.visible_to(request.user).approved().only("pk", "cluster_id", "session", "kind", "left_at")
-        )
-        add_links(nodes)
-        for cluster in clusters:
-            members = [node for node in nodes if node.cluster_id == cluster.pk]
-            cluster.size, cluster.pending = cluster.approved_count, cluster.pending_count
-            cluster.connected = sum(node.is_here for node in members)
-            cluster.links = LinkCounts()
-            for node in members:
-                cluster.links = cluster.links.plus(node.links)
+        clusters = {cluster.pk: cluster for cluster in Cluster.objects.visible_to(request.user).order_by("name")}
+        nodes = list(Node.objects.visible_to(request.user).present().order_by().only(*standing.COLUMNS))
+        for pk, found in standing.tally(nodes, clusters, summaries(nodes)).items():
+            clusters[pk].standing = found
         if kind := exports.wanted(request):
-            return export_rows(exports.CLUSTERS, clusters, kind)
-        return render(request, "clusters/list.html", {"clusters": clusters})
+            return export_rows(exports.CLUSTERS, list(clusters.values()), kind)
+        return render(request, "clusters/list.html", {"clusters": list(clusters.values())})
 
 
 class ClusterCreateView(RoleMixin, View):
@@ -151,28 +142,21 @@ class ClusterTab(RoleMixin, View):
         return render(self.request, self.template, context, status=status)
 
 
-class ClusterView(ClusterTab):
+class ClusterNodesView(ClusterTab):
     """Nodes of the cluster, those that wait first."""
 
     tab = "nodes"
     template = "clusters/nodes.html"
 
     def get(self, request, uuid):
-        nodes = list(Node.objects.present().filter(cluster=self.cluster))
-        add_links(nodes)
-        pending = [node for node in nodes if node.status == Node.Status.PENDING]
-        approved = [node for node in nodes if node.status == Node.Status.APPROVED]
-        links = LinkCounts()
-        for node in approved:
-            links = links.plus(node.links)
-        page = Paginator(approved, PAGE_SIZE).get_page(request.GET.get("page"))
+        members = Node.objects.approved().filter(cluster=self.cluster).order_by("name")
+        page = Paginator(members, PAGE_SIZE).get_page(request.GET.get("page"))
+        add_links(page.object_list)
         return self.show(
-            pending=pending,
+            pending=list(Node.objects.pending().filter(cluster=self.cluster).order_by("name")),
             page=page,
-            size=len(approved),
-            connected=sum(node.is_here for node in approved),
-            links=links,
-            drift=sum(bool(node.fault or node.behind(self.cluster)) for node in approved),
+            size=self.cluster.approved_count,
+            connected=members.connected().count() + members.filter(kind=Node.Kind.TALOS, left_at=None).count(),
             hindered=hindered(self.cluster),
         )
 
@@ -328,7 +312,7 @@ class ClusterSecretView(ClusterTab):
 
     permission = "reveal_secret"
 
-    tab = "options"
+    tab = "secret"
     template = "clusters/secret.html"
 
     def get(self, request, uuid):
@@ -351,7 +335,7 @@ class ClusterDeleteView(ClusterTab):
 
     permission = "delete_cluster"
 
-    tab = "options"
+    tab = "delete"
     template = "clusters/delete.html"
 
     def get(self, request, uuid):

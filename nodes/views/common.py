@@ -15,7 +15,7 @@ from django_htmx.http import HttpResponseClientRedirect
 
 from nodes import access, live
 from nodes.models import Node
-from nodes.words import LinkCounts
+from nodes.standing import link_counts
 
 log = structlog.get_logger(__name__)
 
@@ -77,11 +77,6 @@ def summaries(nodes: Iterable[Node]) -> dict[int, live.Summary]:
     """The last summaries of connected nodes, in one call to Redis."""
     pks = [node.pk for node in nodes]
     return read_live(lambda: live.read_summaries_of(pks), {})
-
-
-def link_counts(summary: live.Summary | None) -> LinkCounts:
-    """A summary's counts; of a node that said nothing, none."""
-    return LinkCounts(summary.up, summary.unknown, summary.down) if summary else LinkCounts()
 
 
 def add_links(nodes: Iterable[Node]) -> None:

@@ -35,7 +35,7 @@ def start_rotation(request: HttpRequest, cluster: Cluster, *, automatic: bool) -
 class RotationView(ClusterTab):
     """How far it is, or how to begin."""
 
-    tab = "options"
+    tab = "rotation"
     template = "clusters/rotation.html"
 
     def get(self, request, uuid):

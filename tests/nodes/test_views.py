@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
 
 import pytest
 from django.contrib.auth import get_user_model
@@ -16,11 +15,9 @@ from django.utils import timezone
 from kubespan.core.messages import ENROL_PATH
 from nodes import certificates, delivery
 from nodes.counters import read_counters
-from nodes.live import Seen, Summary
 from nodes.models import Audit, Cluster, Node, Token
 from nodes.services import people
 from nodes.services.enrolment import enrol as accept
-from nodes.views import attention
 from nodes.words import count
 from tests.factories import PEER, Machine, cluster_identity, enrol, fill, make_cluster, make_token, make_user
 
@@ -465,29 +462,6 @@ def test_a_cluster_and_a_node_ask_the_same_for_any_number_of_members(page, clust
                 page.get(address)
             counts.append(len(asked))
     assert counts[:2] == counts[2:]
-
-
-# ----------------------------------------------------------------------------------------------------------- attention
-
-
-def test_attention_names_the_worst_first(cluster):
-    now = timezone.now()
-    nodes = fill(cluster, 4)
-    for node in nodes:
-        node.session, node.applied_epoch, node.applied_number = "s", 1, cluster.revision
-    nodes[0].claimed_networks = ["10.0.0.0/8"]
-    nodes[1].session, nodes[1].last_seen = "", now - timedelta(hours=1)
-    nodes[3].fault = "no such device"
-    summaries = {nodes[2].pk: Summary("s", down=2, worst=0)}
-    link = Seen("down", "", now.timestamp() - 250, 0, 0, now.timestamp())
-    found = attention.collect(nodes, {cluster.pk: cluster}, summaries, {nodes[2].pk: link})
-    assert [f"{entry.subject.name} {entry.text}" for entry in found] == [
-        "bulk-3 could not apply its settings: no such device",
-        "bulk-2 cannot reach bulk-0 and 1 other: no handshake for 4 m",
-        "bulk-1 is away; its mesh goes on, but changes do not reach it",
-        "bulk-0 asks to advertise 10.0.0.0/8; nobody has said yes",
-    ]
-    assert [entry.peer for entry in found] == [None, nodes[0], None, None]
 
 
 def test_pages_go_on_without_redis(page, cluster, valkey):

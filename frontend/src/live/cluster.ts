@@ -108,7 +108,7 @@ export function drawNodes(root: HTMLElement): (page: ClusterPage, at: number) =>
       if (place) showFacts(place, row, at);
     }
     const now = JSON.stringify([...page.nodes.values()].map((row) => [row.pk, row.status, row.name, row.found]).sort());
-    if (members && members !== now) root.querySelector("#members")?.dispatchEvent(new Event("membership"));
+    if (members && members !== now) root.querySelector("#member-list")?.dispatchEvent(new Event("membership"));
     members = now;
   };
 }
