@@ -35,10 +35,11 @@ class Attention(NamedTuple):
 
 
 class Broken(NamedTuple):
-    """A machine whose worst link goes to a peer that others cannot reach either; `seers` are all of them."""
+    """A peer, and the machines whose worst link goes to it and is down; `mutual` where it misses the one as well."""
 
     peer: Node
     seers: list[Node]
+    mutual: bool = False
 
     @property
     def pair(self) -> tuple[Node, Node]:
@@ -63,7 +64,21 @@ def find_broken(nodes: Iterable[Node], summaries: Mapping[int, Summary]) -> list
             missed.setdefault(peer.pk, Broken(peer, [])).seers.append(node)
     for broken in missed.values():
         broken.seers.sort(key=lambda node: node.name)
-    return sorted(missed.values(), key=lambda broken: (-len(broken.seers), broken.seers[0].name))[:SHOWN]
+    ordered = sorted(missed.values(), key=lambda broken: (-len(broken.seers), broken.seers[0].name))
+    return _join_mutual(ordered)[:SHOWN]
+
+
+def _join_mutual(ordered: Iterable[Broken]) -> list[Broken]:
+    """Of two machines that miss each other and that nobody else misses, the first stands for both."""
+    found: dict[tuple[int, int], Broken] = {}
+    for broken in ordered:
+        seer, peer = broken.pair
+        twin = found.get((peer.pk, seer.pk))
+        if twin and len(twin.seers) == len(broken.seers) == 1:
+            found[peer.pk, seer.pk] = twin._replace(mutual=True)
+        else:
+            found[seer.pk, peer.pk] = broken
+    return list(found.values())
 
 
 def collect(
@@ -98,7 +113,8 @@ def _of_link(broken: Broken, summaries: Mapping[int, Summary], reasons: Mapping[
         )
     others = summaries[seer.pk].down - 1
     whom = f"{peer.name} and {count(others, 'other')}" if others else peer.name
-    return Attention(1, "link-off", "bad", seer, f"cannot reach {whom}{why}", pair=broken.pair)
+    back = ", nor the other way round" if broken.mutual else ""
+    return Attention(1, "link-off", "bad", seer, f"cannot reach {whom}{back}{why}", pair=broken.pair)
 
 
 def _of_node(node: Node, cluster: Cluster, obstacles: Sequence[Obstacle], *, missed: bool) -> Iterable[Attention]:

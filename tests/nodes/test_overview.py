@@ -107,7 +107,9 @@ def test_the_overview_says_why(page, cluster):
     say(nodes[1], nodes[:1], DOWN, 240_000)
     for address in ("/", cluster.get_absolute_url()):
         text = read(page.get(address))
-        assert "bulk-0</a> cannot reach bulk-1: no handshake on 2 of 2 endpoints, for 4 m" in text
+        said = "bulk-0</a> cannot reach bulk-1, nor the other way round: no handshake on 2 of 2 endpoints, for 4 m"
+        assert said in text
+        assert text.count("cannot reach") == 2  # once for eyes, once in the link's name
         assert f'href="/links/{nodes[0].pk}/{nodes[1].pk}/"' in text
 
 

@@ -56,7 +56,7 @@ def alerts(response):
 HANDED_OUT = {"agent-release", "agent-archive", "agent-script"}
 OPEN = {"login", "first-run", "enrol", "logout", "discovery-stats", "settings", *HANDED_OUT}
 """Pages for people who aren't signed in; enrolment is for machines with a token, and the agent for machines to be. How
-many affiliates there are in all is for whoever asks, as with other discovery services. `settings` leads on to a page."""
+many affiliates there are in all is for whoever asks, as with other discovery services; `settings` leads on."""
 
 
 def patterns(resolver):
