@@ -79,7 +79,7 @@ class ClusterOverviewConsumer(OverviewConsumer):
     def find(self) -> set[int | None]:
         """The cluster of the address."""
         self._uuid = self.scope["url_route"]["kwargs"]["cluster"]
-        return those(super().find() - {None})
+        return those(pk for pk in super().find() if pk is not None)
 
     def shown(self) -> QuerySet[Cluster]:
         """That one alone."""

@@ -84,6 +84,7 @@ def the_first_machine_enrols(page, machines):
 
 def the_second_machine_shows_its_first_handshake_in_the_dialog(page, machines):
     page.get_by_role("link", name="homelab").first.click()
+    page.get_by_role("navigation", name="Cluster", exact=True).get_by_role("link", name="Nodes").click()
     page.get_by_role("button", name="Enrol a machine").click()
     dialog = page.get_by_role("dialog")
     line = make_line(page)
@@ -101,7 +102,7 @@ def the_second_machine_shows_its_first_handshake_in_the_dialog(page, machines):
 
 
 def a_link_is_up_live(page):
-    page.get_by_role("link", name="Links", exact=True).click()
+    page.get_by_role("navigation", name="Cluster", exact=True).get_by_role("link", name="Links").click()
     expect(page.get_by_text("Live", exact=True)).to_be_visible()
     expect(page.locator(".ks-matrix td[data-state=up]")).to_have_count(2)
     expect(page.get_by_text("None: every link that was reported is up.")).to_be_visible()
@@ -134,7 +135,7 @@ def an_operator_has_a_link_tried_again(page):
 
 def the_link_comes_back_live(page, machines):
     page.get_by_role("link", name="homelab").first.click()
-    page.get_by_role("link", name="Links", exact=True).click()
+    page.get_by_role("navigation", name="Cluster", exact=True).get_by_role("link", name="Links").click()
     expect(page.locator(".ks-matrix td[data-pair]")).to_have_count(2)
     machines.tell("heal", "edge-1", "edge-2")
     expect(page.locator(".ks-matrix td[data-state=up]")).to_have_count(2)
@@ -182,6 +183,7 @@ def a_node_is_removed_everywhere(browser, machines):
     expect(page.get_by_text("Every member that this console knows has dropped it.")).to_be_visible()
     browser.check_both()
     page.get_by_role("link", name="homelab").first.click()
+    page.get_by_role("navigation", name="Cluster", exact=True).get_by_role("link", name="Nodes").click()
     expect(page.locator("[data-count=nodes]")).to_have_text("1")
     expect(page.get_by_role("row", name=re.compile("edge-2"))).to_be_visible()
     expect(page.get_by_role("row", name=re.compile("edge-1"))).to_have_count(0)

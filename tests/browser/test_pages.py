@@ -65,7 +65,7 @@ def test_every_page(open_browser, mesh, view):
     page, cluster = browser.page, f"/clusters/{mesh}/"
     browser.check()
     plain = ["/clusters/", "/clusters/create/", "/clusters/import/", "/nodes/", "/nodes/?q=nobody", "/tokens/"]
-    plain += ["/activity/", "/activity/?tab=audit", "/discovery/"]
+    plain += ["/activity/", "/activity/?tab=audit", "/discovery/", "/help/"]
     plain += [
         cluster + tab
         for tab in (
@@ -83,9 +83,10 @@ def test_every_page(open_browser, mesh, view):
     for address in plain:
         page.goto(address)
         browser.check()
-    page.goto(cluster)
-    expect(page.get_by_text("Live", exact=True)).to_be_visible()
-    browser.check()
+    for tab in ("", "nodes/"):
+        page.goto(cluster + tab)
+        expect(page.get_by_text("Live", exact=True)).to_be_visible()
+        browser.check()
     page.goto(f"{cluster}links/")
     expect(page.locator(".ks-matrix td[data-state=up]").first).to_be_visible()
     browser.check()
@@ -170,7 +171,7 @@ def test_findings_come_and_go_by_themselves(open_browser, mesh, machines, view):
     browser.check()
     page.goto("/")
     expect(page.get_by_text("preflight: The kernel drops what peers send (and 1 more finding)")).to_be_visible()
-    page.goto(f"/clusters/{mesh}/")
+    page.goto(f"/clusters/{mesh}/nodes/")
     expect(page.get_by_text("1 machine with findings.")).to_be_visible()
     browser.check()
     machines.tell("find", "nas")
@@ -416,7 +417,7 @@ def test_a_phone_has_a_drawer(open_browser, mesh):
 def test_a_stranger_is_approved_from_the_list(open_browser, mesh):
     browser = open_browser().sign_in()
     page = browser.page
-    page.goto(f"/clusters/{mesh}/")
+    page.goto(f"/clusters/{mesh}/nodes/")
     expect(page.locator("[data-count=nodes]")).to_have_text("4")
     page.get_by_role("button", name="Approve stranger").click()
     expect(page.get_by_text("stranger is approved")).to_be_visible()
