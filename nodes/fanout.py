@@ -1,13 +1,14 @@
 """What goes to agents' sockets, from whoever commits a change: one Redis channel a cluster, heard by every hub.
 
-What travels there is one of six small things, msgpack:
+What travels there is one of seven small things, msgpack:
 
 - `News`: a frame for all approved nodes, already encoded, with the revisions that it leads from and to;
 - `Personal`: a frame for one node;
 - `Settle`: a node's standing changed (approved), and it is welcomed anew;
 - `Replaced`: a node has a newer connection: older ones close;
 - `HandOut`: the cluster's secrets are others now: each process seals them to the nodes that it serves;
-- `Watch`: somebody looks at these nodes' links: they report faster for a while.
+- `Watch`: somebody looks at these nodes' links: they report faster for a while;
+- `Ask`: somebody wants a link's past, which its node keeps (`nodes.agents.history`).
 
 Nothing depends on a message arriving: `nodes.agents.hub`, the receiving end, reads the change log whenever in doubt.
 """
@@ -75,7 +76,15 @@ class Watch(msgspec.Struct, frozen=True, array_like=True, tag="watch"):
     lease: float
 
 
-Parcel = News | Personal | Settle | Replaced | HandOut | Watch
+class Ask(msgspec.Struct, frozen=True, array_like=True, tag="ask"):
+    """A node's agent is to tell the past of its link to the member with this index."""
+
+    node: int
+    request: int
+    member: int
+
+
+Parcel = News | Personal | Settle | Replaced | HandOut | Watch | Ask
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Parcel] = msgspec.msgpack.Decoder(Parcel)

@@ -150,6 +150,13 @@ class OptionsForm(Fields):
         help_text="Members report where they see each other, and others try those addresses too. "
         "Helps behind address translation; costs more endpoints to try.",
     )
+    probes = forms.BooleanField(
+        label="Measure round trip and loss",
+        required=False,
+        initial=True,
+        help_text="Each machine sends every peer that is up one small packet (ICMPv6 echo) through the tunnel every "
+        "30 seconds, every second while somebody looks. Off, pages and charts have no round trip and no loss.",
+    )
     advertise_kubernetes_networks = forms.BooleanField(
         label="Advertise Kubernetes networks",
         required=False,
@@ -187,8 +194,9 @@ class OptionsForm(Fields):
     )
 
     CHOSEN = (
-        "enabled", "discovery", "harvest_extra_endpoints", "advertise_kubernetes_networks", "mtu", "endpoint_filters",
-        "peer_endpoint_filters", "exclude_advertised_networks", "approved_networks", "extra_endpoints",
+        "enabled", "discovery", "probes", "harvest_extra_endpoints", "advertise_kubernetes_networks", "mtu",
+        "endpoint_filters", "peer_endpoint_filters", "exclude_advertised_networks", "approved_networks",
+        "extra_endpoints",
     )  # fmt: skip
     LISTS = tuple(name for name, value in msgspec.structs.asdict(ClusterOptions()).items() if value == ())
 

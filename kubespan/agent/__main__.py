@@ -167,7 +167,10 @@ def status(store: Store) -> None:
     click.echo(f"agent     running, process {condition.process}, {condition.backend} WireGuard")
     if not enrolment.alone:
         click.echo(f"revision  {condition.revision or 'none yet'}")
-    click.echo(f"peers     {_count_peers(_published(store))}")
+    resources = _published(store)
+    click.echo(f"peers     {_count_peers(resources)}")
+    if measured := _describe_measured(resources):
+        click.echo(f"          {measured}")
     if condition.fault:
         raise click.ClickException(condition.fault)
 
@@ -202,6 +205,18 @@ def _parse_condition(content: bytes) -> Condition:
 def _count_peers(resources: list[Resource]) -> str:
     states = Counter(one.spec["state"] for one in resources if one.metadata.type == PEER_STATUSES.type)
     return ", ".join(f"{number} {state}" for state, number in sorted(states.items(), reverse=True)) or "none"
+
+
+def _describe_measured(resources: list[Resource]) -> str:
+    """The worst round trip and the worst loss, and whose; empty where nothing is measured."""
+    specs = [one.spec for one in resources if one.metadata.type == PEER_STATUSES.type]
+    found = []
+    for what, key, unit in (("round trip", "rtt", "ms"), ("loss", "loss", "%")):
+        values = [(float(spec[key].removesuffix(unit)), spec[key], spec["label"]) for spec in specs if key in spec]
+        if values:
+            _, worst, label = max(values)
+            found.append(f"{what} {worst}" + (f" at most ({label})" if len(values) > 1 else ""))
+    return ", ".join(found)
 
 
 @main.command(short_help="Show what the agent knows.")

@@ -28,6 +28,7 @@ from kubespan.agent.kernel import Backend, Kernel, KernelError
 from kubespan.agent.lead import MakeLead
 from kubespan.agent.mesh import Decision, Mesh, Misfit, Own
 from kubespan.agent.preflight.facts import Mine
+from kubespan.agent.probe import Echo, Probes
 from kubespan.agent.publish import Condition, Publisher
 from kubespan.agent.registries import ports_here
 from kubespan.agent.rerouting import destinations, read_sessions, tell
@@ -37,6 +38,7 @@ from kubespan.agent.talk import MOST_NOTICES, Talk
 from kubespan.agent.trust import Way
 from kubespan.agent.upgrade import FetchApart, Succession
 from kubespan.agent.whereabouts import Whereabouts
+from kubespan.core.history import Histories
 from kubespan.core.identity import SUBNET_LENGTH
 from kubespan.core.messages import MAX_TEXT, Applied, Claim, Finding
 from kubespan.core.peer_status import NEVER, TICK
@@ -104,6 +106,8 @@ class Place:
     exempt: frozenset[int] = frozenset()
     """TCP ports whose connections the operator wants outside the tunnel."""
     preflight: Preflight | None = None
+    echo: Callable[[], Echo] | None = None
+    """Opens what probes go through, or raises OSError; without it nothing is measured."""
 
 
 class Agent:
@@ -126,7 +130,9 @@ class Agent:
         self._chance = chance
         self.mesh = Mesh(own)
         self.held = Held(store, enrolment, self.mesh)
-        self.talk = Talk(enrolment, signing_key, self.held, clock)
+        self.history = Histories()
+        self.probes = Probes(clock, self.history, place.echo)
+        self.talk = Talk(enrolment, signing_key, self.held, clock, self.history)
         self.lead = lead(self.held, self.talk, clock)
         self.succession = Succession(home, self.talk, FetchApart(store))
         self.fault = ""
@@ -176,6 +182,7 @@ class Agent:
         succeeded = asyncio.create_task(self._await_successor())
         looking = asyncio.create_task(self._look_on())
         work = [self._stopped.wait(), self.talk.removed.wait(), self._watch(), self._check_always(), self.lead.run()]
+        work.append(self._probe_always())
         if way is not None:
             work.append(converse(way, self.talk, self._chance, self._whereabouts))
         tasks = [looking, succeeded, *(asyncio.ensure_future(part) for part in work)]
@@ -256,6 +263,15 @@ class Agent:
             often = checks < CHECKS_AT_START or self.talk.findings
             await asyncio.sleep(CHECK_OFTEN if often else CHECK_RARELY)
 
+    async def _probe_always(self) -> None:
+        while True:
+            try:
+                await self.probes.run()
+            except Exception:
+                # A fault of ours in measuring leaves the mesh, too.
+                log.exception("measuring failed")
+            await asyncio.sleep(RETRY_MOST)
+
     async def check(self) -> None:
         """Look once, and leave what was found where the console hears of it."""
         if self._place.preflight is None:
@@ -332,11 +348,19 @@ class Agent:
         self._set_fault(fault)
         self.mesh.settle(decision)
         self._settled = decision.desired
-        self.talk.rows = self.mesh.rows(self._clock.now())
+        self._measure(self._clock.now())
         if decision.revision is not None and decision.complete:
             self.talk.applied = Applied(revision=decision.revision, fault=fault)
         self._warn((*decision.warnings, *self.lead.warnings))
         self.succession.look()
+
+    def _measure(self, now: float) -> None:
+        """Say what is known of the peers, keep it, and probe those that are up."""
+        members = self.mesh.followed.members
+        self.talk.rows = self.mesh.rows(now, self.probes.prober.measured)
+        self.history.note(self.talk.rows, members, now)
+        self.probes.aim(self.mesh.targets(now), members)
+        self.probes.quicken(*self.talk.attention)
 
     def _failed(self, reason: str) -> None:
         self._failures += 1
@@ -371,7 +395,9 @@ class Agent:
         )
         try:
             now, wall = self._clock.now(), self._clock.wall()
-            await self._publisher.publish(self.mesh, self.held.enrolment, condition, wall=wall, now=now)
+            await self._publisher.publish(
+                self.mesh, self.held.enrolment, condition, wall=wall, now=now, measure=self.probes.prober.measured
+            )
         except StoreError as error:
             log.warning("what this machine knows cannot be published", reason=str(error))
 

@@ -6,12 +6,12 @@ becomes what is known only once the kernel has it (`settle`); else the next look
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address
 
 from kubespan.agent.handshakes import Handshakes
-from kubespan.agent.reports import Row
+from kubespan.agent.reports import NOT_MEASURED, Row
 from kubespan.core.affiliate import Affiliate, from_members
 from kubespan.core.desired import desired
 from kubespan.core.endpoint import AddressFilter, Endpoint
@@ -38,6 +38,23 @@ FIRST_LOOK = 0.5
 """Seconds after an endpoint was given until somebody looks whether it answers; then ever less often."""
 JOIN_SECONDS = 20.0
 """For the push that brings a machine's own join; the console finds one that was lost within 15 s."""
+
+
+Measure = Callable[[int], tuple[float | None, float | None]]
+"""Gives a member's round trip in seconds and loss from 0 to 1, none for what is not measured."""
+
+
+def not_measured(_: int) -> tuple[None, None]:
+    """Know nothing of anybody."""
+    return None, None
+
+
+def _whole(rtt: float | None, loss: float | None) -> tuple[int, int]:
+    """As reports have them: microseconds and per mille."""
+    return (
+        NOT_MEASURED if rtt is None else round(rtt * 1_000_000),
+        NOT_MEASURED if loss is None else round(loss * 1000),
+    )
 
 
 class Misfit(Exception):
@@ -169,15 +186,30 @@ class Mesh:
         self._to_try -= decision.tried
         self._rekeyed = False
 
-    def rows(self, now: float) -> dict[int, Row]:
+    def targets(self, now: float) -> dict[int, IPv6Address]:
+        """Whom to probe, by member index: the peers that are up, at their KubeSpan addresses."""
+        if not self.followed.options.probes:
+            return {}
+        return {
+            self._indexes[key]: self.specs[key].address
+            for key, status in self.statuses.items()
+            if key in self._indexes and key in self.specs and status.state(now) is PeerState.UP
+        }
+
+    def measured(self, measure: Measure) -> dict[str, tuple[float | None, float | None]]:
+        """Round trip and loss by public key."""
+        return {key: measure(self._indexes[key]) for key in self.statuses if key in self._indexes}
+
+    def rows(self, now: float, measure: Measure = not_measured) -> dict[int, Row]:
         """What a report says of each peer, by member index."""
         return {
             self._indexes[key]: Row(
-                state=int(status.state(now)),
-                endpoint=str(status.endpoint or ""),
-                handshake=status.last_handshake,
-                received=status.received,
-                sent=status.sent,
+                int(status.state(now)),
+                str(status.endpoint or ""),
+                status.last_handshake,
+                status.received,
+                status.sent,
+                *_whole(*measure(self._indexes[key])),
             )
             for key, status in self.statuses.items()
             if key in self._indexes

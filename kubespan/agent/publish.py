@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from kubespan.agent.kernel import Backend
-from kubespan.agent.mesh import Mesh
+from kubespan.agent.mesh import Measure, Mesh, not_measured
 from kubespan.agent.registries import Standing
 from kubespan.agent.store import RESOURCES, STATUS, Enrolment, Store, StoreError
 from kubespan.core.resources import (
@@ -76,11 +76,21 @@ class Publisher:
         self._due = float("-inf")
         self._offset: float | None = None
         self._enrolment: Enrolment
+        self._measure: Measure = not_measured
         self._lasting: tuple[int, Enrolment, list[Record]] | None = None
 
-    async def publish(self, mesh: Mesh, enrolment: Enrolment, condition: Condition, *, wall: float, now: float) -> None:
+    async def publish(
+        self,
+        mesh: Mesh,
+        enrolment: Enrolment,
+        condition: Condition,
+        *,
+        wall: float,
+        now: float,
+        measure: Measure = not_measured,
+    ) -> None:
         """Write what changed. Raises StoreError."""
-        self._enrolment = enrolment
+        self._enrolment, self._measure = enrolment, measure
         if condition != self._condition:
             content = msgspec.json.encode(condition)
             await self._write(lambda: self._store.publish(STATUS, content))
@@ -104,7 +114,7 @@ class Publisher:
             reckoned = self._lasting = mesh.reckonings, self._enrolment, condense(self._lasting_records(mesh))
         return [
             *reckoned[2],
-            *peer_status_records(mesh.statuses, now, offset),
+            *peer_status_records(mesh.statuses, now, offset, mesh.measured(self._measure)),
             *endpoint_records(harvested(mesh.affiliates, mesh.statuses, mesh.followed.options, now)),
         ]
 

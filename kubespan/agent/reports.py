@@ -92,7 +92,7 @@ class Reporter:
         number = self.number
         self.number += 1
         columns = rows.values()
-        measured = self.version >= MEASURED_SINCE and any(row.loss != NOT_MEASURED for row in columns)
+        measured = self.version >= MEASURED_SINCE and any((row.rtt, row.loss) != (NOT_MEASURED,) * 2 for row in columns)
         return Report(
             number=number,
             complete=complete,

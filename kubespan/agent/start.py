@@ -33,6 +33,7 @@ from kubespan.agent.pods import read_pod_networks
 from kubespan.agent.preflight.facts import Mine
 from kubespan.agent.preflight.find import find
 from kubespan.agent.preflight.look import look
+from kubespan.agent.probe import LinkEcho
 from kubespan.agent.publish import Condition
 from kubespan.agent.registries.opening import open_registry
 from kubespan.agent.rerouting import Session, destinations_of, read_sessions, tell
@@ -143,7 +144,13 @@ async def run_agent(store: Store, data_plane: str | None, discovery: Discovery |
         check_alone(store, enrolment)
     device = await choose_data_plane(data_plane or state.data_plane)
     place = Place(
-        LinuxKernel(device), LinuxHost(), device.backend, state.networks, frozenset(state.exempt_ports or ()), preflight
+        LinuxKernel(device),
+        LinuxHost(),
+        device.backend,
+        state.networks,
+        frozenset(state.exempt_ports or ()),
+        preflight,
+        LinkEcho,
     )
     opener = partial(open_registry, store)
     lead: MakeLead = partial(StandIn, open_registry=opener, given=discovery)

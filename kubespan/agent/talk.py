@@ -22,6 +22,7 @@ from kubespan.agent.held import Held
 from kubespan.agent.reports import Reporter, Row
 from kubespan.agent.store import Enrolment
 from kubespan.core.findings import fit
+from kubespan.core.history import Histories
 from kubespan.core.identity import sign
 from kubespan.core.messages import (
     REPORT_SECONDS,
@@ -32,11 +33,13 @@ from kubespan.core.messages import (
     ClaimRefused,
     ClusterSecret,
     Delta,
+    FetchHistory,
     Finding,
     Findings,
     FromAgent,
     FromConsole,
     Hello,
+    History,
     MessageError,
     Notice,
     Pace,
@@ -55,6 +58,8 @@ from kubespan.core.rotation import ROTATION_VERSION
 
 log = structlog.get_logger()
 
+MOST_FETCHES = 8
+"""Histories that are asked for and not yet told; the oldest go first, and whoever asked asks again."""
 MOST_NOTICES = 32
 """Notices kept while nobody takes them; the oldest go first."""
 SHORTEST_REPORT = 0.5
@@ -95,7 +100,9 @@ class _Told:
 class Talk:
     """A `Party` for `console.converse`."""
 
-    def __init__(self, enrolment: Enrolment, signing_key: str, held: Held, clock: Clock) -> None:
+    def __init__(
+        self, enrolment: Enrolment, signing_key: str, held: Held, clock: Clock, history: Histories | None = None
+    ) -> None:
         self.claim: Claim | None = None
         self.applied: Applied | None = None
         self.rows: dict[int, Row] = {}
@@ -122,6 +129,8 @@ class Talk:
         self._signing_key = signing_key
         self._held = held
         self._clock = clock
+        self._history = history or Histories()
+        self._fetches: deque[FetchHistory] = deque(maxlen=MOST_FETCHES)
         self._notices: deque[Notice] = deque(maxlen=MOST_NOTICES)
         self._noticed: dict[str, float] = {}
         self._told = _Told()
@@ -146,6 +155,11 @@ class Talk:
     def patience(self, now: float) -> float:
         """Seconds until the console should hear of fresh figures."""
         return self._told.reporter.patience(now)
+
+    @property
+    def attention(self) -> tuple[float, float]:
+        """How often somebody who looks wants fresh figures, in seconds, and until when."""
+        return self._told.reporter.pace, self._told.reporter.pace_until
 
     def greet(self, challenge: Challenge) -> Hello:
         """Answer the challenge with what is held; a new connection has heard nothing yet."""
@@ -180,6 +194,10 @@ class Talk:
                 self._told.reporter.resync()
                 self._told.claim = None
                 self.sayable.set()
+            case FetchHistory() if self._told.approved:
+                self._fetches.append(message)
+                self.sayable.set()
+                return  # it asks for nothing that a look would find
             case Upgrade() if self._told.approved:
                 self.upgrade = message
                 self.upgrade_wanted.set()
@@ -212,6 +230,10 @@ class Talk:
             report = told.reporter.collect(self.rows, self.applied.revision, self._clock.now())
             if report is not None:
                 yield report
+        while self._fetches:
+            fetch = self._fetches.popleft()
+            tracks = self._history.tracks(fetch.member, self._clock.now())
+            yield History(request=fetch.request, member=fetch.member, tracks=tracks)
         yield from self._tell_notices()
         if self.failed_upgrade is not None and told.version >= UPGRADES_SINCE:
             yield self.failed_upgrade

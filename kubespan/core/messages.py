@@ -11,10 +11,10 @@ A conversation over the WebSocket `/agent/v1`, JSON text frames, `type` names th
                                          ←     Applied, Claim, Report, Notice … at any time
     Delta, Pace, Resync, Removed …       →
 
-Version 2 added Upgrade, UpgradeFailed, SecretKept and Findings, round trip and loss to Report, and says to a pending
-node nothing of its cluster: what it must know of it comes with the Welcome that approves it. Within a version the
-schema is strict: an unknown type, an unknown field or a wrong value is a MessageError with a sentence for the sender.
-Frames that go to all nodes (Snapshot, Delta) hold no secret.
+Version 2 added Upgrade, UpgradeFailed, SecretKept, Findings, FetchHistory and History, round trip and loss to Report,
+the option `probes`, and says to a pending node nothing of its cluster: what it must know of it comes with the Welcome
+that approves it. Within a version the schema is strict: an unknown type, an unknown field or a wrong value is a
+MessageError with a sentence for the sender. Frames that go to all nodes (Snapshot, Delta) hold no secret.
 Addresses travel as text; durations as ages, because two machines' clocks differ.
 """
 
@@ -246,6 +246,14 @@ class TryAgain(_Message, frozen=True):
     members: tuple[Count, ...]
 
 
+class FetchHistory(_Message, frozen=True):
+    """Somebody wants to see this link's past, as this machine kept it; since version 2."""
+
+    request: Count
+    """Comes back with the answer."""
+    member: Count
+
+
 class Upgrade(_Message, frozen=True):
     """Fetch this agent from the console and become it; since version 2."""
 
@@ -378,12 +386,31 @@ class Findings(_Message, frozen=True):
     findings: tuple[Finding, ...]
 
 
+class Track(_Strict, frozen=True):
+    """One ring of a link's past (kubespan.core.history), its oldest point first."""
+
+    seconds: Count
+    """That each point is over."""
+    age: Count
+    """Milliseconds since the newest point ended."""
+    points: str
+    """Eight bytes each, base64."""
+
+
+class History(_Message, frozen=True):
+    """A link's past, as its machine kept it; nothing of a link that it never had; since version 2."""
+
+    request: Count
+    member: Count
+    tracks: tuple[Track, ...] = ()
+
+
 _FromConsole1 = (
     Challenge | Welcome | ClusterSecret | Snapshot | Delta | Pace | Resync | TryAgain | Removed | ClaimRefused | Refused
 )
 _FromAgent1 = Hello | Applied | Claim | Report | Notice
-FromConsole = _FromConsole1 | Upgrade
-FromAgent = _FromAgent1 | UpgradeFailed | SecretKept | Findings
+FromConsole = _FromConsole1 | Upgrade | FetchHistory
+FromAgent = _FromAgent1 | UpgradeFailed | SecretKept | Findings | History
 
 _encoder = msgspec.json.Encoder()
 _from_console: dict[int, msgspec.json.Decoder[FromConsole]] = {
@@ -401,6 +428,19 @@ Body = TypeVar("Body", bound=_Strict)
 def dump(message: _Strict) -> bytes:
     """Encode a message as UTF-8 JSON."""
     return _encoder.encode(message)
+
+
+def settings_for(frame: str, version: int) -> str:
+    """Leave out of an encoded Snapshot or Delta what that version does not know; the frame itself where that is all.
+
+    Version 1 knows no option `probes`, which is there only while somebody has switched it.
+    """
+    if version > 1 or '"probes":' not in frame:
+        return frame
+    settings = msgspec.json.decode(frame)
+    options = settings.get("options") or {}
+    options.pop("probes", None)
+    return _encoder.encode(settings).decode()
 
 
 def parse_from_console(frame: bytes | str, version: int = VERSIONS[0]) -> FromConsole:

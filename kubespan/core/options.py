@@ -13,8 +13,11 @@ MINIMUM_MTU = 1280
 MAXIMUM_MTU = 9000
 
 
-class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The switches of a cluster; field names follow KubeSpanConfig, in snake case."""
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
+    """The switches of a cluster; field names follow KubeSpanConfig, in snake case.
+
+    A switch that is as it is by default does not travel: a release that does not know it needs it only where it is set.
+    """
 
     enabled: bool = True
     mtu: int = DEFAULT_MTU
@@ -30,6 +33,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Which of a peer's endpoints a machine tries."""
     exclude_advertised_networks: tuple[str, ...] = ()
     """Networks that others leave out of a machine's allowed IPs."""
+    probes: bool = True
+    """Whether machines measure round trip and loss of their links, by a small packet through the tunnel."""
 
     def check(self) -> None:
         """Raise ValueError with every fault in one sentence each, separated by `; `."""
@@ -69,9 +74,12 @@ class ClusterOptions(Options, frozen=True, forbid_unknown_fields=True, kw_only=T
 
         That release's processes read the rows too while a console is upgraded, and are strict.
         """
-        given, plain = msgspec.to_builtins(self), msgspec.to_builtins(type(self)())
+        given, plain = msgspec.structs.asdict(self), msgspec.structs.asdict(type(self)())
+        later = ("probes", *(name for name in given if name not in Options.__struct_fields__))
         return {
-            name: value for name, value in given.items() if name in Options.__struct_fields__ or value != plain[name]
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in given.items()
+            if name not in later or value != plain[name]
         }
 
     def _further_faults(self) -> list[str]:

@@ -83,6 +83,8 @@ class Definition(NamedTuple):
     owner: str
     columns: tuple[tuple[str, str], ...] = ()
     """(heading, key of the spec)."""
+    extras: tuple[tuple[str, str], ...] = ()
+    """Further ones, which Talos does not have; a table shows them where any of its records has the key."""
 
     @property
     def label(self) -> str:
@@ -132,6 +134,7 @@ PEER_STATUSES = Definition(
         ("Rx", "receiveBytes"),
         ("Tx", "transmitBytes"),
     ),
+    (("Rtt", "rtt"), ("Loss", "loss")),
 )
 ENDPOINTS = Definition(
     "KubeSpanEndpoints.kubespan.talos.dev",
@@ -338,8 +341,17 @@ def peer_spec_records(specs: Mapping[str, PeerSpec]) -> list[Record]:
     ]
 
 
-def peer_status_records(statuses: Mapping[str, PeerStatus], now: float, offset: float) -> list[Record]:
-    """What each peer is. `offset` is wall clock minus timeline, as `steady_offset` keeps it."""
+Measured = Mapping[str, tuple[float | None, float | None]]
+"""Round trip in seconds and loss from 0 to 1, by public key; none for what is not measured."""
+
+
+def peer_status_records(
+    statuses: Mapping[str, PeerStatus], now: float, offset: float, measured: Measured | None = None
+) -> list[Record]:
+    """What each peer is. `offset` is wall clock minus timeline, as `steady_offset` keeps it.
+
+    Round trip and loss are ours alone: they are there where they were measured, beside Talos' own keys.
+    """
     return [
         Record(
             PEER_STATUSES,
@@ -353,10 +365,26 @@ def peer_status_records(statuses: Mapping[str, PeerStatus], now: float, offset: 
                 "lastHandshakeTime": rfc3339(status.last_handshake + offset),
                 "lastUsedEndpoint": str(status.last_used_endpoint or ""),
                 "lastEndpointChange": rfc3339(status.endpoint_changed + offset),
-            },
+            }
+            | _measures(*(measured or {}).get(key, (None, None))),
         )
         for key, status in sorted(statuses.items())
     ]
+
+
+def _measures(rtt: float | None, loss: float | None) -> dict[str, str]:
+    found = {}
+    if rtt is not None:
+        found["rtt"] = write_milliseconds(rtt)
+    if loss is not None:
+        found["loss"] = f"{loss:.0%}"
+    return found
+
+
+def write_milliseconds(seconds: float) -> str:
+    """A duration as Talos writes such ones, to three digits: `1.23ms`."""
+    milliseconds = seconds * 1000
+    return f"{milliseconds:.3g}ms" if milliseconds < 1000 else f"{milliseconds:.0f}ms"  # noqa: PLR2004 - three digits
 
 
 def harvested(

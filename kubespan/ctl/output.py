@@ -36,11 +36,14 @@ def _document(resource: Resource, node: str) -> dict[str, Any]:
 
 def _table(resources: Iterable[Resource], definition: Definition, node: str) -> str:
     headings = ["NODE", "NAMESPACE", "TYPE", "ID", "VERSION"]
-    rows = [[*headings, *(heading.upper() for heading, _ in definition.columns)]]
+    resources = list(resources)
+    extras = [(heading, key) for heading, key in definition.extras if any(key in one.spec for one in resources)]
+    columns = [*definition.columns, *extras]
+    rows = [[*headings, *(heading.upper() for heading, _ in columns)]]
     for resource in resources:
         metadata = resource.metadata
         fixed = [node, metadata.namespace, definition.display_type, metadata.id, str(metadata.version)]
-        rows.append(fixed + [_cell(resource.spec.get(key)) for _, key in definition.columns])
+        rows.append(fixed + [_cell(resource.spec.get(key)) for _, key in columns])
     widths = [max(map(len, column)) + _PADDING for column in zip(*rows, strict=True)]
     return "".join(f"{_line(row, widths)}\n" for row in rows)
 

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
+import redis
 import structlog
 
 from kubespan.core.endpoint import IPAddress, parse_address
@@ -23,9 +24,11 @@ from kubespan.core.messages import (
     Applied,
     Claim,
     ClusterSecret,
+    FetchHistory,
     Findings,
     FromAgent,
     Hello,
+    History,
     MessageError,
     Notice,
     Refused,
@@ -38,17 +41,22 @@ from kubespan.core.messages import (
     parse_from_agent,
 )
 from nodes.agents.gate import TOGETHER, Gate
+from nodes.agents.history import Questions, Told, answer
 from nodes.agents.hub import Hub
 from nodes.agents.ledger import Ledger
 from nodes.agents.reports import Line, Reports
 from nodes.agents.rows import AWAY, DatabaseRows, in_thread
 from nodes.agents.sockets import SEND_SECONDS, Socket, Stalled
+from nodes.connections import async_redis
 from nodes.counters import Tally
-from nodes.fanout import CLOSE_LATER, CLOSE_POLICY, CLOSE_REMOVED, CLOSE_REPLACED, CLOSE_TOO_BIG, Watch
+from nodes.fanout import CLOSE_LATER, CLOSE_POLICY, CLOSE_REMOVED, CLOSE_REPLACED, CLOSE_TOO_BIG, Ask, Watch
 from nodes.services import rotation, sessions
 from nodes.services.refused import Refused as Refusal
 from nodes.services.rotation import Holding
 from nodes.services.sessions import Greeting, Session
+
+HISTORY_SINCE = 2
+"""The version of the protocol that has FetchHistory."""
 
 HELLO_SECONDS = 10.0
 """For the answer to the challenge."""
@@ -79,6 +87,7 @@ class End:
         self.reports = Reports(self.ledger, tally)
         self.hub = Hub(DatabaseRows(), self)
         self.gate = Gate()
+        self.redis = async_redis()
         self.admission = asyncio.Semaphore(ADMISSIONS)
         self.strangers = 0
         self.conversations: dict[Socket, Conversation] = {}
@@ -104,6 +113,7 @@ class End:
         await self.ledger.write()
         await self.ledger.write_claims()
         await self.reports.stop()
+        await self.redis.aclose()
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[None]:
@@ -158,6 +168,21 @@ class End:
         for node, secrets in lacked.items():
             conversations[node].give(secrets, held[node])
 
+    def asked(self, socket: Socket, ask: Ask) -> None:
+        """Somebody wants a link's past."""
+        if (conversation := self.conversations.get(socket)) is not None and socket.approved:
+            conversation.ask(ask)
+
+    def tell(self, node_pk: int, request: int, told: Told) -> None:
+        """Bring an agent's answer to who asked."""
+        self.spawn(self._tell(node_pk, request, told))
+
+    async def _tell(self, node_pk: int, request: int, told: Told) -> None:
+        try:
+            await answer(self.redis, node_pk, request, told)
+        except (redis.RedisError, OSError) as error:
+            log.warning("a history was not brought to who asked", node=node_pk, error=str(error))
+
     def watched(self, cluster_pk: int, watch: Watch) -> None:
         """A page looks."""
         self.reports.watch(cluster_pk, watch)
@@ -188,6 +213,7 @@ class Conversation:
         self._limit = FRAME_BASE
         self._version = VERSIONS[0]
         self._settling = asyncio.Lock()
+        self._questions = Questions()
         self._nonce = ""
         self._heard_at = 0.0
         self._hello: Hello
@@ -252,9 +278,9 @@ class Conversation:
 
     async def _let_in(self) -> None:
         session = await self._open_session()
-        socket = Socket(self._send, session.cluster_pk, session.node_pk, session.id, self._hello.held)
-        self._session, self._socket = session, socket
-        self._version = session.welcome.version
+        version = session.welcome.version
+        socket = Socket(self._send, session.cluster_pk, session.node_pk, session.id, self._hello.held, version)
+        self._session, self._socket, self._version = session, socket, version
         self._end.conversations[socket] = self
         try:
             await self._end.hub.join(socket)
@@ -302,6 +328,14 @@ class Conversation:
         """Give secrets that a node with this in hand lacks; if it was given others meanwhile, they are none of it."""
         if self._socket in self._end.conversations and self.holding == holding:
             self._give(secrets)
+
+    def ask(self, ask: Ask) -> None:
+        """Pass a question on; an agent that does not know it is not asked."""
+        if self._version < HISTORY_SINCE:
+            self._end.tell(ask.node, ask.request, Told("agent-too-old"))
+            return
+        self._questions.note(ask.request, ask.member)
+        self._socket.say(dump(FetchHistory(request=ask.request, member=ask.member)).decode())
 
     async def settle_again(self) -> None:
         """The node's standing changed, or it was taken for gone: open its session anew, and tell it what that means."""
@@ -393,6 +427,8 @@ class Conversation:
         match message:
             case Report():
                 await self._take_report(message)
+            case History() | UpgradeFailed() if socket.approved:
+                self._take_answer(message)
             case Applied() if socket.approved:
                 ledger.note_applied(socket, message)
             case SecretKept() if socket.approved:
@@ -404,10 +440,16 @@ class Conversation:
             case Notice() if socket.approved:
                 self._end.tally[f"notice.{message.kind}"] += 1
                 ledger.note_notice(socket, message)
-            case UpgradeFailed() if socket.approved:
-                ledger.note_failed_upgrade(socket, message)
             case Hello():
                 raise MessageError("a connection has one hello")
+
+    def _take_answer(self, message: History | UpgradeFailed) -> None:
+        if isinstance(message, UpgradeFailed):
+            self._end.ledger.note_failed_upgrade(self._socket, message)
+        elif self._questions.settle(message.request, message.member):
+            self._end.tell(self._socket.node, message.request, Told("told", message.tracks))
+        else:
+            self._end.tally["history.unasked"] += 1
 
     async def _take_report(self, report: Report) -> None:
         try:

@@ -26,6 +26,7 @@ from nodes.connections import TIMEOUT, async_redis, subscriber_redis
 from nodes.fanout import (
     CLOSE_REPLACED,
     CLOSE_RESTART,
+    Ask,
     Frame,
     HandOut,
     News,
@@ -100,6 +101,9 @@ class Listener(Protocol):
 
     def watched(self, cluster_pk: int, watch: Watch) -> None:
         """A page looks."""
+
+    def asked(self, socket: Socket, ask: Ask) -> None:
+        """Somebody wants to know something of the node."""
 
     def resubscribed(self) -> None:
         """There is a connection to Redis again; it may have been emptied."""
@@ -377,7 +381,7 @@ class Hub:
             case _ if (addressee := cluster.sockets.get(parcel.node)) is not None:
                 self._deliver(addressee, parcel)
 
-    def _deliver(self, socket: Socket, parcel: Personal | Settle | Replaced) -> None:
+    def _deliver(self, socket: Socket, parcel: Personal | Settle | Replaced | Ask) -> None:
         match parcel:
             case Personal(frame=frame, close=0):
                 socket.say(frame.decode())
@@ -385,6 +389,8 @@ class Hub:
                 socket.close(code, frame.decode())
             case Settle():
                 self._listener.settle(socket)
+            case Ask():
+                self._listener.asked(socket, parcel)
             case Replaced(session=session) if session != socket.session:
                 socket.close(CLOSE_REPLACED)
 

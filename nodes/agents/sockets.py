@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 import structlog
 
-from kubespan.core.messages import Revision
+from kubespan.core.messages import VERSIONS, Revision, settings_for
 from nodes.fanout import CLOSE_LATER, Frame
 
 QUEUE_LIMIT = 64
@@ -82,13 +82,18 @@ class Socket:
         "node",
         "session",
         "settled",
+        "version",
     )
 
-    def __init__(self, send: Send, cluster: int, node: int, session: str, held: Revision | None) -> None:
+    def __init__(
+        self, send: Send, cluster: int, node: int, session: str, held: Revision | None, version: int = VERSIONS[0]
+    ) -> None:
         self.cluster = cluster
         self.node = node
         self.session = session
         self.held = held
+        self.version = version
+        """Of the protocol that it speaks."""
         self.approved = False
         self.settled = False
         """Whether it was told its standing; before, it cannot have missed anything."""
@@ -226,7 +231,7 @@ class Socket:
         self._retry = asyncio.get_running_loop().call_later(delay, self.lost_touch)
 
     async def _hand_over(self, note: Note) -> None:
-        await self._deliver({"type": "websocket.send", "text": note.text})
+        await self._deliver({"type": "websocket.send", "text": settings_for(note.text, self.version)})
         self.held = note.revision
         self._told = True
 

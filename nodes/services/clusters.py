@@ -150,8 +150,8 @@ def _refresh_members(cluster: Cluster, before: ClusterOptions, options: ClusterO
 
 
 def _differences(before: ClusterOptions, after_: ClusterOptions) -> dict[str, list[object]]:
-    old, new = msgspec.to_builtins(before), msgspec.to_builtins(after_)
-    return {name: [old[name], new[name]] for name in new if old[name] != new[name]}
+    old, new = msgspec.structs.asdict(before), msgspec.structs.asdict(after_)
+    return {name: msgspec.to_builtins([old[name], new[name]]) for name in new if old[name] != new[name]}
 
 
 def preview_options(cluster: Cluster, options: ClusterOptions) -> list[str]:
@@ -198,6 +198,10 @@ _SWITCH_SENTENCES = {
     "discovery": (
         "The discovery service serves this cluster no longer and forgets what it keeps of it; Talos machines leave.",
         "The discovery service serves this cluster.",
+    ),
+    "probes": (
+        "Machines no longer measure the round trip and loss of their links; what was measured stays in the charts.",
+        "Machines measure the round trip and loss of their links, by one small packet to each peer every 30 seconds.",
     ),
     "advertise_kubernetes_networks": (
         "Linux machines no longer ask to advertise their pod networks; those that somebody said yes to stay.",

@@ -15,10 +15,12 @@ import structlog
 from msgspec.structs import replace
 
 import kubespan
-from kubespan.agent.__main__ import main
+from kubespan.agent.__main__ import _describe_measured, main
 from kubespan.agent.store import Store
 from kubespan.agent.units import EXIT_SETUP
 from kubespan.core.messages import Applied, RefusedClaim
+from kubespan.core.peer_status import PeerStatus
+from kubespan.core.resources import dump, parse, peer_status_records, update
 from tests.agent.console_double import ALPHA, Bench, ConsoleDouble, running, sealed_secret, snapshot
 from tests.agent.test_enrol import TOKEN, agree, console
 
@@ -192,6 +194,22 @@ async def test_status_of_a_running_agent(call, tmp_path):
     assert "office" in result.output
     assert "2 unknown" in result.output
     assert f"process {os.getpid()}, kernel WireGuard" in result.output
+
+
+@pytest.mark.parametrize(
+    ("measured", "line"),
+    [
+        pytest.param([], None, id="nothing"),
+        pytest.param([("bravo", 0.002, 0.0)], "round trip 2ms, loss 0%", id="one"),
+        pytest.param([("bravo", 0.002, None), ("charlie", 0.03, None)], "round trip 30ms at most (charlie)", id="two"),
+        pytest.param([("a", None, 1.0), ("c", 0.03, 0.05)], "round trip 30ms, loss 100% at most (a)", id="a loss"),
+    ],
+)  # fmt: skip
+def test_status_says_what_was_measured(measured, line):
+    records = peer_status_records(
+        {label: PeerStatus(label) for label, *_ in measured}, 0.0, 0.0, {label: figures for label, *figures in measured}
+    )
+    assert _describe_measured(parse(dump(update([], records, 0.0)))) == (line or "")
 
 
 async def test_status_counts_what_the_console_sent_that_could_not_be_used(call, tmp_path):

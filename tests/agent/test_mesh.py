@@ -300,3 +300,25 @@ def test_a_thousand_members_are_decided_on_in_one_reckoning(monkeypatch):
     machine.look()
     assert len(reckoned) == 1
     assert machine.mesh.membership.revision.number == 999
+
+
+def test_who_is_up_is_probed_unless_that_is_switched_off():
+    machine = Machine()
+    machine.look()
+    assert machine.mesh.targets(machine.clock.now()) == {}
+    machine.clock.pass_by(1)
+    machine.shake()
+    machine.look()
+    assert machine.mesh.targets(machine.clock.now()) == {BRAVO.index: BRAVO.address}
+    machine.give(snapshot(2, *machine.members, options=Options(probes=False)))
+    machine.look()
+    assert machine.mesh.targets(machine.clock.now()) == {}
+
+
+def test_what_was_measured_is_reported_in_whole_microseconds_and_per_mille():
+    machine = Machine()
+    machine.look()
+    measured = {BRAVO.index: (0.0123456, 0.05)}
+    rows = machine.mesh.rows(machine.clock.now(), lambda index: measured.get(index, (None, None)))
+    assert (rows[BRAVO.index].rtt, rows[BRAVO.index].loss) == (12346, 50)
+    assert (rows[CHARLIE.index].rtt, rows[CHARLIE.index].loss) == (-1, -1)

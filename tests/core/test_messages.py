@@ -17,9 +17,11 @@ from kubespan.core.messages import (
     Delta,
     EnrolReply,
     EnrolRequest,
+    FetchHistory,
     Finding,
     Findings,
     Hello,
+    History,
     Member,
     MessageError,
     Notice,
@@ -33,6 +35,7 @@ from kubespan.core.messages import (
     Revision,
     SecretKept,
     Snapshot,
+    Track,
     TryAgain,
     Upgrade,
     UpgradeFailed,
@@ -78,6 +81,7 @@ FROM_CONSOLE = [
     ClaimRefused(refused=(RefusedClaim(claim="10.0.0.5", reason="it is another member's"),)),
     Refused(code="frame", reason="what came is no message"),
     Upgrade(version="0.2.0", sha256="ab" * 32, size=9_000_000),
+    FetchHistory(request=5, member=3),
 ]
 FROM_AGENT = [
     Hello(version=1, cluster="c", node_id="n", signature="AA==", held=REVISION, secret_generation=2),
@@ -106,6 +110,7 @@ FROM_AGENT = [
     Notice(kind="drift", text="the link was gone"),
     UpgradeFailed(version="0.2.0", reason="it did not connect within 60 s"),
     SecretKept(generation=2),
+    History(request=5, member=3, tracks=(Track(seconds=60, age=1000, points="AAAAAAAAAAA="),)),
     Findings(
         findings=(Finding(code="rp-filter", text="eth0 drops", remedy="sysctl -w net.ipv4.conf.eth0.rp_filter=2"),)
     ),
@@ -213,7 +218,7 @@ def test_every_message_is_tried_above():
 NEW_IN_2 = [
     message
     for message in (*FROM_CONSOLE, *FROM_AGENT)
-    if isinstance(message, Upgrade | UpgradeFailed | SecretKept | Findings)
+    if isinstance(message, Upgrade | UpgradeFailed | SecretKept | Findings | FetchHistory | History)
 ]
 
 
@@ -223,6 +228,28 @@ def test_what_is_new_in_version_2_is_unknown_in_version_1(message):
     assert parse(dump(message), 2) == message
     with pytest.raises(MessageError, match="Invalid value"):
         parse(dump(message), 1)
+
+
+SETTINGS = [
+    Snapshot(revision=REVISION, secret_generation=1, options=Options(probes=False), members=(MEMBER,)),
+    Delta(since=Revision(1, 6), revision=REVISION, secret_generation=1, options=Options(probes=False)),
+    Delta(since=Revision(1, 6), revision=REVISION, secret_generation=1, changed=(MEMBER,)),
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=["snapshot", "delta with options", "delta without"])
+def test_an_agent_of_version_1_is_told_settings_without_what_it_does_not_know(settings):
+    frame = dump(settings).decode()
+    assert messages.settings_for(frame, 2) == frame
+    told = parse_from_console(messages.settings_for(frame, 1), 1)
+    assert "probes" not in messages.settings_for(frame, 1)
+    options = None if settings.options is None else Options()
+    assert told == msgspec.structs.replace(settings, options=options)
+
+
+def test_options_that_nobody_has_switched_do_not_travel():
+    snapshot = Snapshot(revision=REVISION, secret_generation=1, options=Options(mtu=1300), members=())
+    assert msgspec.json.decode(dump(snapshot))["options"] == {"mtu": 1300}
 
 
 def test_a_welcome_that_says_nothing_new_is_one_of_version_1():

@@ -190,6 +190,21 @@ def test_peer_status_record():
     ]
 
 
+@pytest.mark.parametrize(
+    ("measured", "extras"),
+    [
+        pytest.param((None, None), {}, id="not measured"),
+        pytest.param((0.0012345, None), {"rtt": "1.23ms"}, id="no loss yet"),
+        pytest.param((None, 1.0), {"loss": "100%"}, id="nothing came back"),
+        pytest.param((1.2345, 0.05), {"rtt": "1234ms", "loss": "5%"}, id="slow and lossy"),
+    ],
+)
+def test_what_was_measured_stands_beside_what_talos_has(measured, extras):
+    [(_, _, plain)] = peer_status_records({KEY: UP}, NOW, OFFSET)
+    [(_, _, spec)] = peer_status_records({KEY: UP}, NOW, OFFSET, {KEY: measured})
+    assert spec == plain | extras
+
+
 def test_what_never_was_is_empty_or_zero():
     [(_, _, spec)] = peer_status_records({KEY: PeerStatus("worker-1")}, NOW, OFFSET)
     assert spec["endpoint"] == spec["lastUsedEndpoint"] == ""

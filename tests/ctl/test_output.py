@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 import yaml
 
@@ -112,6 +113,14 @@ def test_table():
 def test_a_table_of_nothing_is_its_headings():
     text = render([], PEER_STATUSES, "table", "n")
     assert text == "NODE   NAMESPACE   TYPE   ID   VERSION   LABEL   ENDPOINT   STATE   RX   TX\n"
+
+
+def test_what_talos_does_not_have_is_a_column_only_where_there_is_some():
+    first, second = STATUSES[0], msgspec.structs.replace(STATUSES[0], spec=STATUSES[0].spec | {"rtt": "1.2ms"})
+    assert "RTT" not in render([first], PEER_STATUSES, "table", "n")
+    headings, *rows = render([first, second], PEER_STATUSES, "table", "n").splitlines()
+    assert headings.endswith("   TX         RTT")
+    assert [row.endswith("1.2ms") for row in rows] == [False, True]
 
 
 def test_json_documents_follow_one_another():
