@@ -60,6 +60,7 @@ def every(seconds, task):
 
 app.conf.beat_schedule = {
     "a worker lives": every(10, "heartbeat"),
+    "tell webhooks what happened": every(5, "gather_alerts"),
     "go on with upgrades of agents": every(5, "advance_rollouts"),
     "find nodes that lag": every(15, "check_lag"),
     "find nodes that fell silent": every(15, "mark_silent_nodes"),

@@ -48,6 +48,8 @@ DISCOVERY_URL = service_url(
     "DISCOVERY_URL", f"{KUBESPAN_AGENT_URL.partition(':')[0]}://{host_of(KUBESPAN_AGENT_URL)}:3000"
 )
 DISCOVERY_ROOTS = env("DISCOVERY_ROOTS", "")
+# Where webhooks may lead besides public addresses: networks, such as 10.1.0.0/16.
+WEBHOOK_NETWORKS = networks("WEBHOOK_NETWORKS")
 DEBUG = flag("KUBESPAN_DEBUG")
 SECURE = KUBESPAN_URL.startswith("https:")
 

@@ -20,18 +20,21 @@ from nodes.models import (
     Change,
     Cluster,
     Console,
+    Delivery,
     DiscoveryAffiliate,
     DiscoveryClock,
     DiscoveryCluster,
     Grant,
     Node,
     Obstacle,
+    Outage,
     Rollout,
     RolloutStep,
     Rotation,
     Token,
     Tombstone,
     Transition,
+    Webhook,
 )
 from nodes.secrets import SecretField
 
@@ -272,3 +275,33 @@ class AuditAdmin(Shown):
     list_select_related = ("cluster", "actor")
     search_fields = ("actor_name", "verb", "target")
     date_hierarchy = "at"
+
+
+@admin.register(Webhook)
+class WebhookAdmin(Shown):
+    """Whom to tell of what."""
+
+    list_display = ("name", "host", "format", "failures", "disabled_at", "created_by", "page")
+    list_filter = ("format",)
+    list_select_related = ("created_by",)
+    search_fields = ("name", "host")
+
+
+@admin.register(Delivery)
+class DeliveryAdmin(Shown):
+    """What webhooks told."""
+
+    list_display = ("created", "webhook", "kind", "state", "attempts", "result")
+    list_filter = ("state", "kind")
+    list_select_related = ("webhook",)
+    search_fields = ("webhook__name", "text", "result")
+
+
+@admin.register(Outage)
+class OutageAdmin(Shown):
+    """Links that are down, as webhooks follow them."""
+
+    list_display = ("webhook", "node", "peer", "since", "told")
+    list_filter = ("told",)
+    list_select_related = ("webhook", "node", "peer")
+    search_fields = ("node__name", "peer__name", "webhook__name")

@@ -22,6 +22,7 @@ Kind = Literal[
     "node.applied",
     "token.changed",
     "rollout.changed",
+    "alerts.changed",  # a webhook, or what became of what it was to tell
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
 

@@ -3,6 +3,7 @@
 from django.urls import path
 
 from nodes.consumers.about import AboutConsumer
+from nodes.consumers.alerts import AlertsConsumer
 from nodes.consumers.cluster import ClusterConsumer
 from nodes.consumers.enrolment import EnrolmentConsumer
 from nodes.consumers.following import (
@@ -30,6 +31,8 @@ websocket_urlpatterns = [
     path("live/rotation/<uuid:cluster>", RotationConsumer.as_asgi()),
     path("live/discovery", DiscoveryConsumer.as_asgi()),
     path("live/discovery/<uuid:cluster>", ClusterDiscoveryConsumer.as_asgi()),
+    path("live/alerts", AlertsConsumer.as_asgi()),
+    path("live/alerts/<uuid:webhook>", AlertsConsumer.as_asgi()),
     path("live/about", AboutConsumer.as_asgi()),
     path("live/enrolment/<uuid:token>", EnrolmentConsumer.as_asgi()),
 ]

@@ -8,6 +8,7 @@ import redis
 import structlog
 from celery import shared_task
 from celery.signals import heartbeat_sent
+from django.core.cache import cache
 from django.utils import timezone
 
 from nodes import live
@@ -15,11 +16,15 @@ from nodes.announce import announce
 from nodes.connections import sync_redis
 from nodes.health import WORKER_KEY
 from nodes.models import Cluster, Node
-from nodes.services import affiliates, discovery, nodes, revisions, rollouts, rotation, sessions, transitions
+from nodes.notify.carry import Undelivered
+from nodes.services import affiliates, alerts, discovery, nodes, revisions, rollouts, rotation, sessions, transitions
 from nodes.vitals import workers
 
 HEARTBEAT_SECONDS = 45
 """How long a worker counts as living after its last beat, which comes every 10 s."""
+
+DELIVERY_SECONDS = 300
+"""After so long another may carry out a webhook's deliveries: whoever began has died with its worker."""
 
 log = structlog.get_logger(__name__)
 
@@ -66,6 +71,7 @@ def expire() -> None:
     now = timezone.now()
     nodes.expire_candidates(now)
     revisions.prune(now)
+    alerts.prune(now)
     transitions.prune(now)
 
 
@@ -111,6 +117,30 @@ def keep_affiliates() -> None:
         affiliates.drop_left([node for node in affiliates.left_long_ago(now) if not affiliates.is_heard(node)], now)
     except redis.RedisError as error:
         log.warning("who is heard is not known", error=str(error))
+
+
+@shared_task
+def gather_alerts() -> None:
+    """Make deliveries of what happened, for every webhook."""
+    alerts.gather(timezone.now())
+
+
+@shared_task(
+    autoretry_for=(Undelivered,),
+    max_retries=alerts.QUICK - 1,
+    retry_backoff=2,
+    retry_backoff_max=60,
+    throws=(Undelivered,),
+)
+def deliver_alerts(webhook_pk: int) -> None:
+    """Carry out what waits for one webhook; a second one for the same finds it busy, and leaves it to the first."""
+    name = f"webhook-{webhook_pk}"
+    if not cache.add(name, 1, DELIVERY_SECONDS):
+        return
+    try:
+        alerts.deliver(webhook_pk, timezone.now())
+    finally:
+        cache.delete(name)
 
 
 @shared_task

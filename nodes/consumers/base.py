@@ -258,7 +258,7 @@ class MeshConsumer(AsyncWebsocketConsumer):
         await self.close(CLOSE_GONE)
 
     node_enrolled = node_approved = node_changed = node_removed = node_away = node_applied = cluster_changed
-    cluster_created = token_changed = rollout_changed = cluster_changed
+    cluster_created = token_changed = rollout_changed = alerts_changed = cluster_changed
 
 
 class Gone(Exception):

@@ -1,6 +1,7 @@
 """The console's rows. Reading is queryset and model methods here; every change is a function in `nodes.services`."""
 
 from nodes.models.activity import Audit, Transition
+from nodes.models.alerts import Delivery, Outage, Webhook
 from nodes.models.clusters import Change, Cluster, Console, Rotation
 from nodes.models.discovery import DiscoveryAffiliate, DiscoveryClock, DiscoveryCluster
 from nodes.models.members import Candidate, Node, Tombstone
@@ -16,12 +17,14 @@ __all__ = [
     "Change",
     "Cluster",
     "Console",
+    "Delivery",
     "DiscoveryAffiliate",
     "DiscoveryClock",
     "DiscoveryCluster",
     "Grant",
     "Node",
     "Obstacle",
+    "Outage",
     "Role",
     "Rollout",
     "RolloutStep",
@@ -29,4 +32,5 @@ __all__ = [
     "Token",
     "Tombstone",
     "Transition",
+    "Webhook",
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from django.apps import apps
 from django.contrib import admin
@@ -11,8 +13,8 @@ from django.urls import reverse
 from kubespan.core.messages import Finding, Notice
 from kubespan.discovery.state import Update
 from nodes.counters import count
-from nodes.models import Cluster, Grant, Rollout, RolloutStep, Rotation, Token
-from nodes.services import discovery, nodes, obstacles, people, rotation, sessions
+from nodes.models import Cluster, Grant, Outage, Rollout, RolloutStep, Rotation, Token
+from nodes.services import discovery, nodes, obstacles, people, rotation, sessions, webhooks
 from tests.factories import NOW, Machine, enrol, make_cluster, make_token
 
 pytestmark = pytest.mark.django_db
@@ -43,6 +45,10 @@ def rows():
     Grant.objects.create(user=User.objects.create_user("bob"), cluster=cluster, role="viewer", at=NOW)
     RolloutStep.objects.create(rollout=rollout, node=edge, order=0, before="0.1.0")
     nodes.remove_node("tests", enrol(cluster, Machine("gone")), "gone", NOW)
+    wanted = webhooks.Wanted("on call", "https://hooks.example/", "json", ["node.away"], (), timedelta(0))
+    webhook, _ = webhooks.create_webhook("tests", wanted, NOW)
+    webhooks.send_test("tests", webhook.pk, NOW)
+    Outage.objects.create(webhook=webhook, node=edge, peer=edge, since=NOW)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from nodes.consumers.cluster import ClusterConsumer
 from nodes.consumers.node import NodeConsumer
 from nodes.models import Node, Rollout, Token, Tombstone
 from nodes.routing import websocket_urlpatterns
-from nodes.services import clusters, rollouts, tokens
+from nodes.services import clusters, rollouts, tokens, webhooks
 from nodes.services import nodes as services
 from nodes.vitals import workers
 from tests.factories import make_user
@@ -480,3 +480,16 @@ async def test_a_clusters_map_follows_its_links(visit, console, by):
     assert await page.find(lambda message: message.get("nodes_gone")) == [pks[1]]
     await page.communicator.send_to(text_data="nonsense")
     assert await page.closed() == 1008
+
+
+async def test_the_pages_about_webhooks_hear_what_became_of_a_delivery(visit, person):
+    asked = webhooks.Wanted("on call", "https://hooks.example/", "json", ["node.away"], (), timedelta(0))
+    webhook, _ = await in_thread(lambda: webhooks.create_webhook("tests", asked, timezone.now()))
+    boss = await in_thread(lambda: get_user_model().objects.create_superuser("boss"))
+    pages = [await visit(path, boss) for path in ("/live/alerts", f"/live/alerts/{webhook.uuid}")]
+    for page in pages:
+        assert (await page.hear())["type"] == "snapshot"
+    await in_thread(lambda: webhooks.send_test("tests", webhook.pk, timezone.now()))
+    for page in pages:
+        assert (await page.hear())["type"] == "delta"
+    assert await (await visit("/live/alerts", person)).closed() == base.CLOSE_FORBIDDEN

@@ -26,6 +26,7 @@ SECTIONS: tuple[tuple[str, tuple[Tab, ...]], ...] = (
     (
         "Console",
         (
+            Tab("alerts", "settings-alerts", "Alerts", "bell"),
             Tab("about", "settings-about", "About", "info-circle", permission=ENTER),
             Tab("admin", "admin:index", "Admin", "database"),
         ),

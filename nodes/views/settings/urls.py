@@ -3,9 +3,17 @@
 from django.urls import path
 from django.views.generic import RedirectView
 
-from nodes.views.settings import about
+from nodes.views.settings import about, alerts
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="settings-about"), name="settings"),
     path("about/", about.AboutView.as_view(), name="settings-about"),
+    path("alerts/", alerts.AlertsView.as_view(), name="settings-alerts"),
+    path("alerts/create/", alerts.WebhookCreateView.as_view(), name="settings-webhook-create"),
+    path("alerts/<uuid:uuid>/", alerts.WebhookView.as_view(), name="settings-webhook"),
+    path("alerts/<uuid:uuid>/test/", alerts.WebhookTestView.as_view(), name="settings-webhook-test"),
+    path("alerts/<uuid:uuid>/disable/", alerts.WebhookDisableView.as_view(), name="settings-webhook-disable"),
+    path("alerts/<uuid:uuid>/enable/", alerts.WebhookEnableView.as_view(), name="settings-webhook-enable"),
+    path("alerts/<uuid:uuid>/renew/", alerts.WebhookRenewView.as_view(), name="settings-webhook-renew"),
+    path("alerts/<uuid:uuid>/delete/", alerts.WebhookDeleteView.as_view(), name="settings-webhook-delete"),
 ]
