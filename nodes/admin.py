@@ -15,6 +15,7 @@ from django.utils.safestring import mark_safe
 
 from nodes import counters
 from nodes.models import (
+    ApiToken,
     Audit,
     Candidate,
     Change,
@@ -305,3 +306,14 @@ class OutageAdmin(Shown):
     list_filter = ("told",)
     list_select_related = ("webhook", "node", "peer")
     search_fields = ("node__name", "peer__name", "webhook__name")
+
+
+@admin.register(ApiToken)
+class ApiTokenAdmin(Shown):
+    """What programs read by."""
+
+    hidden = ("digest",)
+    list_display = ("name", "user", "role", "created", "expires", "last_used", "revoked_at")
+    list_filter = ("role",)
+    list_select_related = ("user",)
+    search_fields = ("name", "user__username")

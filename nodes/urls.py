@@ -20,6 +20,7 @@ from nodes.views import (
     talos,
 )
 from nodes.views.help import HelpView
+from nodes.views.settings.api_tokens import HealthView
 
 urlpatterns = [
     path(ENROL_PATH.lstrip("/"), api.enrol, name="enrol"),
@@ -73,5 +74,6 @@ urlpatterns = [
     ),
     path("activity/", activity.ActivityView.as_view(), name="activity"),
     path("settings/", include("nodes.views.settings.urls")),
+    path("api/health", HealthView.as_view(), name="api-health"),
     path("help/", HelpView.as_view(), name="help"),
 ]

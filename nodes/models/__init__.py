@@ -2,6 +2,7 @@
 
 from nodes.models.activity import Audit, Transition
 from nodes.models.alerts import Delivery, Outage, Webhook
+from nodes.models.api_tokens import ApiToken
 from nodes.models.clusters import Change, Cluster, Console, Rotation
 from nodes.models.discovery import DiscoveryAffiliate, DiscoveryClock, DiscoveryCluster
 from nodes.models.members import Candidate, Node, Tombstone
@@ -12,6 +13,7 @@ from nodes.models.rollouts import Rollout, RolloutStep
 from nodes.models.tokens import Token
 
 __all__ = [
+    "ApiToken",
     "Audit",
     "Candidate",
     "Change",

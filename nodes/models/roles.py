@@ -10,6 +10,7 @@ from django.contrib.auth.models import AnonymousUser
 from django.db import models
 
 Q = TypeVar("Q", bound="models.QuerySet[Any]")
+U = TypeVar("U", bound=AbstractBaseUser)
 
 
 class Role(models.TextChoices):
@@ -75,6 +76,19 @@ def forget_roles(user: AbstractBaseUser | AnonymousUser) -> None:
     """Read them anew when they are asked for next."""
     if hasattr(user, _KEPT):
         delattr(user, _KEPT)
+
+
+def limit_roles(user: U, most: Role) -> U:
+    """Have this object stand for somebody with no more than one role anywhere; nothing of it is to be saved."""
+
+    def lower(role: Role) -> Role:
+        return role if most.includes(role) else most
+
+    given = roles_of(user)
+    user.is_superuser = user.is_staff = False  # type: ignore[attr-defined] # who is one may everything
+    clusters = {pk: lower(role) for pk, role in given.clusters.items()}
+    setattr(user, _KEPT, Roles(lower(given.console) if given.console else None, clusters))
+    return user
 
 
 def _read(user: AbstractBaseUser) -> Roles:

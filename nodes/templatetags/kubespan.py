@@ -252,6 +252,8 @@ IRREGULAR = {
     "node.options-set": "set the options of node",
     "node.networks-approved": "approved networks of node",
     "node.told-to-try-again": "told node to try again:",
+    "webhook.secret-renewed": "renewed the secret of webhook",
+    "webhook.gave-up": "disabled, after too many failures, webhook",
 }
 
 

@@ -13,8 +13,8 @@ from django.urls import reverse
 from kubespan.core.messages import Finding, Notice
 from kubespan.discovery.state import Update
 from nodes.counters import count
-from nodes.models import Cluster, Grant, Outage, Rollout, RolloutStep, Rotation, Token
-from nodes.services import discovery, nodes, obstacles, people, rotation, sessions, webhooks
+from nodes.models import ApiToken, Cluster, Grant, Outage, Rollout, RolloutStep, Rotation, Token
+from nodes.services import api_tokens, discovery, nodes, obstacles, people, rotation, sessions, webhooks
 from tests.factories import NOW, Machine, enrol, make_cluster, make_token
 
 pytestmark = pytest.mark.django_db
@@ -45,6 +45,9 @@ def rows():
     Grant.objects.create(user=User.objects.create_user("bob"), cluster=cluster, role="viewer", at=NOW)
     RolloutStep.objects.create(rollout=rollout, node=edge, order=0, before="0.1.0")
     nodes.remove_node("tests", enrol(cluster, Machine("gone")), "gone", NOW)
+    api_tokens.create_api_token(
+        User.objects.create_superuser("zoe"), name="script", role="viewer", lifetime=timedelta(days=1), now=NOW
+    )
     wanted = webhooks.Wanted("on call", "https://hooks.example/", "json", ["node.away"], (), timedelta(0))
     webhook, _ = webhooks.create_webhook("tests", wanted, NOW)
     webhooks.send_test("tests", webhook.pk, NOW)
@@ -68,7 +71,7 @@ def test_every_model_is_searched_listed_and_shown_without_secrets(model, rows, b
     cluster = Cluster.objects.get()
     following = Rotation.objects.get().secret
     secrets = [each for one in (cluster.secret, following) for each in (one.reveal(), one.dump())]
-    secrets += [*Token.objects.values_list("digest", flat=True)]
+    secrets += [*Token.objects.values_list("digest", flat=True), *ApiToken.objects.values_list("digest", flat=True)]
     for page in (every, shown):
         assert not any(secret in page.content.decode() for secret in secrets)
         assert "Secret(" not in page.content.decode()

@@ -15,7 +15,7 @@ from nodes.models import Audit, Delivery, Node, Transition, Webhook
 from nodes.notify import KINDS, carry, slack
 from nodes.services import alerts, clusters, nodes, rotation, transitions, webhooks
 from nodes.services.refused import Refused
-from tests.factories import NOW, Machine, enrol, make_cluster
+from tests.factories import NOW, Machine, enrol, make_cluster, make_user
 from tests.receiver import Receiver
 
 pytestmark = pytest.mark.django_db
@@ -471,7 +471,7 @@ def test_what_is_wrong_is_said_on_the_page(changes, fault, client):
 
 
 def test_only_administrators_see_webhooks(client):
-    client.force_login(User.objects.create_user("bob"))
+    client.force_login(make_user("bob", "operator"))
     webhook, _ = make_webhook()
     for page in (reverse("settings-alerts"), reverse("settings-webhook-create"), webhook.get_absolute_url()):
         assert client.get(page).status_code == 403

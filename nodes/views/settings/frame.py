@@ -23,6 +23,7 @@ class Tab(NamedTuple):
 
 
 SECTIONS: tuple[tuple[str, tuple[Tab, ...]], ...] = (
+    ("You", (Tab("api-tokens", "settings-api-tokens", "API tokens", "key", permission=ENTER),)),
     (
         "Console",
         (

@@ -3,11 +3,13 @@
 from django.urls import path
 from django.views.generic import RedirectView
 
-from nodes.views.settings import about, alerts
+from nodes.views.settings import about, alerts, api_tokens
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="settings-about"), name="settings"),
     path("about/", about.AboutView.as_view(), name="settings-about"),
+    path("api-tokens/", api_tokens.ApiTokensView.as_view(), name="settings-api-tokens"),
+    path("api-tokens/<uuid:token>/revoke/", api_tokens.ApiTokenRevokeView.as_view(), name="settings-api-token-revoke"),
     path("alerts/", alerts.AlertsView.as_view(), name="settings-alerts"),
     path("alerts/create/", alerts.WebhookCreateView.as_view(), name="settings-webhook-create"),
     path("alerts/<uuid:uuid>/", alerts.WebhookView.as_view(), name="settings-webhook"),
