@@ -8,7 +8,11 @@ const here = (path) => new URL(path, import.meta.url);
 
 async function scripts() {
   await build({
-    entryPoints: [here("src/main.ts").pathname, here("src/theme.ts").pathname],
+    entryPoints: {
+      main: here("src/main.ts").pathname,
+      theme: here("src/theme.ts").pathname,
+      matrix: here("src/matrix/index.ts").pathname,
+    },
     outdir: OUT.pathname,
     bundle: true,
     minify: true,

@@ -10,10 +10,12 @@ here may be lost and is refilled by reports.
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Container, Iterable, Iterator
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
+from typing import Literal
 
 import msgspec
 
@@ -38,6 +40,18 @@ _NEVER = -1
 _NOT_MEASURED = -1
 _MOST = 2**63 - 1  # a node may claim that of each link, and no encoding takes their sum
 _NO_ROW = _ROW.pack(ABSENT, 0, 0, bytes(16), _NEVER, 0, 0, _NOT_MEASURED, _NOT_MEASURED)
+
+Figure = Literal["received", "sent", "rtt", "loss"]
+
+
+def _only(place: int) -> struct.Struct:
+    """Of a row its state and one more of its columns."""
+    columns = re.findall(r"\d+s|\w", _ROW.format)
+    before, after = struct.calcsize("<" + "".join(columns[1:place])), struct.calcsize("<" + "".join(columns[place + 1 :]))
+    return struct.Struct(f"<B{before}x{columns[place]}{after}x")
+
+
+_FIGURES: dict[Figure, struct.Struct] = {"received": _only(5), "sent": _only(6), "rtt": _only(7), "loss": _only(8)}
 
 
 def record_key(node_pk: int) -> str:
@@ -356,6 +370,19 @@ def read_states(node_pks: Iterable[int]) -> dict[int, bytes]:
     pks = list(node_pks)
     values = sync_redis().mget([states_key(pk) for pk in pks]) if pks else []
     return {pk: value for pk, value in zip(pks, values, strict=True) if value is not None}
+
+
+def read_figures(node_pks: Iterable[int], name: Figure) -> Iterator[tuple[int, list[int]]]:
+    """One figure of each link of these nodes by member index, by the node's primary key.
+
+    In the units of a record, and below nought where there is none; of a thousand nodes 50 MB travel.
+    """
+    pks = list(node_pks)
+    values = sync_redis().mget([record_key(pk) for pk in pks]) if pks else []
+    for pk, value in zip(pks, values, strict=True):
+        if value is not None and value[:4] == _FORMAT:
+            rows = _FIGURES[name].iter_unpack(memoryview(value)[_HEADER.size :])
+            yield pk, [figure if state != ABSENT else -1 for state, figure in rows]
 
 
 def read_matrix(node_pks: Iterable[int]) -> Iterator[tuple[int, Table]]:

@@ -15,6 +15,7 @@ from nodes.consumers.following import (
     RotationConsumer,
 )
 from nodes.consumers.map import MapConsumer
+from nodes.consumers.matrix import MatrixConsumer
 from nodes.consumers.node import NodeConsumer
 from nodes.discovery.consumers import ClusterDiscoveryConsumer, DiscoveryConsumer
 
@@ -24,6 +25,7 @@ websocket_urlpatterns = [
     path("live/cluster/<uuid:cluster>", ClusterConsumer.as_asgi()),
     path("live/map/<uuid:cluster>/site", MapConsumer.as_asgi(), {"by": "site"}),
     path("live/map/<uuid:cluster>/kind", MapConsumer.as_asgi(), {"by": "kind"}),
+    path("live/matrix/<uuid:cluster>", MatrixConsumer.as_asgi()),
     path("live/node/<int:node>", NodeConsumer.as_asgi()),
     path("live/pair/<int:here>/<int:there>", PairConsumer.as_asgi()),
     path("live/removal/<int:node>", RemovalConsumer.as_asgi()),

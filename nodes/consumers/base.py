@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -119,9 +119,7 @@ class MeshConsumer(AsyncWebsocketConsumer):
             while True:
                 await self._changed.wait()
                 self._changed.clear()
-                if self._stale.is_set():
-                    self._stale.clear()
-                    await self._read()
+                await self._refresh()
                 self.number += 1
                 delta = self.delta()
                 if delta is None:
@@ -136,10 +134,20 @@ class MeshConsumer(AsyncWebsocketConsumer):
             log.warning("a page is not served", page=self.scope["path"], error=str(error))
             await self.close(1013)
 
+    async def _refresh(self) -> None:
+        """Read anew, before the next delta, whatever is known to be old."""
+        if self._stale.is_set():
+            self._stale.clear()
+            await self._read()
+
     async def _read(self) -> None:
-        """Read anew; what agents report meanwhile may be newer than what was read, and is taken after it."""
+        """Read all of it anew."""
+        await self._read_by(self.read)
+
+    async def _read_by(self, read: Callable[[], None]) -> None:
+        """Read; what agents report meanwhile may be newer than what was read, and is taken after it."""
         self._reading = []
-        await database_sync_to_async(self.read)()
+        await database_sync_to_async(read)()
         reading, self._reading = self._reading, None
         for flushed in reading:
             self.take(flushed)

@@ -15,6 +15,8 @@ interface Incoming extends Numbered {
 export interface Page<S extends Incoming, D extends Incoming> {
   snapshot(message: S): void;
   delta(message: D): void;
+  /** Reads a binary message, where the console sends such. */
+  decode?(message: ArrayBuffer): S | D;
   /** Nodes of a large cluster that are in view: they report at full pace. Empty where the console knows without. */
   view?(): number[];
   /** Since when what is shown is old although the socket is open: where a fetch failed. */
@@ -53,12 +55,21 @@ export class LiveSocket<S extends Incoming, D extends Incoming> {
     this.#socket?.close();
   }
 
+  /** Tells the console something, where it can be told; after a reconnection a page says it anew with its snapshot. */
+  say(message: unknown): void {
+    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(message));
+  }
+
   #connect(): void {
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
     const socket = new WebSocket(`${scheme}//${location.host}${this.#path}`);
     this.#socket = socket;
     this.#sequence.forget();
-    socket.onmessage = (event) => this.#take(JSON.parse(event.data));
+    socket.binaryType = "arraybuffer";
+    socket.onmessage = ({ data }) => {
+      const message = data instanceof ArrayBuffer ? this.#page.decode?.(data) : JSON.parse(data);
+      if (message) this.#take(message);
+    };
     socket.onclose = (event) => this.#closed(socket, event.code);
   }
 
