@@ -47,7 +47,10 @@ Figure = Literal["received", "sent", "rtt", "loss"]
 def _only(place: int) -> struct.Struct:
     """Of a row its state and one more of its columns."""
     columns = re.findall(r"\d+s|\w", _ROW.format)
-    before, after = struct.calcsize("<" + "".join(columns[1:place])), struct.calcsize("<" + "".join(columns[place + 1 :]))
+    before, after = (
+        struct.calcsize("<" + "".join(columns[1:place])),
+        struct.calcsize("<" + "".join(columns[place + 1 :])),
+    )
     return struct.Struct(f"<B{before}x{columns[place]}{after}x")
 
 

@@ -60,6 +60,7 @@ urlpatterns = [
     path("nodes/<int:pk>/options/", nodes.NodeOptionsView.as_view(), name="node-options"),
     path("nodes/<int:pk>/networks/", nodes.NodeNetworksView.as_view(), name="node-networks"),
     path("nodes/<int:pk>/try-again/", nodes.NodeTryAgainView.as_view(), name="node-try-again"),
+    path("links/", links.LinksView.as_view(), name="links"),
     path("links/<int:here>/<int:there>/", links.PairView.as_view(), name="pair"),
     path("tokens/", enrolment.TokenListView.as_view(), name="token-list"),
     path("tokens/<uuid:uuid>/revoke/", enrolment.TokenRevokeView.as_view(), name="token-revoke"),

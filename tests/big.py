@@ -42,6 +42,9 @@ BAD_SITE = "home"
 FAR_SITE = "sgp"
 """The bad site's uplink does not reach this one."""
 
+FAR = {"iad": 80, "sgp": 160, "home": 30}
+"""How far a site is from the others, in about as many milliseconds of a round trip."""
+
 SYSTEMS = ("Debian GNU/Linux 12 (bookworm)", "Ubuntu 24.04.1 LTS", "Fedora Linux 41", "Alpine Linux v3.20")
 BATCH = 100
 REPORTS_A_SECOND = 1 / 45
@@ -180,6 +183,7 @@ class Live:
         self._bytes = [int(self._dice.lognormvariate(17, 2)) for _ in range(2 * self._size)]
         self._ages = [self._dice.randrange(115_000) for _ in range(2 * self._size)]
         self._shifts = [self._dice.randrange(self._size) for _ in range(self._size)]
+        self._losses = [self._dice.choices((0, 2, 8, 40, 150), (200, 8, 4, 2, 1))[0] for _ in range(2 * self._size)]
         self._number = 0
         self.tables: dict[int, Table] = {node.pk: Table() for node in self.members if node.session}
         """By primary key, of those that report."""
@@ -244,9 +248,19 @@ class Live:
             handshakes=tuple(ages),
             received=tuple(moved),
             sent=(*moved[1:], moved[0]),
+            rtts=tuple(self._rtts(node, states)),
+            losses=tuple(-1 if state != UP else self._losses[start + index] for index, state in enumerate(states)),
         )
         _, news = self.tables[node.pk].merge(said, node.index, range(self._size), now)
         return [move.member for move in news]
+
+    def _rtts(self, node: Node, states: list[int]) -> Iterable[int]:
+        """Near within a site, far between continents, and a little different for each pair."""
+        here = self._sites[node.index]
+        for index, state in enumerate(states):
+            there = self._sites[index]
+            usual = 400 if here == there else 900 * (FAR.get(here, 8) + FAR.get(there, 8))
+            yield usual + (node.index * 31 + index * 17) % 97 * usual // 200 if state == UP else -1
 
     def write(self, nodes: Iterable[Node] | None = None) -> None:
         """Write what these nodes (all, unless given) said last into Redis."""
@@ -263,6 +277,13 @@ class Live:
                     pipeline.set(live.states_key(node.pk), table.states(), ex=seconds)
                     pipeline.set(live.summary_key(node.pk), table.summary(node.session), ex=seconds)
                 pipeline.execute()
+
+    def forget(self, node: Node) -> None:
+        """Take what a node said out of Redis, as when its connection has ended and some time has passed."""
+        from nodes import live  # noqa: PLC0415
+        from nodes.connections import sync_redis  # noqa: PLC0415
+
+        sync_redis().delete(live.record_key(node.pk), live.states_key(node.pk), live.summary_key(node.pk))
 
     def tell(self, nodes: Iterable[Node], changed: Iterable[tuple[Node, int]] = ()) -> None:
         """Tell open pages that these nodes reported, and that these links (node, member index) changed."""

@@ -30,6 +30,8 @@ class MatrixConsumer(MeshConsumer):
     once for those nodes in view that report at full pace.
     """
 
+    permission = "view_cluster"
+
     def find(self) -> set[int | None]:
         """The cluster of the address."""
         self._members: Sent[int, Member] = Sent()

@@ -24,10 +24,8 @@ from nodes.services import rollouts
 from nodes.services.refused import Refused
 from nodes.talos_forms import ImportForm
 from nodes.views.common import PAGE_SIZE, RoleMixin, add_links, summaries
+from nodes.views.links import matrix_choices
 from nodes.views.lists import export_rows
-
-MATRIX_NODES = 50
-"""A matrix of words stays readable up to here; larger clusters show the links that are not up."""
 
 
 class ClusterListView(RoleMixin, View):
@@ -175,7 +173,7 @@ class ClusterLinksView(ClusterTab):
     template = "clusters/links.html"
 
     def get(self, request, uuid):
-        return self.show(matrix_limit=MATRIX_NODES)
+        return self.show(**matrix_choices(request.GET))
 
 
 class ClusterOptionsView(ClusterTab):

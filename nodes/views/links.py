@@ -2,18 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from django.db.models import Q
-from django.http import Http404
+from django.http import Http404, QueryDict
 from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
 from django.views import View
 
 from kubespan.core.reason import explain
-from nodes import pairs
-from nodes.models import Node, Transition
-from nodes.views.common import RoleMixin, read_live
+from nodes import live, pairs
+from nodes.models import Cluster, Node, Transition
+from nodes.views.common import RoleMixin, link_counts, read_live
+from nodes.words import LinkCounts
 
 SHOWN_TRANSITIONS = 20
+
+MODES = (
+    ("state", "State"),
+    ("rtt", "Round trip"),
+    ("loss", "Loss"),
+    ("received", "Received"),
+    ("sent", "Sent"),
+)
+"""What a matrix shows of each link (nodes.matrix), and what that is called."""
+
+ORDERS = (("group", "by site"), ("name", "by name"), ("worst", "worst first"))
+
+
+def matrix_choices(query: QueryDict) -> dict[str, object]:
+    """What is chosen for a matrix in the page's address, and what may be."""
+    mode, order = query.get("mode", ""), query.get("order", "")
+    return {
+        "modes": MODES,
+        "mode": mode if mode in dict(MODES) else MODES[0][0],
+        "orders": ORDERS,
+        "order": order if order in dict(ORDERS) else ORDERS[0][0],
+    }
+
+
+class LinksView(RoleMixin, View):
+    """The links of one cluster: that which the address names, or else the one that is worst off."""
+
+    permission = "enter_console"
+
+    def get(self, request):
+        clusters = list(Cluster.objects.visible_to(request.user))
+        named = request.GET.get("cluster", "")
+        cluster = next((one for one in clusters if str(one.uuid) == named), None) or worst_off(clusters)
+        context = {"clusters": clusters, "cluster": cluster, **matrix_choices(request.GET)}
+        return render(request, "links/list.html", context)
+
+
+def worst_off(clusters: Sequence[Cluster]) -> Cluster | None:
+    """The cluster with most links down, then with most unknown, then the first one; two reads whatever there is."""
+    rows = Node.objects.approved().filter(cluster__in=clusters).values_list("pk", "cluster")
+    nodes = dict(rows)
+    counts: dict[int, LinkCounts] = {}
+    for pk, summary in read_live(lambda: live.read_summaries_of(nodes), {}).items():
+        counts[nodes[pk]] = counts.get(nodes[pk], LinkCounts()).plus(link_counts(summary))
+    return max(clusters, key=lambda one: _badness(counts.get(one.pk, LinkCounts())), default=None)
+
+
+def _badness(counts: LinkCounts) -> tuple[int, int]:
+    return counts.down, counts.unknown
 
 
 class PairView(RoleMixin, View):

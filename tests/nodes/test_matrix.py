@@ -122,7 +122,7 @@ def test_a_day_of_changes_keeps_nothing():
 )
 def test_a_view_is_bounded(rows, columns, mode):
     size = 10 if len(rows) < 10 else 10_000
-    with pytest.raises(ValueError, match="member|cells"):
+    with pytest.raises(ValueError, match=r"member|cells"):
         View(1, mode, list(rows), list(columns)).check(size)
 
 

@@ -114,12 +114,10 @@ export function drawNodes(root: HTMLElement): (page: ClusterPage, at: number) =>
 }
 
 export function drawLinks(root: HTMLElement): (page: ClusterPage, at: number) => void {
-  const limit = Number(root.dataset.matrixLimit);
   const list = root.querySelector("[data-not-up]");
-  const matrix = root.querySelector("[data-matrix]");
   const count = root.querySelector("[data-not-up-count]");
   return (page, at) => {
-    if (!list || !matrix) return;
+    if (!list) return;
     const bad = worstFirst(page.links.values());
     if (count)
       count.textContent =
@@ -129,7 +127,6 @@ export function drawLinks(root: HTMLElement): (page: ClusterPage, at: number) =>
             ? formatCount(bad.length)
             : "";
     drawNotUp(list, page, bad, at);
-    drawMatrix(matrix, page, limit);
   };
 }
 
@@ -190,73 +187,4 @@ function newRow(page: ClusterPage, link: Link | undefined): HTMLTableRowElement 
     element("td", { "data-label": "Why" }),
     element("td", { "data-label": "Last handshake" }),
   );
-}
-
-function drawMatrix(place: Element, page: ClusterPage, limit: number): void {
-  const nodes = [...page.nodes.values()].filter((node) => node.status === "approved");
-  nodes.sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true }));
-  if (nodes.length < 2 || nodes.length > limit || page.partial) {
-    const text =
-      nodes.length < 2
-        ? "It takes two machines."
-        : `Shown for up to ${limit} nodes; the list above has every link that is not up.`;
-    fill(place, text, element("span", { class: "text-secondary" }, text));
-    return;
-  }
-  const said = JSON.stringify(nodes.map((node) => [node.pk, node.name]));
-  if (place.getAttribute("data-said") !== said) fill(place, said, newMatrix(page, nodes));
-  for (const from of nodes) {
-    for (const to of nodes) {
-      if (from.pk === to.pk) continue;
-      const cell = place.querySelector<HTMLElement>(`td[data-pair="${from.pk}-${to.pk}"]`);
-      if (cell) showCell(cell, page.links.get(`${from.pk}-${to.pk}`));
-    }
-  }
-}
-
-function newMatrix(page: ClusterPage, nodes: NodeRow[]): HTMLTableElement {
-  const corner = element("th", { scope: "col" }, element("span", { class: "visually-hidden" }, "Row sees column"));
-  const heads = nodes.map((node) => element("th", { scope: "col", title: node.name }, node.name));
-  const rows = nodes.map((from) => {
-    const cells = nodes.map((to) =>
-      from.pk === to.pk
-        ? element("td", { "data-state": "self" }, element("span", { class: "visually-hidden" }, "itself"))
-        : element("td", { "data-pair": `${from.pk}-${to.pk}` }),
-    );
-    return element("tr", {}, element("th", { scope: "row", title: from.name }, nodeLink(page, from.pk)), ...cells);
-  });
-  const caption = element("caption", {}, "A row sees a column.");
-  return element(
-    "table",
-    { class: "ks-matrix" },
-    caption,
-    element("thead", {}, element("tr", {}, corner, ...heads)),
-    element("tbody", {}, ...rows),
-  );
-}
-
-const LINE = "http://www.w3.org/2000/svg";
-
-function line(): SVGSVGElement {
-  const svg = document.createElementNS(LINE, "svg");
-  svg.setAttribute("viewBox", "0 0 24 8");
-  svg.setAttribute("aria-hidden", "true");
-  const path = document.createElementNS(LINE, "path");
-  path.setAttribute("d", "M2 4H22");
-  svg.append(path);
-  return svg;
-}
-
-function showCell(cell: HTMLElement, link: Link | undefined): void {
-  const state = link?.state ?? "none";
-  const text = link?.state ?? "not said";
-  cell.title = link ? link.endpoint || "no endpoint" : "its agent has not reported this link";
-  if (cell.dataset.state === state) return;
-  const changed = cell.dataset.state !== undefined;
-  cell.dataset.state = state;
-  const [from, to] = (cell.dataset.pair ?? "").split("-").map(Number);
-  // By keyboard the list and the nodes' pages lead there: a large matrix would be thousands of stops.
-  const href = pairPath(from ?? 0, to ?? 0);
-  cell.replaceChildren(element("a", { href, tabindex: "-1" }, ...(link ? [line()] : []), text));
-  if (changed) flash(cell);
 }

@@ -2,7 +2,7 @@
 import type { Range } from "./geometry.ts";
 import type { MemberRow } from "./members.ts";
 
-export type Mode = "state" | "received" | "sent";
+export type Mode = "state" | "rtt" | "loss" | "received" | "sent";
 
 export interface Snapshot {
   type: "snapshot";

@@ -1,9 +1,11 @@
 // Where cells are: sizes, scrolling, what is in view. Pure; lengths are CSS pixels.
 
 /** Edges of a cell by zoom level. */
-export const SIZES = [1, 2, 4, 8, 12, 16, 24, 36] as const;
+export const SIZES = [1, 2, 4, 8, 12, 16, 24, 36, 52, 76] as const;
 /** The least at which names have room beside cells. */
 export const NAMED = 12;
+/** The least at which cells say in words what they are. */
+export const WORDED = 52;
 /** The least at which figures are shown: below, a view would be more than the console reads at a time. */
 export const FIGURED = 8;
 

@@ -11,7 +11,7 @@ import { Words } from "./words.ts";
 function start(root: HTMLElement): void {
   const scroller = root.querySelector<HTMLElement>("[data-mx='grid']");
   const mode = root.querySelector<HTMLSelectElement>("select[name='mode']");
-  const sort = root.querySelector<HTMLSelectElement>("select[name='sort']");
+  const sort = root.querySelector<HTMLSelectElement>("select[name='order']");
   if (!scroller || !mode || !sort || !root.dataset.matrix) return;
   const chosen = () => [mode.value as Mode, sort.value as Sorting] as const;
   const page = new MatrixPage(scroller, new Words(root), ...chosen());

@@ -1,6 +1,5 @@
 // The matrix of the page: what the socket tells, what is in view, and when it is drawn.
 
-import { formatCount } from "../format.ts";
 import { pairPath } from "../live/dom.ts";
 import type { Page } from "../live/socket.ts";
 import { type Asked, Cells, type Delta, decode, type Mode, type Snapshot } from "./cells.ts";
@@ -78,10 +77,15 @@ export class MatrixPage implements Page<Snapshot, Delta> {
   }
 
   delta(message: Delta): void {
+    let others = Boolean(message.gone?.length);
     for (const index of message.gone ?? []) this.#members.delete(index);
-    const known = this.#members.size;
-    for (const row of message.members ?? []) this.#members.set(row[0], readMember(row));
-    if (message.gone?.length || this.#members.size !== known || this.#renamed(message)) this.#arrange();
+    for (const row of message.members ?? []) {
+      const before = this.#members.get(row[0]);
+      const member = readMember(row);
+      others ||= before?.name !== member.name || before.site !== member.site;
+      this.#members.set(member.index, member);
+    }
+    if (others) this.#arrange();
     else if (message.members) this.#refreshOrder();
     if (message.view && message.body && this.#asked?.id === message.view.id) {
       this.#cells = new Cells(this.#asked, message.body);
@@ -95,16 +99,10 @@ export class MatrixPage implements Page<Snapshot, Delta> {
     this.#tell();
   }
 
-  #renamed(message: Delta): boolean {
-    return (message.members ?? []).some((row) => {
-      const shown = this.#order.members.find((member) => member.index === row[0]);
-      return shown?.name !== row[2] || shown?.site !== row[3];
-    });
-  }
-
   /** Members that stay where they are have new figures. */
   #refreshOrder(): void {
     this.#order = { ...this.#order, members: this.#order.members.map((one) => this.#members.get(one.index) ?? one) };
+    this.#words.count(this.#order.members);
   }
 
   // What is chosen.
@@ -137,7 +135,7 @@ export class MatrixPage implements Page<Snapshot, Delta> {
     }
     if (!this.#size && count) this.#size = fitting(count, this.#room(), Math.max(this.#least, 4));
     this.measure();
-    this.#words.count(count);
+    this.#words.count(this.#order.members);
   }
 
   #moved(before: Order, at: number): number {
@@ -369,14 +367,5 @@ export class MatrixPage implements Page<Snapshot, Delta> {
       hover: this.#hover,
       palette: this.#palette,
     });
-  }
-
-  /** What a test looks at: bytes held for cells, and how many members there are. */
-  get weight(): { cells: number; members: number; count: string } {
-    return {
-      cells: this.#cells?.weight ?? 0,
-      members: this.#members.size,
-      count: formatCount(this.#members.size),
-    };
   }
 }

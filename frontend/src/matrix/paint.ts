@@ -1,10 +1,10 @@
 // Draws the matrix: the picture of its cells, marks on those that are not up, names, and what is pointed at.
 import { type Cells, DOWN, NOT_SAID, type State, UNKNOWN } from "./cells.ts";
 import type { Field } from "./field.ts";
-import { type Frame, NAMED, type Place, type Range, visibleColumns, visibleRows } from "./geometry.ts";
+import { type Frame, NAMED, type Place, type Range, visibleColumns, visibleRows, WORDED } from "./geometry.ts";
 import type { Order } from "./members.ts";
 import type { Palette } from "./palette.ts";
-import { toneOf } from "./tones.ts";
+import { labels, toneOf } from "./tones.ts";
 
 /** Edges from which on cells stand apart, halves show, and marks do. */
 const APART = 8;
@@ -36,6 +36,7 @@ export function paint(context: Context, scene: Scene): void {
   paintCells(context, scene, rows, columns);
   if (frame.size >= APART) paintGaps(context, scene, rows, columns);
   if (frame.size >= APART && scene.cells) paintMarks(context, scene, scene.cells, rows, columns);
+  if (frame.size >= WORDED && scene.cells) paintLabels(context, scene, scene.cells, rows, columns);
   paintGroupLines(context, scene, rows, columns);
   for (const place of [scene.hover, scene.focus]) if (place) paintRing(context, scene, place);
   context.restore();
@@ -94,7 +95,7 @@ function paintMarks(context: Context, scene: Scene, cells: Cells, rows: Range, c
       const x = column * size + 1;
       const y = row * size + 1;
       if (ours !== theirs && ours !== NOT_SAID && theirs !== NOT_SAID) paintHalf(context, scene, x, y, theirs);
-      if (size >= MARKED && (ours === DOWN || ours === UNKNOWN)) paintMark(context, scene, x, y, ours);
+      if (size >= MARKED && size < WORDED && (ours === DOWN || ours === UNKNOWN)) paintMark(context, scene, x, y, ours);
     }
   }
 }
@@ -102,7 +103,7 @@ function paintMarks(context: Context, scene: Scene, cells: Cells, rows: Range, c
 /** The lower right half is the other end's. */
 function paintHalf(context: Context, { frame, palette, cells }: Scene, x: number, y: number, theirs: State): void {
   const edge = frame.size - 1;
-  context.fillStyle = palette.tones[toneOf(cells?.asked.mode ?? "state", theirs, 0)];
+  context.fillStyle = palette.tones[toneOf(cells?.asked.mode ?? "state", theirs, null)];
   context.beginPath();
   context.moveTo(x + edge, y);
   context.lineTo(x + edge, y + edge);
@@ -130,6 +131,29 @@ function paintMark(context: Context, { frame, palette }: Scene, x: number, y: nu
   context.beginPath();
   context.arc(x + edge / 2, y + edge / 2, radius, Math.PI / 2, (Math.PI * 3) / 2);
   context.fill();
+}
+
+function paintLabels(context: Context, scene: Scene, cells: Cells, rows: Range, columns: Range): void {
+  const { frame, palette } = scene;
+  const mode = cells.asked.mode;
+  context.font = `560 11px ${palette.font}`;
+  context.textAlign = "center";
+  context.textBaseline = "middle";
+  for (let row = rows.from; row < rows.to; row += 1) {
+    for (let column = columns.from; column < columns.to; column += 1) {
+      const cell = row === column ? null : cells.cell(row, column);
+      if (!cell) continue;
+      const [ours, theirs] = labels(cell, mode);
+      const apart = theirs ? frame.size / 5 : 0;
+      const x = (column + 0.5) * frame.size;
+      const y = (row + 0.5) * frame.size;
+      context.fillStyle = palette.ink[toneOf(mode, cell.ours, cell.figure)];
+      context.fillText(ours, x - apart / 2, y - apart);
+      if (!theirs) continue;
+      context.fillStyle = palette.ink[toneOf(mode, cell.theirs, null)];
+      context.fillText(theirs, x + apart / 2, y + apart);
+    }
+  }
 }
 
 function paintGroupLines(context: Context, { frame, order, palette }: Scene, rows: Range, columns: Range): void {

@@ -15,6 +15,19 @@ export const STATE_WORDS: Record<State, string> = {
   [NOT_SAID]: "not said",
 };
 
+/** A round trip: `0.42 ms`, `12 ms`, `1.3 s`. */
+export function formatRoundTrip(seconds: number): string {
+  const thousandths = seconds * 1000;
+  if (thousandths >= 1000) return `${seconds.toFixed(1)} s`;
+  return `${thousandths >= 10 ? Math.round(thousandths) : thousandths.toPrecision(2)} ms`;
+}
+
+/** A share of a hundred: `0 %`, `0.4 %`, `12 %`. */
+export function formatShare(share: number): string {
+  const hundredths = share * 100;
+  return `${hundredths && hundredths < 10 ? hundredths.toFixed(1) : Math.round(hundredths)} %`;
+}
+
 interface Scale {
   title: string;
   /** The least figure of each further step. */
@@ -25,6 +38,8 @@ interface Scale {
 const KIB = 1024;
 
 export const SCALES: Partial<Record<Mode, Scale>> = {
+  rtt: { title: "Round trip", steps: [0.002, 0.01, 0.03, 0.08, 0.2], format: formatRoundTrip },
+  loss: { title: "Loss", steps: [0.001, 0.01, 0.03, 0.1, 0.25], format: formatShare },
   received: { title: "Received", steps: [1, 100 * KIB, 10 * KIB ** 2, KIB ** 3, 100 * KIB ** 3], format: formatBytes },
   sent: { title: "Sent", steps: [1, 100 * KIB, 10 * KIB ** 2, KIB ** 3, 100 * KIB ** 3], format: formatBytes },
 };
@@ -66,12 +81,20 @@ export function legend(mode: Mode): Key[] {
     { tone: "silent", text: "not said" },
   ];
   if (!scale) return [{ tone: "up", text: "up" }, ...states];
-  const bounds = scale.steps.map((least) => scale.format(least));
+  const bounds = scale.steps.map((least) => scale.format(least).replace(/\.0+(?= )/, ""));
   const steps = ["1", "2", "3", "4", "5", "6"].slice(0, bounds.length + 1).map((tone, at) => ({
     tone: tone as Tone,
     text: at === 0 ? `under ${bounds[0]}` : `from ${bounds[at - 1]}`,
   }));
   return [...steps, ...states];
+}
+
+/** What a large cell says itself: the row's side, and the column's where that differs. */
+export function labels(cell: Cell, mode: Mode): [ours: string, theirs: string] {
+  const scale = SCALES[mode];
+  const up = scale && cell.figure !== null ? scale.format(cell.figure) : scale ? "—" : STATE_WORDS[UP];
+  const ours = cell.ours === UP ? up : cell.ours === NOT_SAID ? "—" : STATE_WORDS[cell.ours];
+  return [ours, disagree(cell) ? STATE_WORDS[cell.theirs] : ""];
 }
 
 /** A cell in words, for whoever points at it or hears it. */

@@ -1,7 +1,9 @@
 // The words beside the matrix: what is pointed at, the focused cell for whoever hears it, how many there are.
-import { plural } from "../format.ts";
+import { formatCount, plural } from "../format.ts";
 import type { Place } from "./geometry.ts";
-import type { Order } from "./members.ts";
+import type { Member, Order } from "./members.ts";
+
+const STATES = ["up", "unknown", "down"] as const;
 
 export class Words {
   readonly #root: HTMLElement;
@@ -19,9 +21,20 @@ export class Words {
     if (place && place.textContent !== text) place.textContent = text;
   }
 
-  count(members: number): void {
-    this.#write("count", plural(members, "member"));
-    const few = members < 2;
+  /** How many members there are, and how they see their links. */
+  count(members: Iterable<Member>): void {
+    const sums = { up: 0, unknown: 0, down: 0 };
+    let count = 0;
+    for (const member of members) {
+      count += 1;
+      for (const state of STATES) sums[state] += member[state];
+    }
+    this.#write("count", plural(count, "member"));
+    for (const state of STATES) {
+      const place = this.#root.querySelector(`[data-mx-total="${state}"]`);
+      if (place && place.textContent !== formatCount(sums[state])) place.textContent = formatCount(sums[state]);
+    }
+    const few = count < 2;
     this.#find("few")?.toggleAttribute("hidden", !few);
     this.#find("many")?.toggleAttribute("hidden", few);
   }
