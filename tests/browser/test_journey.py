@@ -101,15 +101,25 @@ def the_second_machine_shows_its_first_handshake_in_the_dialog(page, machines):
     expect(page.get_by_role("row", name=re.compile("edge-2"))).to_be_visible()
 
 
-def links_of_the_cluster(page):
-    page.get_by_role("navigation", name="Cluster", exact=True).get_by_role("link", name="Links", exact=True).click()
+def open_tab(page, name):
+    page.get_by_role("navigation", name="Cluster", exact=True).get_by_role("link", name=name, exact=True).click()
 
 
 def a_link_is_up_live(page):
-    links_of_the_cluster(page)
+    open_tab(page, "Links")
     expect(page.get_by_text("Live", exact=True)).to_be_visible()
     expect(page.locator("[data-mx-total=up]")).to_have_text("2")
+    page.get_by_role("grid").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("gridcell")).to_have_text("edge-1 sees edge-2 up; so does the other end")
     expect(page.get_by_text("None: every link that was reported is up.")).to_be_visible()
+
+
+def click_on_cell(page, row, column, size=76):
+    """Click into a cell of a small matrix, right of and below the names (frontend/src/matrix/geometry.ts)."""
+    grid = page.get_by_role("grid")
+    left, top = min(176, max(96, round(grid.bounding_box()["width"] * 0.22))), 124
+    grid.click(position={"x": left + (column + 0.5) * size, "y": top + (row + 0.5) * size})
 
 
 def the_link_goes_down_live_and_says_why(page, machines):
@@ -119,9 +129,12 @@ def the_link_goes_down_live_and_says_why(page, machines):
     expect(row).to_contain_text("down")
     expect(row).to_contain_text("the other end still sees it up")
     expect(page.locator("[data-mx-total=down]")).to_have_text("1")
+    expect(page.get_by_role("gridcell")).to_have_text("edge-1 sees edge-2 down; edge-2 sees edge-1 up")
     machines.tell("skip", "edge-2", "400")
     expect(page.locator("[data-mx-total=down]")).to_have_text("2")
     expect(row).to_contain_text("the other end sees the same")
+    click_on_cell(page, row=0, column=1)
+    expect(page.get_by_role("heading", name="edge-1 and edge-2")).to_be_visible()
     page.goto("/")
     expect(page.get_by_text(re.compile("edge-1 cannot reach edge-2, nor the other way round"))).to_be_visible()
     page.get_by_role("link", name="why edge-1 cannot reach edge-2").click()
@@ -139,13 +152,14 @@ def an_operator_has_a_link_tried_again(page):
 
 def the_link_comes_back_live(page, machines):
     page.get_by_role("link", name="homelab").first.click()
-    links_of_the_cluster(page)
+    open_tab(page, "Links")
     expect(page.locator("[data-mx-total=up]")).to_have_text("0")
     machines.tell("heal", "edge-1", "edge-2")
     expect(page.locator("[data-mx-total=up]")).to_have_text("2")
 
 
 def a_node_page_counts_traffic_live(page):
+    open_tab(page, "Nodes")
     page.get_by_role("link", name="edge-1").first.click()
     row = page.locator("[data-peers] tbody tr")
     expect(row).to_have_count(1)
