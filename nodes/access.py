@@ -141,6 +141,11 @@ def may(actor: Actor, action: str, subject: Model | None = None) -> bool:
     return not isinstance(actor, AbstractBaseUser | AnonymousUser)
 
 
+def may_somewhere(user: AbstractBaseUser | AnonymousUser, action: str) -> bool:
+    """Whether there is a cluster in which somebody may do that, or they may in all."""
+    return roles_of(user).at_least(ACTIONS[action].role) != frozenset()
+
+
 def clusters_where(user: AbstractBaseUser | AnonymousUser, action: str) -> ClusterQuerySet:
     """The clusters in which somebody may do that."""
     return within(Cluster.objects.all(), user, ACTIONS[action].role, "pk")

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
 import django_filters as filters
+import redis
 from django import forms
-from django.db.models import F, Q
+from django.db.models import Count, Q
 from django.http import HttpRequest
 
+from nodes import live
 from nodes.models import Audit, Cluster, Node, Transition
 from nodes.models.clusters import ClusterQuerySet
+from nodes.models.members import FRESH, HERE, NodeQuerySet
 
 SELECT = forms.Select(attrs={"class": "form-select"})
+LIVE_NODES = 10_000
+"""Nodes whose live state is looked at for one list: some 50 ms."""
+
+LINKS: Mapping[str, Callable[[live.Summary], bool]] = {
+    "down": lambda summary: summary.down > 0,
+    "unknown": lambda summary: summary.unknown > 0,
+    "up": lambda summary: summary.up > 0 and not summary.down and not summary.unknown,
+}
+"""What the filter by links means of a node's summary."""
 
 
 def _search(hint: str) -> forms.TextInput:
@@ -48,18 +63,30 @@ class NodeFilter(_Named):
         label="Site", lookup_expr="iexact", widget=forms.TextInput(attrs={"class": "form-control"})
     )
     status = filters.ChoiceFilter(label="Membership", choices=Node.Status, empty_label="Present", widget=SELECT)
+    kind = filters.ChoiceFilter(
+        label="Kind", choices=(("linux", "agent"), ("talos", "Talos")), empty_label="All", widget=SELECT
+    )
     agent = filters.ChoiceFilter(
         label="Agent", choices=(("connected", "connected"), ("away", "away")), method="by_agent", empty_label="All",
         widget=SELECT,
     )  # fmt: skip
+    links = filters.ChoiceFilter(
+        label="Links",
+        choices=(("down", "some down"), ("unknown", "some unknown"), ("up", "all up"), ("silent", "not reported")),
+        method="by_links", empty_label="All", widget=SELECT,
+    )  # fmt: skip
     configuration = filters.ChoiceFilter(
-        label="Configuration", choices=(("applied", "applied"), ("behind", "behind")), method="by_configuration",
-        empty_label="All", widget=SELECT,
+        label="Configuration",
+        choices=(("applied", "applied"), ("behind", "behind"), ("fault", "could not be applied")),
+        method="by_configuration", empty_label="All", widget=SELECT,
     )  # fmt: skip
 
     class Meta:
         model = Node
-        fields = ("q", "cluster", "site", "status", "agent", "configuration")
+        fields = ("q", "cluster", "site", "status", "kind", "agent", "links", "configuration")
+
+    unread = False
+    """Whether Redis could not be asked for what was filtered by."""
 
     @property
     def qs(self):
@@ -73,12 +100,53 @@ class NodeFilter(_Named):
         return queryset.filter(words)
 
     def by_agent(self, queryset, name, value):
-        return queryset.exclude(session="") if value == "connected" else queryset.filter(session="")
+        return queryset.here() if value == "connected" else queryset.gone()
+
+    def by_links(self, queryset, name, value):
+        """By the last summaries in Redis: one call for all nodes that are left."""
+        members = queryset.approved()
+        try:
+            known = live.read_summaries_of(members.values_list("pk", flat=True)[:LIVE_NODES])
+        except redis.RedisError:
+            self.unread = True
+            return queryset.none()
+        if value == "silent":
+            return members.exclude(pk__in=[pk for pk, summary in known.items() if summary.at is not None])
+        return members.filter(pk__in=[pk for pk, summary in known.items() if LINKS[value](summary)])
 
     def by_configuration(self, queryset, name, value):
-        fresh = Q(applied_epoch=F("cluster__epoch"), applied_number__gte=F("cluster__revision"), fault="")
-        approved = queryset.approved()
-        return approved.filter(fresh) if value == "applied" else approved.exclude(fresh)
+        found = queryset.configured()
+        if value == "fault":
+            return found.exclude(fault="")
+        found = found.filter(fault="")
+        return found.filter(FRESH) if value == "applied" else found.exclude(FRESH)
+
+
+class Standing(NamedTuple):
+    """How many nodes of a list want somebody; each is a filter of the same name."""
+
+    pending: int
+    faulty: int
+    behind: int
+    away: int
+    down: int
+
+    @classmethod
+    def of(cls, nodes: NodeQuerySet) -> Standing:
+        """One query, and one call to Redis."""
+        member = Q(status=Node.Status.APPROVED)
+        agent = member & Q(kind=Node.Kind.LINUX)
+        found = nodes.aggregate(
+            pending=Count("pk", filter=Q(status=Node.Status.PENDING)),
+            faulty=Count("pk", filter=agent & ~Q(fault="")),
+            behind=Count("pk", filter=agent & Q(fault="") & ~FRESH),
+            away=Count("pk", filter=member & ~HERE),
+        )
+        try:
+            known = live.read_summaries_of(nodes.approved().values_list("pk", flat=True)[:LIVE_NODES])
+        except redis.RedisError:
+            known = {}
+        return cls(**found, down=sum(summary.down > 0 for summary in known.values()))
 
 
 class TransitionFilter(_Named):

@@ -298,6 +298,31 @@ class TypedNameForm(Fields):
     )
 
 
+class TypedCountForm(Fields):
+    """How many things are about to go, typed; the service compares it."""
+
+    typed_count = forms.CharField(
+        required=False,
+        widget=forms.TextInput(attrs={"autocomplete": "off", "inputmode": "numeric", "autofocus": True}),
+    )
+
+    def __init__(self, number, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fields["typed_count"].label = f"Type {number} to go on"
+        self.fields["typed_count"].widget.attrs["data-typed-name"] = str(number)
+
+
+class LeaveOutForm(Fields):
+    """Networks that others do not route to the chosen machines."""
+
+    networks = Lines(label="Networks", required=True, help_text="One a line, such as 172.17.0.0/16.")
+    way = forms.ChoiceField(
+        label="What to do",
+        choices=(("out", "Leave them out"), ("again", "Route them again")),
+        initial="out",
+    )
+
+
 LIFETIMES = (
     ("900", "15 minutes"),
     ("3600", "an hour"),

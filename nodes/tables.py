@@ -2,60 +2,98 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import django_tables2 as tables
+from django.template import loader
 
 from nodes.models import Node, Token
+from nodes.templatetags import kubespan as tags
 
 HEAD = {"th": {"scope": "col"}}
+
+
+class Cell(tables.Column):
+    """A cell drawn by a template, or a function, of the row; without what whole pages are given, which costs more."""
+
+    empty_values = ()
+
+    def __init__(self, draw: Any, **options: Any) -> None:
+        options.setdefault("orderable", "order_by" in options)
+        super().__init__(accessor=options.pop("accessor", "pk"), **options)
+        self.draw = draw
+
+    def render(self, record: Any, table: tables.Table) -> str:
+        """The cell's HTML."""
+        if callable(self.draw):
+            return self.draw(record)
+        return loader.get_template(self.draw).render({"record": record, "request": table.request})
+
+
+class Choose(Cell):
+    """A box to choose a row by, for the form `chosen`."""
+
+    def __init__(self) -> None:
+        super().__init__("lists/_choose.html", verbose_name="")
+
+
+def cluster_column() -> tables.Column:
+    """The cluster that a row is of."""
+    return tables.Column(
+        accessor="cluster__name", verbose_name="Cluster", linkify=lambda record: record.cluster.get_absolute_url()
+    )
 
 
 class NodeTable(tables.Table):
     """Nodes of all clusters."""
 
-    name = tables.TemplateColumn(template_name="nodes/_name.html", attrs={"td": {"class": "ks-name"}})
-    cluster = tables.Column(
-        accessor="cluster__name", verbose_name="Cluster", linkify=lambda record: record.cluster.get_absolute_url()
-    )
+    choose = Choose()
+    name = Cell("nodes/_name.html", order_by="name")
+    cluster = cluster_column()
     site = tables.Column(default="—")
-    address = tables.TemplateColumn("{% load kubespan %}{% address record.address %}")
-    links = tables.TemplateColumn(template_name="nodes/_links.html", verbose_name="Links up", orderable=False)
-    agent = tables.TemplateColumn(
-        "{% load kubespan %}{% presence record %}", verbose_name="Agent", order_by=("session", "last_seen")
+    kind = Cell(lambda node: "Talos" if node.is_talos else "agent", order_by="kind")
+    address = Cell(lambda node: tags.address(node.address), order_by="address")
+    endpoints = Cell("nodes/_endpoints.html")
+    links = Cell("nodes/_links.html", verbose_name="Links up")
+    configuration = Cell(
+        lambda node: tags.configuration(node, node.cluster), order_by=("-applied_epoch", "-applied_number")
     )
-    configuration = tables.TemplateColumn(
-        "{% load kubespan %}{% configuration record record.cluster %}", order_by=("-applied_number",)
-    )
-    agent_version = tables.Column(verbose_name="Version", default="—")
+    seen = Cell("nodes/_seen.html", verbose_name="Last seen", order_by=("session", "last_seen"))
+    version = tables.Column(accessor="agent_version", verbose_name="Version", default="—")
+    actions = Cell("nodes/_actions.html", verbose_name="")
 
     class Meta:
         model = Node
-        fields = ("name", "cluster", "site", "address", "links", "agent", "configuration", "agent_version")
+        fields = (
+            "choose", "name", "cluster", "site", "kind", "address", "endpoints", "links", "configuration", "seen",
+            "version", "actions",
+        )  # fmt: skip
         order_by = "name"
         template_name = "_table.html"
-        attrs = {"class": "table ks-fold", "thead": HEAD}
+        attrs = {"class": "table ks-fold ks-close", "thead": HEAD}
         row_attrs = {"data-key": lambda record: record.pk}
 
 
 class TokenTable(tables.Table):
     """Enrolment tokens; the newest first."""
 
-    name = tables.Column(attrs={"td": {"class": "ks-name"}})
-    cluster = tables.Column(
-        accessor="cluster__name", verbose_name="Cluster", linkify=lambda record: record.cluster.get_absolute_url()
-    )
-    used = tables.TemplateColumn(
-        "{% load kubespan %}{{ record.used|number }} / {{ record.uses|number }}", verbose_name="Used"
-    )
-    expires = tables.TemplateColumn(template_name="enrolment/_expires.html")
-    approval_required = tables.TemplateColumn(
-        "{% if record.approval_required %}needs approval{% else %}joins at once{% endif %}", verbose_name="A machine"
-    )
+    choose = Choose()
+    name = tables.Column()
+    cluster = cluster_column()
+    used = Cell(lambda token: f"{token.used:,} / {token.uses:,}", order_by="used")
+    expires = Cell(tags.token_state, order_by="expires")
+    approval_required = Cell(
+        lambda token: "needs approval" if token.approval_required else "joins at once",
+        verbose_name="A machine", order_by="approval_required",
+    )  # fmt: skip
     created_by = tables.Column(verbose_name="Made by", default="the command line", order_by="created_by__username")
-    last_used = tables.TemplateColumn("{% load kubespan %}{% when record.last_used %}")
-    actions = tables.TemplateColumn(template_name="enrolment/_revoke.html", verbose_name="", orderable=False)
+    last_used = Cell(lambda token: tags.when(token.last_used), order_by="last_used")
+    actions = Cell("enrolment/_revoke.html", verbose_name="")
 
     class Meta:
         model = Token
-        fields = ("name", "cluster", "used", "expires", "approval_required", "created_by", "last_used", "actions")
+        fields = (
+            "choose", "name", "cluster", "used", "expires", "approval_required", "created_by", "last_used", "actions",
+        )  # fmt: skip
         template_name = "_table.html"
         attrs = {"class": "table ks-fold"}

@@ -8,6 +8,7 @@ from kubespan.core.release import ARCHIVE_PATH, RELEASE_PATH, SCRIPT_PATH
 from nodes import api
 from nodes.views import (
     activity,
+    bulk,
     cluster_overview,
     clusters,
     discovery,
@@ -54,6 +55,7 @@ urlpatterns = [
     path("clusters/<uuid:uuid>/delete/", clusters.ClusterDeleteView.as_view(), name="cluster-delete"),
     path("clusters/<uuid:uuid>/enrolment/", enrolment.EnrolmentView.as_view(), name="cluster-enrolment"),
     path("nodes/", nodes.NodeListView.as_view(), name="node-list"),
+    path("nodes/bulk/", bulk.NodeBulkView.as_view(), name="node-bulk"),
     path("nodes/<int:pk>/", nodes.NodeView.as_view(), name="node"),
     path("nodes/<int:pk>/approve/", nodes.NodeApproveView.as_view(), name="node-approve"),
     path("nodes/<int:pk>/remove/", nodes.NodeRemoveView.as_view(), name="node-remove"),
@@ -63,6 +65,7 @@ urlpatterns = [
     path("links/", links.LinksView.as_view(), name="links"),
     path("links/<int:here>/<int:there>/", links.PairView.as_view(), name="pair"),
     path("tokens/", enrolment.TokenListView.as_view(), name="token-list"),
+    path("tokens/bulk/", bulk.TokenBulkView.as_view(), name="token-bulk"),
     path("tokens/<uuid:uuid>/revoke/", enrolment.TokenRevokeView.as_view(), name="token-revoke"),
     path("discovery/", discovery.DiscoveryView.as_view(), name="discovery"),
     path("discovery/<int:pk>/", discovery.StrangerView.as_view(), name="discovery-stranger"),

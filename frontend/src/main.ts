@@ -1,3 +1,4 @@
+import { settleChoice, wireChoosing } from "./choosing.ts";
 import { wireCopying } from "./copying.ts";
 import { settleDialogs, wireDialogButtons, wireDialogs } from "./dialogs.ts";
 import { wireEnrolmentDialog } from "./enrolment.ts";
@@ -12,10 +13,12 @@ wireDialogButtons();
 wireCopying();
 wireEnrolmentDialog();
 wireKeys();
+wireChoosing();
 keepTimesFresh();
 wireLive();
 // What htmx puts into the page may hold something live, or something that is shown only once.
 document.addEventListener("htmx:after:swap", () => {
   wireLive();
   settleDialogs();
+  settleChoice();
 });

@@ -13,6 +13,11 @@ from nodes.models.clusters import Cluster
 from nodes.models.roles import Role, within
 from nodes.models.tokens import Token
 
+HERE = models.Q(kind="talos", left_at__isnull=True) | models.Q(kind="linux") & ~models.Q(session="")
+"""Whose agent is connected, or which discovery lists."""
+FRESH = models.Q(applied_epoch=models.F("cluster__epoch"), applied_number__gte=models.F("cluster__revision"))
+"""Which applied their cluster's newest revision."""
+
 
 class NodeQuerySet(models.QuerySet["Node"]):
     """Reading nodes."""
@@ -36,6 +41,18 @@ class NodeQuerySet(models.QuerySet["Node"]):
     def connected(self) -> NodeQuerySet:
         """Those with a connection to the console."""
         return self.exclude(session="")
+
+    def here(self) -> NodeQuerySet:
+        """Those whose agent is connected, or that discovery lists."""
+        return self.filter(HERE)
+
+    def gone(self) -> NodeQuerySet:
+        """The others."""
+        return self.exclude(HERE)
+
+    def configured(self) -> NodeQuerySet:
+        """Members whose agents apply settings and say how that went; of Talos machines nobody hears it."""
+        return self.approved().filter(kind="linux")
 
     def behind(self, cluster: Cluster) -> NodeQuerySet:
         """Those that have not applied the cluster's newest revision."""

@@ -8,7 +8,7 @@ former one by itself, and says so; one that is heard of no more has failed when 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -77,8 +77,10 @@ def _handed_out(version: str) -> bool:
 
 
 @needs("upgrade_agents")
-def start_rollout(actor: audit.Actor, cluster: Cluster, now: datetime) -> Rollout:
-    """Begin: one node is told at once. Raises Refused."""
+def start_rollout(
+    actor: audit.Actor, cluster: Cluster, now: datetime, *, only: Collection[int] | None = None
+) -> Rollout:
+    """Begin: one node is told at once; `only` these, by primary key, take part. Raises Refused."""
     with transaction.atomic():
         cluster = revisions.lock(cluster.pk)
         offer = read_offer(cluster)
@@ -86,9 +88,13 @@ def start_rollout(actor: audit.Actor, cluster: Cluster, now: datetime) -> Rollou
             raise Refused("no-agent", "This console has no agent to hand out; build one by `make agent`.", 409)
         if cluster.rollouts.filter(state=Rollout.State.RUNNING).exists():
             raise Refused("rollout-running", f"The agents of {cluster} are being upgraded already.", 409)
-        if not offer.nodes:
+        chosen = [node for node in offer.nodes if only is None or node.pk in only]
+        if not chosen:
             raise Refused(
-                "nothing-to-upgrade", f"No connected agent of {cluster} is older than {offer.release.version}.", 409
+                "nothing-to-upgrade",
+                f"No connected agent {'of' if only is None else 'among those chosen in'} {cluster} is older than "
+                f"{offer.release.version}.",
+                409,
             )
         rollout = Rollout.objects.create(
             cluster=cluster,
@@ -100,9 +106,9 @@ def start_rollout(actor: audit.Actor, cluster: Cluster, now: datetime) -> Rollou
         )
         RolloutStep.objects.bulk_create(
             RolloutStep(rollout=rollout, node=node, order=order, before=node.agent_version)
-            for order, node in enumerate(offer.nodes)
+            for order, node in enumerate(chosen)
         )
-        details = {"version": rollout.version, "nodes": len(offer.nodes)}
+        details = {"version": rollout.version, "nodes": len(chosen)}
         audit.write(actor, "rollout.started", cluster, now, **details)
         _advance(rollout, now)
     return rollout

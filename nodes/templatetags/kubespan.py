@@ -102,14 +102,14 @@ def configuration(node: Node, cluster: Cluster) -> SafeString:
 
 
 @register.simple_tag
-def membership(node: Node) -> SafeString:
-    """Whether it may take part; nothing where that goes without saying."""
+def membership(node: Node, kind: bool = True) -> SafeString:  # noqa: FBT001, FBT002 - templates give no names
+    """Whether it may take part, and with `kind` whose it is; nothing where that goes without saying."""
     tones = {
         Node.Status.PENDING: ("warn", "pending approval"),
         Node.Status.LEFT: ("", "left"),
         Node.Status.REMOVED: ("", "removed"),
     }
-    chips = [("info", "Talos")] if node.is_talos else []
+    chips = [("info", "Talos")] if kind and node.is_talos else []
     if node.status in tones:
         chips.append(tones[Node.Status(node.status)])
     return format_html_join(" ", '<span class="ks-chip" data-tone="{}">{}</span>', chips)

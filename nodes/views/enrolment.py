@@ -15,6 +15,7 @@ from nodes.models import Cluster, Token
 from nodes.services import tokens as services
 from nodes.services.refused import Refused
 from nodes.tables import TokenTable
+from nodes.views.bulk import TOKEN_DEEDS
 from nodes.views.common import RoleMixin
 from nodes.views.lists import ListView
 
@@ -24,6 +25,8 @@ class TokenListView(ListView):
 
     template = "enrolment/list.html"
     table_class = TokenTable
+    deeds = TOKEN_DEEDS
+    bulk_name = "token-bulk"
 
     def rows(self):
         return Token.objects.visible_to(self.request.user).select_related("cluster", "created_by")

@@ -10,11 +10,13 @@ import django_tables2 as tables
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.urls import reverse
 from django.utils import timezone
 from django.views import View
 from django_tables2 import RequestConfig
 
 from nodes import exports
+from nodes.views.bulk import Deed, offered
 from nodes.views.common import PAGE_SIZE, RoleMixin
 
 
@@ -37,6 +39,11 @@ class ListView(RoleMixin, View):
     def complete(self, rows: Iterable[Any]) -> None:
         """Give rows that are about to be shown or written what the database does not know of them."""
 
+    deeds: Sequence[Deed] = ()
+    """What may be done to many rows at once."""
+    bulk_name = ""
+    """The pattern that does it."""
+
     def context(self, table: tables.Table) -> dict[str, object]:
         """What its page needs besides."""
         return {}
@@ -44,13 +51,17 @@ class ListView(RoleMixin, View):
     def get(self, request: HttpRequest, **_: object) -> HttpResponse:
         """The page, or the file."""
         found = self.filter_class(request.GET, self.rows(), request=request) if self.filter_class else None
-        table = self.table_class(found.qs if found is not None else self.rows())
+        deeds = offered(self.deeds, request.user)
+        rows = found.qs if found is not None else self.rows()
+        table = self.table_class(rows, exclude=() if deeds else ("choose",))
         kind = exports.wanted(request)
         RequestConfig(request, paginate=False if kind else {"per_page": PAGE_SIZE}).configure(table)
         if kind:
             return export_rows(self.export(), table.data.data, kind, self.complete)
         self.complete([row.record for row in table.paginated_rows])
-        context = {"table": table, "filter": found, "chips": found.chips() if found is not None else []}
+        context = {"table": table, "filter": found, "chips": found.chips() if found is not None else [], "deeds": deeds}
+        if deeds:
+            context["bulk_url"] = reverse(self.bulk_name)
         return render(request, self.template, context | self.context(table))
 
 

@@ -9,12 +9,13 @@ from django.utils import timezone
 from django.views import View
 
 from nodes import access, exports
-from nodes.filters import NodeFilter
+from nodes.filters import NodeFilter, Standing
 from nodes.forms import NetworksForm, NodeOptionsForm, TokenForm, TypedNameForm
 from nodes.models import Audit, Node, Transition
 from nodes.services import nodes as services
 from nodes.services.refused import Refused
 from nodes.tables import NodeTable
+from nodes.views.bulk import NODE_DEEDS
 from nodes.views.common import RoleMixin, add_links
 from nodes.views.lists import ListView
 from nodes.views.rotation import start_rotation
@@ -23,18 +24,30 @@ SHOWN_ACTIVITY = 12
 SHOWN_CHANGES = 20
 
 
+WANTING = (
+    ("Pending approval", "user-check", "warn", "status", "pending"),
+    ("Could not apply", "alert-triangle", "bad", "configuration", "fault"),
+    ("Behind", "refresh", "warn", "configuration", "behind"),
+    ("Away", "plug-connected", "warn", "agent", "away"),
+    ("Links down", "link-off", "bad", "links", "down"),
+)
+"""Label, icon, tone, filter and its value, in the order of `Standing`."""
+
+
 class NodeListView(ListView):
     """All nodes."""
 
     template = "nodes/list.html"
     table_class = NodeTable
     filter_class = NodeFilter
+    deeds = NODE_DEEDS
+    bulk_name = "node-bulk"
 
     def visible(self):
         return Node.objects.visible_to(self.request.user)
 
     def rows(self):
-        return self.visible().select_related("cluster").prefetch_related("candidates")
+        return self.visible().select_related("cluster").prefetch_related("candidates", "obstacles")
 
     def export(self):
         return exports.NODES
@@ -48,8 +61,20 @@ class NodeListView(ListView):
             "clusters": clusters,
             "token_form": TokenForm(clusters),
             "any": bool(table.rows) or self.visible().exists(),
-            "pending": self.visible().pending().count(),
+            "wanting": self.wanting(),
         }
+
+    def wanting(self) -> list[dict[str, object]]:
+        """Filters for what needs somebody, each with its count; none where there is nothing."""
+        standing = Standing.of(self.visible().present())
+        return [
+            {
+                "label": label, "icon": icon, "tone": tone, "number": number, "address": f"?{name}={value}",
+                "chosen": self.request.GET.get(name) == value,
+            }
+            for (label, icon, tone, name, value), number in zip(WANTING, standing, strict=True)
+            if number
+        ]  # fmt: skip
 
 
 class NodePage(RoleMixin, View):

@@ -1,0 +1,25 @@
+"""What holds for every page: it asks the database as often for thirty nodes as for three."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from tests import pages
+from tests.factories import make_cluster
+
+pytestmark = pytest.mark.django_db
+
+
+def test_no_page_asks_the_database_for_each_node():
+    client = pages.sign_in()
+    make_cluster()  # a form asks for the cluster only where there are several
+    asked = {}
+    for count in (10, 40):
+        for name, address in pages.find(client, pages.furnish(count, name=f"{count} nodes")).items():
+            with CaptureQueriesContext(connection) as queries:
+                client.get(address)
+            asked.setdefault(name, []).append(len(queries))
+    assert {name: counts for name, counts in asked.items() if counts != [counts[0]] * 2} == {}
+    assert {"overview", "node-list", "node", "cluster", "pair", "activity"} <= asked.keys()
