@@ -28,6 +28,7 @@ SECTIONS: tuple[tuple[str, tuple[Tab, ...]], ...] = (
         "Console",
         (
             Tab("alerts", "settings-alerts", "Alerts", "bell"),
+            Tab("keys", "settings-keys", "Keys", "shield-lock"),
             Tab("about", "settings-about", "About", "info-circle", permission=ENTER),
             Tab("admin", "admin:index", "Admin", "database"),
         ),

@@ -3,7 +3,7 @@
 from django.urls import path
 from django.views.generic import RedirectView
 
-from nodes.views.settings import about, alerts, api_tokens
+from nodes.views.settings import about, alerts, api_tokens, keys
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="settings-about"), name="settings"),
@@ -18,4 +18,6 @@ urlpatterns = [
     path("alerts/<uuid:uuid>/enable/", alerts.WebhookEnableView.as_view(), name="settings-webhook-enable"),
     path("alerts/<uuid:uuid>/renew/", alerts.WebhookRenewView.as_view(), name="settings-webhook-renew"),
     path("alerts/<uuid:uuid>/delete/", alerts.WebhookDeleteView.as_view(), name="settings-webhook-delete"),
+    path("keys/", keys.KeysView.as_view(), name="settings-keys"),
+    path("keys/rotate/", keys.KeysRotateView.as_view(), name="settings-keys-rotate"),
 ]
