@@ -12,6 +12,7 @@ async function scripts() {
       main: here("src/main.ts").pathname,
       theme: here("src/theme.ts").pathname,
       matrix: here("src/matrix/index.ts").pathname,
+      charts: here("src/charts.ts").pathname,
     },
     outdir: OUT.pathname,
     bundle: true,

@@ -47,6 +47,7 @@ ACTIONS = {
     "change_node": Action(Role.OPERATOR, "change a node"),
     "remove_node": Action(Role.OPERATOR, "remove a node"),
     "try_again": Action(Role.OPERATOR, "have a node try another endpoint"),
+    "keep_history": Action(Role.OPERATOR, "have the history of a link kept"),
     "create_token": Action(Role.OPERATOR, "enrol a machine"),
     "revoke_token": Action(Role.OPERATOR, "revoke a token"),
     "change_options": Action(Role.OPERATOR, "change the cluster's options"),

@@ -25,8 +25,12 @@ from nodes.models import (
     DiscoveryAffiliate,
     DiscoveryClock,
     DiscoveryCluster,
+    FollowedLink,
     Grant,
+    HistoryMark,
+    LinkHistory,
     Node,
+    NodeHistory,
     Obstacle,
     Outage,
     Rollout,
@@ -317,3 +321,44 @@ class ApiTokenAdmin(Shown):
     list_filter = ("role",)
     list_select_related = ("user",)
     search_fields = ("name", "user__username")
+
+
+@admin.register(NodeHistory)
+class NodeHistoryAdmin(Shown):
+    """What nodes were like, packed."""
+
+    hidden = ("points",)
+    list_display = ("node", "period", "start")
+    list_filter = ("period", "node__cluster")
+    list_select_related = ("node",)
+    search_fields = ("node__name",)
+
+
+@admin.register(LinkHistory)
+class LinkHistoryAdmin(Shown):
+    """What links were like, packed."""
+
+    hidden = ("points",)
+    list_display = ("node", "peer", "period", "start")
+    list_filter = ("period", "node__cluster")
+    list_select_related = ("node", "peer")
+    search_fields = ("node__name", "peer__name")
+
+
+@admin.register(FollowedLink)
+class FollowedLinkAdmin(Shown):
+    """Links whose history is kept."""
+
+    list_display = ("node", "peer", "pinned", "looked_until", "unwell_until")
+    list_filter = ("pinned", "node__cluster")
+    list_select_related = ("node", "peer")
+    search_fields = ("node__name", "peer__name")
+
+
+@admin.register(HistoryMark)
+class HistoryMarkAdmin(Shown):
+    """How far history was taken."""
+
+    list_display = ("cluster", "minute", "quarter", "left_out")
+    list_select_related = ("cluster",)
+    search_fields = ("cluster__name",)

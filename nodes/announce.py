@@ -23,6 +23,8 @@ Kind = Literal[
     "token.changed",
     "rollout.changed",
     "alerts.changed",  # a webhook, or what became of what it was to tell
+    "history.noted",  # a minute was added to the history of its nodes and links
+    "history.followed",  # whether a link's history is kept
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from nodes.history.reading import Series
 from nodes.live import Seen, Summary
 
 FULL_LINKS = 50
@@ -133,6 +134,29 @@ class NodeDelta(msgspec.Struct, frozen=True, tag_field="type", tag="delta", omit
     node: NodeRow | None = None
     peers: list[PeerRow] = []
     peers_gone: list[int] = []
+    history: list[Series] = []
+    """The newest point of its history, where one was noted: columns of one."""
+
+
+class PairSnapshot(msgspec.Struct, frozen=True, tag_field="type", tag="snapshot"):
+    """`/live/pair/<pk>/<pk>`: how the first sees the second, and the second the first; null while not said."""
+
+    number: int
+    at: float
+    here: Sight | None
+    there: Sight | None
+
+
+class PairDelta(msgspec.Struct, frozen=True, tag_field="type", tag="delta"):
+    """The same; with `renew`, what the server words is different now, and the page fetches itself anew."""
+
+    number: int
+    at: float
+    here: Sight | None
+    there: Sight | None
+    renew: bool = False
+    history: list[Series] = []
+    """The newest point of each direction, where one was noted: columns of one."""
 
 
 class Enrolled(msgspec.Struct, frozen=True):

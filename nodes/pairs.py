@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 from kubespan.core.endpoint import AddressFilter, Endpoint
 from kubespan.core.peer_spec import filter_endpoints
@@ -13,10 +15,18 @@ from kubespan.core.peer_status import PeerState
 from kubespan.core.reason import End, Link, Reason, Sight, explain
 from nodes import live
 from nodes.live import Seen
-from nodes.models import Candidate, Cluster, Node
+from nodes.models import Candidate, Cluster, Node, Transition
 
 ADDRESS = "address"
 """What a refused claim of an address is called in Node.refused_claims."""
+
+
+class Try(NamedTuple):
+    """What came of an endpoint when it was last in use."""
+
+    at: datetime
+    result: Literal["answered", "no answer", "tried"]
+    """`tried` where nothing more was heard of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +38,8 @@ class Tried:
     """Whether WireGuard has it now."""
     left_out: bool
     """Whether the cluster's filters keep it from being tried."""
+    last: Try | None = None
+    """Its last try before, as transitions tell; none where they know of none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +98,36 @@ def read_reasons(
     return found
 
 
-def try_order(node: Node, cluster: Cluster, seen: Seen | None) -> list[Tried]:
+RESULTS: dict[str, Literal["answered", "no answer", "tried"]] = {
+    "up": "answered",
+    "down": "no answer",
+    "unknown": "tried",
+}
+
+
+def last_tries(transitions: Iterable[Transition]) -> dict[str, Try]:
+    """What came of each endpoint, from one end's transitions of a link, the newest first.
+
+    A link that leaves an endpoint without having been up there had no answer from it.
+    """
+    found: dict[str, Try] = {}
+    for row in transitions:
+        left, _, taken = row.text.removeprefix("endpoint ").rpartition(" → ")
+        found.setdefault(taken, Try(row.at, RESULTS.get(row.after, "tried")))
+        if left:
+            found.setdefault(left, Try(row.at, "answered" if row.before == "up" else "no answer"))
+    return found
+
+
+def try_order(
+    node: Node, cluster: Cluster, seen: Seen | None, tries: Mapping[str, Try] = MappingProxyType({})
+) -> list[Tried]:
     """A node's endpoints in the order in which another one tries them, then those that filters leave out."""
     rows = {row.endpoint: row for row in node.candidates.all()}
     passed = [str(endpoint) for endpoint in _filter(rows, cluster)]
     ordered = [*passed, *(text for text in rows if text not in set(passed))]
     now = seen.endpoint if seen else ""
-    return [Tried(rows[text], text == now, text not in passed) for text in ordered]
+    return [Tried(rows[text], text == now, text not in passed, tries.get(text)) for text in ordered]
 
 
 def _filter(endpoints: Iterable[str], cluster: Cluster) -> tuple[Endpoint, ...]:

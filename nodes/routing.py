@@ -10,13 +10,13 @@ from nodes.consumers.following import (
     AgentsConsumer,
     ClusterOverviewConsumer,
     OverviewConsumer,
-    PairConsumer,
     RemovalConsumer,
     RotationConsumer,
 )
 from nodes.consumers.map import MapConsumer
 from nodes.consumers.matrix import MatrixConsumer
 from nodes.consumers.node import NodeConsumer
+from nodes.consumers.pair import PairConsumer
 from nodes.discovery.consumers import ClusterDiscoveryConsumer, DiscoveryConsumer
 
 websocket_urlpatterns = [

@@ -9,6 +9,7 @@ import structlog
 from celery import shared_task
 from celery.signals import heartbeat_sent
 from django.core.cache import cache
+from django.db import IntegrityError
 from django.utils import timezone
 
 from nodes import live
@@ -17,7 +18,18 @@ from nodes.connections import sync_redis
 from nodes.health import WORKER_KEY
 from nodes.models import Cluster, Node
 from nodes.notify.carry import Undelivered
-from nodes.services import affiliates, alerts, discovery, nodes, revisions, rollouts, rotation, sessions, transitions
+from nodes.services import (
+    affiliates,
+    alerts,
+    discovery,
+    history,
+    nodes,
+    revisions,
+    rollouts,
+    rotation,
+    sessions,
+    transitions,
+)
 from nodes.vitals import workers
 
 HEARTBEAT_SECONDS = 45
@@ -67,12 +79,27 @@ def mark_silent_nodes() -> None:
 
 @shared_task
 def expire() -> None:
-    """Forget what is too old: harvested endpoints, changes, transitions."""
+    """Forget what is too old: harvested endpoints, changes, transitions, history."""
     now = timezone.now()
     nodes.expire_candidates(now)
     revisions.prune(now)
     alerts.prune(now)
     transitions.prune(now)
+    history.prune(now)
+
+
+@shared_task
+def note_history() -> None:
+    """Note what nodes and links are like this minute, and roll up the quarters of an hour that are over."""
+    now = timezone.now()
+    for cluster_pk in Cluster.objects.values_list("pk", flat=True):
+        try:
+            history.note_minute(cluster_pk, now)
+            history.roll_up(cluster_pk, now)
+        except redis.RedisError as error:
+            log.warning("a minute of history is missing", cluster=cluster_pk, error=str(error))
+        except IntegrityError as error:  # the cluster was deleted meanwhile
+            log.warning("history not kept", cluster=cluster_pk, error=str(error))
 
 
 @shared_task

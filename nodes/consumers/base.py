@@ -265,8 +265,11 @@ class MeshConsumer(AsyncWebsocketConsumer):
         """There is nothing left to show."""
         await self.close(CLOSE_GONE)
 
+    async def history_noted(self, event: dict[str, Any]) -> None:
+        """A minute was added to history: of matter where it is shown."""
+
     node_enrolled = node_approved = node_changed = node_removed = node_away = node_applied = cluster_changed
-    cluster_created = token_changed = rollout_changed = alerts_changed = cluster_changed
+    cluster_created = token_changed = rollout_changed = alerts_changed = history_followed = cluster_changed
 
 
 class Gone(Exception):

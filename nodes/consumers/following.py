@@ -6,14 +6,10 @@ from typing import Any
 
 from django.db.models import QuerySet
 
-from nodes import live, pairs
-from nodes.consumers.base import LEASE_SECONDS, PACE_SECONDS, FollowingConsumer, Gone, Sent, those
-from nodes.fanout import Watch
+from nodes import live
+from nodes.consumers.base import FollowingConsumer, Gone, Sent, those
 from nodes.models import Cluster, Node, Rollout, RolloutStep, Tombstone
 from nodes.pages import Flushed
-
-PAIR_SECONDS = 2.0
-"""The page of one link is not told more often, for its figures change with each report."""
 
 
 class OverviewConsumer(FollowingConsumer):
@@ -94,57 +90,6 @@ class ClusterOverviewConsumer(OverviewConsumer):
         super().read()
         if not self._clusters_seen.now:
             raise Gone
-
-
-class PairConsumer(FollowingConsumer):
-    """The page of one link: how both ends see it, and how they stand."""
-
-    permission = "view_cluster"
-
-    pause = PAIR_SECONDS
-
-    def find(self) -> set[int | None]:
-        """The cluster that both nodes of the address are of."""
-        route = self.scope["url_route"]["kwargs"]
-        self._pks = route["here"], route["there"]
-        self._ends: Sent[int, tuple[Any, ...]] = Sent()
-        self._sights: Sent[tuple[int, int], live.Seen] = Sent()
-        return those(Node.objects.filter(pk__in=self._pks).values_list("cluster_id", flat=True))
-
-    def read(self) -> None:
-        """Two queries and two calls to Redis."""
-        nodes = list(Node.objects.filter(pk__in=self._pks).select_related("cluster").prefetch_related("candidates"))
-        if {node.pk for node in nodes} != set(self._pks):
-            raise Gone
-        self._ends.now = {
-            node.pk: (
-                node.name, node.status, node.session, node.left_at, node.fault, node.behind(node.cluster),
-                node.clock_skew, node.obstacles_at, node.cluster.revision, list(node.candidates.all()),
-            )
-            for node in nodes
-        }  # fmt: skip
-        here, there = nodes
-        sights = zip(((here.pk, there.pk), (there.pk, here.pk)), pairs.read_link(here, there), strict=True)
-        self._sights.now = {key: seen for key, seen in sights if seen is not None}
-
-    def take(self, flushed: Flushed) -> bool:
-        """Only what the two say of each other."""
-        mine = [(pk, peer, seen) for pk, peer, seen in flushed.links if {pk, peer} == set(self._pks)]
-        for pk, peer, seen in mine:
-            if seen is None:
-                self._sights.now.pop((pk, peer), None)
-            else:
-                self._sights.now[pk, peer] = seen
-        return bool(mine)
-
-    def differs(self) -> bool:
-        """An end's standing, or how either sees the other."""
-        news = [one.news() for one in (self._ends, self._sights)]  # each is asked, whatever the other says
-        return any(changed or gone for changed, gone in news)
-
-    def watch(self) -> Watch:
-        """Both report faster while somebody looks."""
-        return Watch(self._pks, PACE_SECONDS, LEASE_SECONDS)
 
 
 class RemovalConsumer(FollowingConsumer):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from typing import Any
 
 import msgspec
 
@@ -11,6 +12,7 @@ from nodes import live
 from nodes.consumers.base import LEASE_SECONDS, PACE_SECONDS, Gone, MeshConsumer, Sent, those
 from nodes.consumers.rows import node_rows, on_page, reported, sight
 from nodes.fanout import Watch
+from nodes.history import reading
 from nodes.models import Node
 from nodes.pages import FULL_LINKS, Flushed, LinkCounts, NodeDelta, NodeRow, NodeSnapshot, PeerRow
 
@@ -26,10 +28,12 @@ class NodeConsumer(MeshConsumer):
         self._rows: Sent[int, NodeRow] = Sent()
         self._peers: Sent[int, PeerRow] = Sent()
         self._told_revision = self._revision = 0
+        self._noted: float | None = None
+        self._history: list[reading.Series] = []
         return those(Node.objects.filter(pk=self._pk).values_list("cluster_id", flat=True))
 
     def read(self) -> None:
-        """Two queries and three calls to Redis, whatever the number of peers."""
+        """Two queries and three calls to Redis, whatever the number of peers; each minute one more for a point."""
         node = on_page(Node.objects.select_related("cluster")).defer(None).filter(pk=self._pk).first()
         if node is None:
             raise Gone
@@ -42,6 +46,15 @@ class NodeConsumer(MeshConsumer):
             for peer in peers
         }
         self._count_from_peers()
+        if self._noted is not None:
+            point = reading.newest_point(node, None, self._noted)
+            self._history = [reading.columns(node.name, [(int(self._noted), point)])] if point else []
+            self._noted = None
+
+    async def history_noted(self, event: dict[str, Any]) -> None:
+        """A minute was added: its point is read with the rest."""
+        self._noted = event["minute"]
+        self.look_again()
 
     def _count_from_peers(self) -> None:
         """A Talos machine reports nothing here: its links are as its peers see them."""
@@ -80,9 +93,10 @@ class NodeConsumer(MeshConsumer):
         peers, gone = self._peers.news()
         revision = None if self._revision == self._told_revision else self._revision
         self._told_revision = self._revision
-        if not (rows or peers or gone or revision):
+        history, self._history = self._history, []
+        if not (rows or peers or gone or revision or history):
             return None
-        return NodeDelta(self.number, time.time(), revision, rows[0] if rows else None, peers, gone)
+        return NodeDelta(self.number, time.time(), revision, rows[0] if rows else None, peers, gone, history)
 
     def watch(self) -> Watch:
         """The node, and its peers where they are few: both ends of every link on the page are then as new."""

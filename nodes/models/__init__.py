@@ -5,6 +5,7 @@ from nodes.models.alerts import Delivery, Outage, Webhook
 from nodes.models.api_tokens import ApiToken
 from nodes.models.clusters import Change, Cluster, Console, Rotation
 from nodes.models.discovery import DiscoveryAffiliate, DiscoveryClock, DiscoveryCluster
+from nodes.models.history import FollowedLink, HistoryMark, LinkHistory, NodeHistory, Period
 from nodes.models.members import Candidate, Node, Tombstone
 from nodes.models.obstacles import Obstacle
 from nodes.models.people import Grant
@@ -23,10 +24,15 @@ __all__ = [
     "DiscoveryAffiliate",
     "DiscoveryClock",
     "DiscoveryCluster",
+    "FollowedLink",
     "Grant",
+    "HistoryMark",
+    "LinkHistory",
     "Node",
+    "NodeHistory",
     "Obstacle",
     "Outage",
+    "Period",
     "Role",
     "Rollout",
     "RolloutStep",

@@ -251,6 +251,8 @@ IRREGULAR = {
     "console.first-code-made": "made a code for the first administrator of",
     "node.options-set": "set the options of node",
     "node.networks-approved": "approved networks of node",
+    "node.history-kept": "has the history of a link kept, of node",
+    "node.history-let-go": "lets go of the history of a link of node",
     "node.told-to-try-again": "told node to try again:",
     "webhook.secret-renewed": "renewed the secret of webhook",
     "webhook.gave-up": "disabled, after too many failures, webhook",

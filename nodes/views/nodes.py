@@ -11,12 +11,14 @@ from django.views import View
 from nodes import access, exports
 from nodes.filters import NodeFilter, Standing
 from nodes.forms import NetworksForm, NodeOptionsForm, TokenForm, TypedNameForm
+from nodes.history import reading
 from nodes.models import Audit, Node, Transition
 from nodes.services import nodes as services
 from nodes.services.refused import Refused
 from nodes.tables import NodeTable
 from nodes.views.bulk import NODE_DEEDS
 from nodes.views.common import RoleMixin, add_links
+from nodes.views.history import answer, history_context
 from nodes.views.lists import ListView
 from nodes.views.rotation import start_rotation
 
@@ -115,6 +117,7 @@ class NodePage(RoleMixin, View):
             "options_form": NodeOptionsForm(initial=chosen(node)),
             "networks_form": NetworksForm(node),
             "remove_form": TypedNameForm(),
+            **history_context(self.request),
         } | forms
         return render(self.request, "nodes/node.html", context, status=status)
 
@@ -173,6 +176,13 @@ class NodeView(NodePage):
 
     def get(self, request, pk):
         return self.show()
+
+
+class NodeHistoryView(NodePage):
+    """Its history as charts read it."""
+
+    def get(self, request, pk):
+        return answer(reading.node_chart(self.node, reading.parse_span(request.GET.get("span")), timezone.now()))
 
 
 class NodeApproveView(NodePage):

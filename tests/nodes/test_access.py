@@ -29,7 +29,7 @@ LEAST = {
     "viewer": {ENTER, "view_cluster", "view_strangers"},
     "operator": {
         "approve_node", "change_node", "remove_node", "try_again", "create_token", "revoke_token", "change_options",
-        "upgrade_agents", "reveal_id", "open_discoveryaffiliate",
+        "keep_history", "upgrade_agents", "reveal_id", "open_discoveryaffiliate",
     },
     "administrator": {
         "reveal_secret", "rotate_secret", "delete_cluster", "manage_people", "create_cluster", "manage_console",

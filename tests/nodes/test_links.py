@@ -82,7 +82,7 @@ def test_both_ends_stand_beside_each_other_with_why_and_what_to_do(page, ends):
     assert f"{there.name} has not answered {here.name} at any of its 2 endpoints for 10 m." in content
     assert f"Check that UDP port 51820 of {there.name} can be reached from {here.name}; then try again." in content
     assert content.index(endpoint_of(there)) < content.index(endpoint_of(there, 1))
-    assert content.count("in use</span>") == 2
+    assert content.count(">in use, no answer</span>") == 2
     assert content.count('name="next" value="pair"') == 2
 
 

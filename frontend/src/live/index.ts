@@ -3,6 +3,7 @@ import { ClusterPage, drawLinks, drawNodes } from "./cluster.ts";
 import { EnrolmentPage } from "./enrolment.ts";
 import { NodePage } from "./node.ts";
 import { OverviewPage } from "./overview.ts";
+import { PairPage } from "./pair.ts";
 import { LiveSocket } from "./socket.ts";
 
 const wired = new WeakSet<Element>();
@@ -24,6 +25,8 @@ function open(root: HTMLElement, path: string, quiet: boolean): { stop(): void }
       return new LiveSocket(path, new ClusterPage(root, drawLinks(root)), quiet);
     case "node":
       return new LiveSocket(path, new NodePage(root), quiet);
+    case "pair":
+      return new LiveSocket(path, new PairPage(root), quiet);
     case "enrolment":
       return new LiveSocket(path, new EnrolmentPage(root), quiet);
     case "overview":

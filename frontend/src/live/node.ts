@@ -3,6 +3,7 @@ import { formatBytes, formatRate, rate } from "../format.ts";
 import { timeElement } from "../times.ts";
 import { showFacts } from "./cluster.ts";
 import { copyElement, element, fill, flash, keep, pairPath, stateElement } from "./dom.ts";
+import { addPoints, renewHistory } from "./history.ts";
 import { reload } from "./leaving.ts";
 import type { NodeDelta, NodeRow, NodeSnapshot, PeerRow, Sight } from "./shapes.ts";
 import type { Page } from "./socket.ts";
@@ -26,6 +27,7 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
     this.#peers.clear();
     this.#before.clear();
     for (const peer of message.peers) this.#peers.set(peer.pk, peer);
+    if (this.#node) renewHistory(this.#root); // points were missed
     this.#take(message.node, message.at);
     this.#draw();
   }
@@ -41,6 +43,7 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
     }
     if (message.node) this.#take(message.node, message.at);
     this.#draw();
+    addPoints(this.#root, message.history);
   }
 
   #take(row: NodeRow, at: number): void {

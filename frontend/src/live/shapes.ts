@@ -1,5 +1,9 @@
 // What sockets send: the same shapes as nodes/pages.py. Fields with `?` are left out where nothing changed.
 
+import type { Series as HistorySeries } from "../charts/series.ts";
+
+export type { HistorySeries };
+
 export type State = "unknown" | "up" | "down";
 export type Status = "pending" | "approved" | "left" | "removed";
 
@@ -94,6 +98,21 @@ export interface NodeDelta extends Numbered {
   node?: NodeRow | null;
   peers?: PeerRow[];
   peers_gone?: number[];
+  history?: HistorySeries[];
+}
+
+export interface PairSnapshot extends Numbered {
+  type: "snapshot";
+  here: Sight | null;
+  there: Sight | null;
+}
+
+export interface PairDelta extends Numbered {
+  type: "delta";
+  here: Sight | null;
+  there: Sight | null;
+  renew: boolean;
+  history: HistorySeries[];
 }
 
 export interface OverviewSnapshot extends Numbered {

@@ -1,0 +1,20 @@
+"""History as charts read it: JSON, by the span that the address names."""
+
+from __future__ import annotations
+
+import msgspec
+from django.http import HttpRequest, HttpResponse
+
+from nodes.history import reading
+
+
+def history_context(request: HttpRequest) -> dict[str, object]:
+    """What templates/history needs: how far back the page's address says."""
+    return {"history_span": reading.parse_span(request.GET.get("history")), "history_spans": reading.SPANS}
+
+
+def answer(chart: reading.Chart) -> HttpResponse:
+    """A chart as JSON that no cache keeps."""
+    return HttpResponse(
+        msgspec.json.encode(chart), content_type="application/json", headers={"Cache-Control": "no-store"}
+    )
