@@ -11,6 +11,7 @@ async function scripts() {
     entryPoints: {
       main: here("src/main.ts").pathname,
       theme: here("src/theme.ts").pathname,
+      map: here("src/map/index.ts").pathname,
       matrix: here("src/matrix/index.ts").pathname,
       charts: here("src/charts.ts").pathname,
     },

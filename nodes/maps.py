@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Literal
 
 import msgspec
@@ -177,6 +178,7 @@ class LinkStates:
         self._rows: dict[int, bytearray] = {}
         self._counted: dict[int, dict[str, list[int]]] = {}
         self._totals: dict[tuple[str, str], list[int]] = {}
+        self._away: set[int] = set()
 
     def take_members(self, members: Mapping[int, Member], groups: Mapping[int, str]) -> None:
         """Those of now; rows of nodes that are gone go with them."""
@@ -197,6 +199,7 @@ class LinkStates:
         theirs.
         """
         wanted = []
+        self._away = {pk for pk, one in self._members.items() if not one.talos and pk not in summaries}
         for pk in self._members:
             summary = summaries.get(pk)
             if summary is None or summary.at is None:
@@ -268,15 +271,23 @@ class LinkStates:
         return sum(found[UNKNOWN] + found[DOWN] for found in self._totals.values())
 
     def worst(self, limit: int = NOT_UP_DRAWN) -> Iterator[MapLink]:
-        """Links that are not up, at most so many: down before unknown, in the order of their nodes."""
-        left = limit
-        for state in (DOWN, UNKNOWN):
-            for pk in sorted(self._rows):
-                for peer in self._peers(pk, state):
-                    if not left:
-                        return
-                    left -= 1
+        """Links that are not up, at most so many: down before unknown, and of each node in turn one.
+
+        That all others do not reach a node that is away goes without saying, so it comes last.
+        """
+        turns = (self._in_turn(state, away=away) for away in (False, True) for state in (DOWN, UNKNOWN))
+        return islice(chain.from_iterable(turns), limit)
+
+    def _in_turn(self, state: int, *, away: bool) -> Iterator[MapLink]:
+        left = [(pk, self._peers(pk, state)) for pk in sorted(self._rows)]
+        while left:
+            going = []
+            for pk, peers in left:
+                peer = next((peer for peer in peers if (peer in self._away) == away), None)
+                if peer is not None:
                     yield MapLink(pk, peer, STATES[state], 0)  # type: ignore[arg-type] # its states are these words
+                    going.append((pk, peers))
+            left = going
 
     def _peers(self, pk: int, state: int) -> Iterator[int]:
         row = self._rows[pk]

@@ -21,6 +21,7 @@ from nodes.views import (
     rotation,
     talos,
 )
+from nodes.views import map as maps
 from nodes.views.help import HelpView
 from nodes.views.settings.api_tokens import HealthView
 
@@ -39,6 +40,7 @@ urlpatterns = [
     path("clusters/<uuid:uuid>/", cluster_overview.ClusterView.as_view(), name="cluster"),
     path("clusters/<uuid:uuid>/nodes/", clusters.ClusterNodesView.as_view(), name="cluster-nodes"),
     path("clusters/<uuid:uuid>/links/", clusters.ClusterLinksView.as_view(), name="cluster-links"),
+    path("clusters/<uuid:uuid>/map/", maps.ClusterMapView.as_view(), name="cluster-map"),
     path("clusters/<uuid:uuid>/options/", clusters.ClusterOptionsView.as_view(), name="cluster-options"),
     path("clusters/<uuid:uuid>/preview/", clusters.ClusterOptionsPreviewView.as_view(), name="cluster-preview"),
     path("clusters/<uuid:uuid>/activity/", clusters.ClusterActivityView.as_view(), name="cluster-activity"),
@@ -68,6 +70,7 @@ urlpatterns = [
     path("links/<int:here>/<int:there>/history/", pair.PairHistoryView.as_view(), name="pair-history"),
     path("links/<int:here>/<int:there>/keep/", pair.PairKeepView.as_view(), name="pair-keep"),
     path("nodes/<int:pk>/history/", nodes.NodeHistoryView.as_view(), name="node-history"),
+    path("map/", maps.MapView.as_view(), name="map"),
     path("tokens/", enrolment.TokenListView.as_view(), name="token-list"),
     path("tokens/bulk/", bulk.TokenBulkView.as_view(), name="token-bulk"),
     path("tokens/<uuid:uuid>/revoke/", enrolment.TokenRevokeView.as_view(), name="token-revoke"),

@@ -331,7 +331,7 @@ def main() -> int:
 
     cluster = Cluster.objects.filter(name=options.name).first()
     if cluster is None:
-        mesh = make_mesh(options.nodes, name=options.name, talos=options.talos)
+        mesh = make_mesh(options.nodes, name=options.name, talos=options.talos, seed=options.name)
     else:
         mesh = Mesh(cluster, _take_up(cluster))
     live = Live(mesh, time.time())

@@ -3,6 +3,8 @@
 from collections import Counter
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from nodes import maps
@@ -11,6 +13,7 @@ from nodes.live import ABSENT, DOWN, UNKNOWN, UP, Seen, Summary
 from nodes.maps import GroupLinks, LinkStates, MapLink, Member, Traffic
 from nodes.pages import Flushed
 from tests.big import Live, make_mesh
+from tests.factories import make_cluster
 
 LARGE = maps.MAP_LINKS + 20
 
@@ -92,6 +95,16 @@ def test_links_are_counted_between_groups_both_ways_together():
     assert states.not_up() == 2
     assert list(states.worst()) == [MapLink(1, 3, "down", 0), MapLink(2, 3, "unknown", 0)]
     assert list(states.worst(1)) == [MapLink(1, 3, "down", 0)]
+
+
+def test_no_node_takes_the_place_of_all_others_links():
+    states = states_of(members("a", "a", "a", "a"))
+    states.put(1, bytes([ABSENT, DOWN, DOWN, DOWN]))
+    states.put(2, bytes([UNKNOWN, ABSENT, DOWN, UP]))
+    assert [(one.node, one.peer) for one in states.worst(3)] == [(1, 2), (2, 3), (1, 3)]
+    assert len(list(states.worst())) == 5
+    states.wanting({pk: Summary("s", 5.0, 1, up=2, unknown=1, down=0) for pk in (1, 2, 4)})
+    assert [(one.node, one.peer) for one in states.worst(3)] == [(1, 2), (1, 4), (2, 1)], "3 is away"
 
 
 def test_one_link_changes_and_the_counts_with_it():
@@ -278,3 +291,29 @@ def report_of(seen, one, *others):
     table = seen.tables[one.pk]
     links = [(one.pk, node.pk, table.seen(node.index)) for node in others]
     return Flushed([(one.pk, table.summarise(one.session))], links)
+
+
+# The pages.
+
+
+@pytest.mark.django_db
+def test_the_map_is_of_the_cluster_that_the_address_names(admin_client):
+    assert "No cluster yet" in admin_client.get("/map/").text
+    one, two = make_cluster("one"), make_cluster("two")
+    assert admin_client.get("/map/?by=kind").url == f"/map/?by=kind&cluster={one.uuid}"
+    page = admin_client.get(f"/map/?cluster={two.uuid}&by=kind").text
+    assert f'data-map="/live/map/{two.uuid}/kind"' in page
+    assert f'data-map="/live/map/{two.uuid}/site"' in admin_client.get(f"/clusters/{two.uuid}/map/?by=colour").text
+    for nobody in ("x", "00000000-0000-0000-0000-000000000000"):
+        assert admin_client.get(f"/map/?cluster={nobody}").status_code == 404
+
+
+@pytest.mark.django_db
+def test_the_page_asks_the_database_as_often_whatever_the_size(admin_client):
+    asked = []
+    for size in (10, 200):
+        mesh = make_mesh(size, name=f"of {size}", seed=size)
+        with CaptureQueriesContext(connection) as queries:
+            admin_client.get(f"/clusters/{mesh.cluster.uuid}/map/")
+        asked.append(len(queries))
+    assert asked[0] == asked[1] < 20

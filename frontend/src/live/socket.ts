@@ -49,6 +49,12 @@ export class LiveSocket<S extends Incoming, D extends Incoming> {
     this.#connect();
   }
 
+  /** Tells the console anew what the page has in view. */
+  look(): void {
+    const nodes = this.#page.view?.() ?? [];
+    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify({ type: "view", nodes }));
+  }
+
   stop(): void {
     this.#stopped = true;
     clearTimeout(this.#again);
