@@ -58,6 +58,9 @@ def furnish(count: int, *, name: str = "big") -> Furnished:
     now = datetime.now(UTC)
     mesh = make_mesh(count, name=name, seed=name)
     live = Live(mesh, time.time(), seed=name)
+    here, there = islice((node for node in mesh.members if node.session), 2)
+    live.set_state(here, there, "down")
+    live.report(here, time.time())
     live.write()
     tokens = _make_tokens(mesh, now)
     _make_history(mesh, now)
@@ -69,7 +72,6 @@ def furnish(count: int, *, name: str = "big") -> Furnished:
         for served in (stranger, ours)
         for number in range(min(count, 200))
     )
-    here, there = islice((node for node in mesh.members if node.session), 2)
     keys = {
         "": {"uuid": mesh.cluster.uuid, "pk": here.pk, "here": here.pk, "there": there.pk},
         "token": {"uuid": tokens[0].uuid},
@@ -153,19 +155,21 @@ def sign_in() -> Client:
 
 
 def patterns() -> Iterator[tuple[str, list[str]]]:
-    """The name of every pattern that is not the admin's nor a program's, with its parameters."""
+    """The name of every pattern that can be got and is not the admin's nor a program's, with its parameters."""
     from django.urls import get_resolver  # noqa: PLC0415
 
     yield from _walk(get_resolver().url_patterns, ())
 
 
 def _walk(found, wanted: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
+    from django.views.generic import RedirectView  # noqa: PLC0415
+
     for one in found:
         parameters = (*wanted, *one.pattern.converters)
         if hasattr(one, "url_patterns"):
             if not (one.namespace and ELSEWHERE.match(one.namespace)):
                 yield from _walk(one.url_patterns, parameters)
-        elif one.name:
+        elif one.name and hasattr(getattr(one.callback, "view_class", RedirectView), "get"):
             yield one.name, list(parameters)
 
 

@@ -1,0 +1,115 @@
+"""Pictures of every page, in docs/screenshots: `make screenshots`, or with names of pages for those alone.
+
+A console runs with a cluster whose nodes report (tests/big.py); what is photographed is what a browser draws of it,
+once the page says that it is live. Each page is made light at 1280 pixels; some also dark, and as on a phone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+from tests import pages
+from tests.bench.console import Console
+from tests.browser.conftest import ARGUMENTS, CHROMIUM
+
+FOLDER = Path(__file__).parent.parent / "docs" / "screenshots"
+NODES = 48
+WIDE = {"width": 1280, "height": 860}
+PHONE = {"width": 390, "height": 844}
+DARK = ("overview", "cluster-links", "node", "pair", "map", "cluster-map")
+"""Pages that are also made dark, by the beginning of their names."""
+NARROW = ("overview", "node-list", "node")
+"""Pages that are also made as on a phone."""
+PATIENCE = 8_000
+SETTLED = 700
+"""Milliseconds that a canvas has to draw itself after the page is live."""
+LIMIT = 300_000
+"""Bytes of one picture."""
+TOGETHER = 6_000_000
+
+
+@contextlib.contextmanager
+def living(furnished: pages.Furnished) -> Iterator[None]:
+    """Its nodes report while this lasts."""
+    end = threading.Event()
+
+    def report() -> None:
+        while not end.is_set():
+            furnished.live.go_on(until=time.time() + 1)
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    yield
+    end.set()
+    thread.join()
+
+
+def photograph(page: Page, url: str, target: Path, look: str) -> None:
+    """Open a page, wait until it says that it is live where it can, and keep what it looks like."""
+    page.goto(url)
+    banner = page.locator(".ks-banner")
+    if banner.count():
+        with contextlib.suppress(Exception):
+            page.locator('.ks-banner[data-live="live"]').wait_for(timeout=PATIENCE)
+    page.wait_for_load_state("load")
+    page.wait_for_timeout(SETTLED)
+    page.screenshot(path=target / f"{look}.png", animations="disabled", caret="hide")
+
+
+def looks(name: str) -> Iterator[tuple[str, dict[str, object]]]:
+    """The pictures of one page: name and browser."""
+    common = {"reduced_motion": "reduce"}
+    yield name, {"viewport": WIDE, "color_scheme": "light", **common}
+    if name.startswith(DARK):
+        yield f"{name}-dark", {"viewport": WIDE, "color_scheme": "dark", **common}
+    if name in NARROW:
+        yield f"{name}-phone", {"viewport": PHONE, "color_scheme": "light", "has_touch": True, **common}
+
+
+def make(console: Console, wanted: list[str], target: Path) -> None:
+    """All pictures, or those of the pages that are wanted."""
+    # The rows first: Playwright keeps a loop running in this thread, which Django's would not like.
+    furnished = pages.furnish(NODES, name="homelab")
+    client = pages.sign_in()
+    found = pages.find(client, furnished)
+    cookie = {"name": "sessionid", "value": client.cookies["sessionid"].value, "url": console.url}
+    with living(furnished), sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        for name, address in found.items():
+            if wanted and not any(name.startswith(one) for one in wanted):
+                continue
+            for look, options in looks(name):
+                with chromium.new_context(base_url=console.url, **options) as context:
+                    context.add_cookies([cookie])
+                    photograph(context.new_page(), address, target, look)
+                print(look, flush=True)
+        chromium.close()
+
+
+def main() -> int:
+    """Make them; the exit status says whether all are small enough."""
+    target = FOLDER
+    wanted = sys.argv[1:]
+    if wanted and wanted[0].startswith("/"):
+        target = Path(wanted.pop(0))
+    target.mkdir(parents=True, exist_ok=True)
+    if not wanted:
+        for old in target.glob("*.png"):
+            old.unlink()
+    with Console(discovery=True) as console:
+        make(console, wanted, target)
+    sizes = {picture.name: picture.stat().st_size for picture in target.glob("*.png")}
+    large = {name: size for name, size in sizes.items() if size > LIMIT}
+    print(f"{len(sizes)} pictures, {sum(sizes.values()):,} bytes; too large: {large or 'none'}")
+    return 1 if large or sum(sizes.values()) > TOGETHER else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
