@@ -384,6 +384,16 @@ class NodeOptionsForm(Fields):
     )
 
 
+class RenameForm(Fields):
+    """Another name for a node."""
+
+    name = forms.CharField(
+        max_length=253,
+        help_text="Letters, digits, dots, hyphens and underscores; no other node of the cluster has it.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "data-focus": ""}),
+    )
+
+
 class NetworksForm(Fields):
     """Which of the networks that a node claims an operator says yes to."""
 

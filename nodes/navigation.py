@@ -42,7 +42,7 @@ PLACES = (
 
 
 class Tab(NamedTuple):
-    """A page of one cluster; `key` is what the page calls itself, `below` the tab that it is a part of."""
+    """A page of one cluster or node; `key` is what the page calls itself, `below` the tab that it is a part of."""
 
     key: str
     name: str
@@ -50,9 +50,9 @@ class Tab(NamedTuple):
     below: str = ""
     permission: str = "view_cluster"
 
-    def url(self, uuid: object) -> str:
+    def url(self, subject: object) -> str:
         """Where it is; empty where this console has no such page."""
-        return _address(self.name, uuid)
+        return _address(self.name, subject)
 
 
 CLUSTER_TABS = (
@@ -70,6 +70,16 @@ CLUSTER_TABS = (
     Tab("secret", "cluster-secret", "Secret", below="options", permission="reveal_secret"),
     Tab("rotation", "cluster-rotation", "Rotation", below="options"),
     Tab("delete", "cluster-delete", "Delete", below="options", permission="delete_cluster"),
+)
+
+
+NODE_TABS = (
+    Tab("overview", "node", "Overview"),
+    Tab("links", "node-links", "Links"),
+    Tab("endpoints", "node-endpoints", "Endpoints"),
+    Tab("configuration", "node-configuration", "Configuration"),
+    Tab("resources", "node-resources", "Resources"),
+    Tab("activity", "node-activity", "Activity"),
 )
 
 

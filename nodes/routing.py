@@ -15,7 +15,7 @@ from nodes.consumers.following import (
 )
 from nodes.consumers.map import MapConsumer
 from nodes.consumers.matrix import MatrixConsumer
-from nodes.consumers.node import NodeConsumer
+from nodes.consumers.node import NodeConsumer, NodeRowsConsumer
 from nodes.consumers.pair import PairConsumer
 from nodes.discovery.consumers import ClusterDiscoveryConsumer, DiscoveryConsumer
 
@@ -27,6 +27,7 @@ websocket_urlpatterns = [
     path("live/map/<uuid:cluster>/kind", MapConsumer.as_asgi(), {"by": "kind"}),
     path("live/matrix/<uuid:cluster>", MatrixConsumer.as_asgi()),
     path("live/node/<int:node>", NodeConsumer.as_asgi()),
+    path("live/node/<int:node>/rows", NodeRowsConsumer.as_asgi()),
     path("live/pair/<int:here>/<int:there>", PairConsumer.as_asgi()),
     path("live/removal/<int:node>", RemovalConsumer.as_asgi()),
     path("live/agents/<uuid:cluster>", AgentsConsumer.as_asgi()),

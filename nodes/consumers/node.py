@@ -1,4 +1,4 @@
-"""A node's page."""
+"""A node's pages."""
 
 from __future__ import annotations
 
@@ -9,12 +9,20 @@ from typing import Any
 import msgspec
 
 from nodes import live
-from nodes.consumers.base import LEASE_SECONDS, PACE_SECONDS, Gone, MeshConsumer, Sent, those
+from nodes.consumers.base import LEASE_SECONDS, PACE_SECONDS, FollowingConsumer, Gone, MeshConsumer, Sent, those
 from nodes.consumers.rows import node_rows, on_page, reported, sight
 from nodes.fanout import Watch
 from nodes.history import reading
-from nodes.models import Node
+from nodes.models import Audit, Candidate, Node, Transition
 from nodes.pages import FULL_LINKS, Flushed, LinkCounts, NodeDelta, NodeRow, NodeSnapshot, PeerRow
+
+SHOWN_COLUMNS = (
+    "name", "status", "site", "session", "left_at", "fault", "applied_epoch", "applied_number", "secret_kept",
+    "claimed_networks", "networks", "ruled_networks", "excluded_networks", "extra_endpoints", "refused_claims",
+    "clock_skew", "agent_version", "backend", "hostname", "addresses", "obstacles_at", "cluster__epoch",
+    "cluster__revision", "cluster__secret_generation",
+)  # fmt: skip
+"""Of a node and its cluster, what its tabs show."""
 
 
 class NodeConsumer(MeshConsumer):
@@ -101,3 +109,50 @@ class NodeConsumer(MeshConsumer):
     def watch(self) -> Watch:
         """The node, and its peers where they are few: both ends of every link on the page are then as new."""
         return Watch((self._pk, *list(self._peers.now)[:FULL_LINKS]), PACE_SECONDS, LEASE_SECONDS)
+
+
+class NodeRowsConsumer(FollowingConsumer):
+    """A node's tabs that the server draws: its own standing, endpoints, findings and history."""
+
+    permission = "view_cluster"
+
+    def find(self) -> set[int | None]:
+        """The cluster of the node of the address."""
+        self._pk = self.scope["url_route"]["kwargs"]["node"]
+        self._rows: Sent[int, tuple[Any, ...]] = Sent()
+        self._links: Sent[int, tuple[int, int, int]] = Sent()
+        self._minute: float | None = None
+        return those(Node.objects.filter(pk=self._pk).values_list("cluster_id", flat=True))
+
+    def read(self) -> None:
+        """Four queries and a call to Redis."""
+        row = Node.objects.filter(pk=self._pk).values_list(*SHOWN_COLUMNS).first()
+        if row is None:
+            raise Gone
+        endpoints = list(
+            Candidate.objects.filter(node=self._pk).order_by("order", "pk").values_list("endpoint", "seen")
+        )
+        last = [
+            rows.filter(node=self._pk).order_by("-pk").values_list("pk", flat=True).first()
+            for rows in (Transition.objects, Audit.objects)
+        ]
+        self._rows.now = {self._pk: (*row, endpoints, *last, self._minute)}
+        summary = live.read_summaries_of([self._pk]).get(self._pk)
+        self._links.now = {self._pk: (summary.up, summary.unknown, summary.down)} if summary else {}
+
+    async def history_noted(self, event: dict[str, Any]) -> None:
+        """A minute was added to what the charts show."""
+        self._minute = event["minute"]
+        self.look_again()
+
+    def take(self, flushed: Flushed) -> bool:
+        """Only how many of its links are up."""
+        mine = [summary for pk, summary in flushed.nodes if pk == self._pk]
+        for summary in mine:
+            self._links.now[self._pk] = (summary.up, summary.unknown, summary.down)
+        return bool(mine)
+
+    def differs(self) -> bool:
+        """Anything of it."""
+        news = [one.news() for one in (self._rows, self._links)]  # each is asked, whatever the other says
+        return any(changed or gone for changed, gone in news)

@@ -75,18 +75,23 @@ def check_request(request: EnrolRequest) -> Applicant:
     except MessageError as error:
         raise Refused("version", f"{error}.") from None
     _check_node_id(request.node_id)
-    if not NAME_FORM.fullmatch(request.name):
-        raise Refused(
-            "name",
-            "A node's name has 1 to 253 letters, digits, dots, hyphens or underscores, "
-            "and begins and ends with a letter or digit.",
-        )
+    check_name(request.name)
     _check_keys(request)
     if not INTERFACE_ID_FORM.fullmatch(request.interface_id):
         raise Refused("interface-id", "The interface id must be 16 hexadecimal digits.")
     if not int(request.interface_id, 16):
         raise Refused("interface-id", "The interface id must not be all zero: that address means any machine.")
     return Applicant(request, version, bytes.fromhex(request.interface_id))
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be a node's name."""
+    if not NAME_FORM.fullmatch(name):
+        raise Refused(
+            "name",
+            "A node's name has 1 to 253 letters, digits, dots, hyphens or underscores, "
+            "and begins and ends with a letter or digit.",
+        )
 
 
 def _check_node_id(node_id: str) -> None:

@@ -16,7 +16,7 @@ from nodes.access import needs
 from nodes.counters import count
 from nodes.models import Candidate, Change, Cluster, Node, Tombstone
 from nodes.services import after, audit, claims, endpoints, revisions, rotation
-from nodes.services.enrolment import believe, join, refused_claims
+from nodes.services.enrolment import believe, check_name, join, refused_claims
 from nodes.services.refused import Refused
 
 ENTRIES_LIMIT = 64
@@ -199,6 +199,28 @@ def _take_off(node: Node) -> None:
     """Take what an operator has said yes to off the lists of what waits for one, and of what came by a rule."""
     node.claimed_networks = [network for network in node.claimed_networks if network not in node.networks]
     node.ruled_networks = {network: by for network, by in node.ruled_networks.items() if network not in node.networks}
+
+
+@needs("change_node")
+def rename_node(actor: audit.Actor, node: Node, name: str, now: datetime) -> Node:
+    """Give a node another name, which every other machine hears of; unique among the cluster's nodes that are left."""
+    name = name.strip()
+    check_name(name)
+    with transaction.atomic():
+        cluster, node = _lock(node.pk)
+        if node.is_talos:
+            raise Refused("name", f"{node} is called what its own Talos configuration says: change it there.", 409)
+        if name == node.name:
+            return node
+        if Node.objects.present().filter(cluster=cluster, name=name).exists():
+            raise Refused("duplicate-name", f"There is a node named {name} in {cluster} already: choose another.", 409)
+        before, former = _describe(cluster, node), node.name
+        node.name = name
+        node.save(update_fields=["name"])
+        _settle(cluster, node, before, now)
+        audit.write(actor, "node.renamed", node, now, changes={"name": [former, name]})
+        after.announce(cluster.pk, "node.changed", node=node.pk)
+    return node
 
 
 @needs("change_node")

@@ -250,6 +250,7 @@ IRREGULAR = {
     "cluster.patch-shown": "took a Talos patch with id and secret of cluster",
     "console.first-code-made": "made a code for the first administrator of",
     "node.options-set": "set the options of node",
+    "node.renamed": "gave another name to node",
     "node.networks-approved": "approved networks of node",
     "node.history-kept": "has the history of a link kept, of node",
     "node.history-let-go": "lets go of the history of a link of node",

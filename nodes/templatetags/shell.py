@@ -7,7 +7,7 @@ from typing import NamedTuple
 from django import template
 
 from nodes import access, navigation
-from nodes.models import Cluster
+from nodes.models import Cluster, Node
 
 register = template.Library()
 
@@ -68,7 +68,19 @@ def cluster_tabs(context: template.Context, cluster: Cluster, tab: str, below: s
     return [Choice(one.title, url, one.key == chosen) for one in found if (url := one.url(cluster.uuid))]
 
 
+@register.simple_tag
+def node_tabs(node: Node, tab: str) -> list[Choice]:
+    """A node's tabs; the page calls itself `tab`."""
+    return [Choice(one.title, url, one.key == tab) for one in navigation.NODE_TABS if (url := one.url(node.pk))]
+
+
 @register.filter
 def upper_tab(tab: str) -> str:
     """The tab to which a page of a cluster belongs."""
     return navigation.upper_tab(tab)
+
+
+@register.simple_tag
+def lookup(table: dict[object, object], key: object) -> object:
+    """What a table has for a key, if it does."""
+    return table.get(key)

@@ -11,7 +11,6 @@ import { reason } from "./words.ts";
 
 const HEADS = ["Peer", "State", "Seen by the peer", "Endpoint", "Last handshake", "Received", "Sent", ""];
 const FIRST_FIGURE = 5;
-const SAME = 0.001; // seconds: the same time, written in two ways
 
 export class NodePage implements Page<NodeSnapshot, NodeDelta> {
   readonly #root: HTMLElement;
@@ -53,15 +52,6 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
     }
     this.#node = row;
     showFacts(this.#root, row, at);
-    this.#renewFindings(row.found ?? 0);
-  }
-
-  /** The server words them: where they are not those that the page shows, it is asked for them. */
-  #renewFindings(found: number): void {
-    const place = this.#root.querySelector<HTMLElement>("#findings");
-    if (!place || Math.abs(found - Number(place.dataset.found)) < SAME) return;
-    place.dataset.found = String(found);
-    place.dispatchEvent(new Event("found"));
   }
 
   /** How the link stands by numbers: as the node sees it, or where it reports nothing here, as its peer does. */

@@ -1,13 +1,17 @@
 // Pages that the server draws: their part that is marked `data-follow` is fetched anew when something is different.
+import { renewHistory } from "./history.ts";
 import type { OverviewDelta, OverviewSnapshot } from "./shapes.ts";
 import type { Page } from "./socket.ts";
 
 const RETRY = 5_000;
+/** Charts get a point a minute: they are not asked for more often, whatever else is news. */
+const CHART_EVERY = 55_000;
 
 export class OverviewPage implements Page<OverviewSnapshot, OverviewDelta> {
   readonly #root: HTMLElement;
   #fetched = new Date();
   #failing = false;
+  #charted = performance.now();
   #again: ReturnType<typeof setTimeout> | undefined;
 
   constructor(root: HTMLElement) {
@@ -33,6 +37,9 @@ export class OverviewPage implements Page<OverviewSnapshot, OverviewDelta> {
 
   #fetch(): void {
     this.#root.querySelector("[data-follow]")?.dispatchEvent(new Event("news"));
+    if (performance.now() - this.#charted < CHART_EVERY) return;
+    this.#charted = performance.now();
+    renewHistory(this.#root);
   }
 
   #fail(): void {

@@ -1,0 +1,264 @@
+"""One node: its tabs, each of which reads what it shows and no more."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from django.core.paginator import Paginator
+from django.http import HttpResponse
+from django.shortcuts import get_object_or_404, render
+from django.utils import timezone
+from django.views import View
+
+from nodes import configuration, live
+from nodes.forms import NetworksForm, NodeOptionsForm, RenameForm, TypedNameForm
+from nodes.history import reading
+from nodes.live import Seen
+from nodes.models import Audit, Candidate, Change, Node, Transition
+from nodes.services import revisions
+from nodes.views.common import PAGE_SIZE, RoleMixin, add_links, read_live
+from nodes.views.history import answer, history_context
+
+SHOWN_LATELY = 5
+SHOWN_ACTIVITY = 100
+
+
+class NodePage(RoleMixin, View):
+    """Whatever concerns one node."""
+
+    permission = "view_cluster"
+
+    tab = ""
+    template = ""
+    follows = "/rows"
+    """What its socket tells: that rows changed, whereupon the page fetches itself anew; or else the links."""
+
+    def setup(self, request, *args, **kwargs):
+        super().setup(request, *args, **kwargs)
+        self._node: Node | None = None
+
+    @property
+    def node(self) -> Node:
+        """The node that the address names."""
+        if self._node is None:
+            nodes = Node.objects.visible_to(self.request.user)
+            self._node = get_object_or_404(nodes.select_related("cluster", "token"), pk=self.kwargs["pk"])
+        return self._node
+
+    def subject(self) -> Node:
+        return self.node
+
+    def show(self, status: int = 200, **context) -> HttpResponse:
+        """The tab in the node's frame; `context` may have forms that were refused, and `open`, the dialog to open."""
+        node = self.node
+        removed = node.status == Node.Status.REMOVED
+        context = {
+            "node": node,
+            "cluster": node.cluster,
+            "tab": self.tab,
+            "live_path": f"/live/removal/{node.pk}" if removed else f"/live/node/{node.pk}{self.follows}",
+            "options_form": NodeOptionsForm(initial=chosen(node)),
+            "rename_form": RenameForm(initial={"name": node.name}),
+            "remove_form": TypedNameForm(),
+        } | context
+        return render(self.request, self.template, context, status=status)
+
+
+def chosen(node: Node) -> dict[str, str | list[str]]:
+    """What an operator has set for it."""
+    return {
+        "site": node.site,
+        "extra_endpoints": node.extra_endpoints,
+        "advertised_networks": node.networks,
+        "excluded_networks": node.excluded_networks,
+    }
+
+
+class NodeOverviewPage(NodePage):
+    """The first tab, and what is sent from any: a refused form is shown here."""
+
+    tab = "overview"
+    template = "nodes/overview.html"
+
+    def show(self, status: int = 200, **context) -> HttpResponse:
+        node = self.node
+        add_links([node])
+        lately = {
+            "obstacles": list(node.obstacles.all()),
+            "waiting": [network for network in node.claimed_networks if network not in node.networks],
+            "lately": activity_of(node, SHOWN_LATELY),
+            "networks_form": NetworksForm(node),
+            "not_cut_off": not_cut_off(node),
+            "shut_out": is_shut_out(node),
+            **history_context(self.request),
+        }
+        return super().show(status, **(lately | context))
+
+
+class NodeView(NodeOverviewPage):
+    """How it stands, in cards of labels and values."""
+
+    def get(self, request, pk):
+        return self.show()
+
+
+def activity_of(node: Node, number: int) -> list[Transition | Audit]:
+    """What last happened to it, by itself and by people, the newest first."""
+    transitions = node.transitions.select_related("cluster", "node", "peer")[:number]
+    audits = node.audits.select_related("cluster", "node")[:number]
+    return sorted([*transitions, *audits], key=lambda row: row.at, reverse=True)[:number]
+
+
+def not_cut_off(node: Node) -> list[Node]:
+    """Of a removed node: who may still have it as a peer."""
+    tombstone = getattr(node, "tombstone", None) if node.status == Node.Status.REMOVED else None
+    return list(Node.objects.not_cut_off(tombstone).select_related("cluster")) if tombstone else []
+
+
+def is_shut_out(node: Node) -> bool:
+    """Whether a removed node knows no secret that the cluster still uses."""
+    tombstone = getattr(node, "tombstone", None)
+    return tombstone is not None and node.cluster.secret_generation != tombstone.secret_generation
+
+
+class NodeLinksView(NodePage):
+    """Its peers, each link from both ends, live."""
+
+    tab = "links"
+    template = "nodes/links.html"
+    follows = ""
+
+    def get(self, request, pk):
+        return self.show()
+
+
+class Tried(NamedTuple):
+    """Where others try the node, and how that goes: peers that have it there now, by what they see."""
+
+    endpoint: str
+    candidate: Candidate | None
+    """None for an endpoint that peers saw and that nobody told them."""
+    up: int
+    unknown: int
+    down: int
+    handshake: datetime | None
+    """The last one of all peers there."""
+
+    @property
+    def used(self) -> int:
+        """How many peers have it there."""
+        return self.up + self.unknown + self.down
+
+
+class NodeEndpointsView(NodePage):
+    """Where it may be reached, who says so, and at which of them peers have it."""
+
+    tab = "endpoints"
+    template = "nodes/endpoints.html"
+
+    def get(self, request, pk):
+        node = self.node
+        peers = Node.objects.approved().filter(cluster=node.cluster_id).exclude(pk=node.pk)
+        pks = list(peers.values_list("pk", flat=True)) if node.status == Node.Status.APPROVED else []
+        seen = read_live(lambda: live.read_links_to(node, pks), {})
+        return self.show(tried=count_tries(node.candidates.all(), seen.values()), reporting=len(seen))
+
+
+def count_tries(candidates, seen) -> list[Tried]:
+    """Endpoints in the order in which others try them, then those at which peers have it all the same."""
+    by_endpoint: dict[str, list[Seen]] = {}
+    for sight in seen:
+        if sight.endpoint:
+            by_endpoint.setdefault(sight.endpoint, []).append(sight)
+    told = {row.endpoint: row for row in candidates}
+    others = sorted(set(by_endpoint) - set(told), key=lambda text: (-len(by_endpoint[text]), text))
+    return [_tried(text, told.get(text), by_endpoint.get(text, [])) for text in [*told, *others]]
+
+
+def _tried(endpoint: str, candidate: Candidate | None, sights: list[Seen]) -> Tried:
+    states = Counter(sight.state for sight in sights)
+    last = max((sight.handshake for sight in sights if sight.handshake is not None), default=None)
+    at = None if last is None else datetime.fromtimestamp(last, UTC)
+    return Tried(endpoint, candidate, states["up"], states["unknown"], states["down"], at)
+
+
+class NodeConfigurationView(NodePage):
+    """What it should have beside what it applied."""
+
+    tab = "configuration"
+    template = "nodes/configuration.html"
+
+    def get(self, request, pk):
+        node = self.node
+        if node.is_talos or node.status != Node.Status.APPROVED:
+            return self.show()
+        since = read_since(node)
+        peers = self.compare(since)
+        page = Paginator(peers, PAGE_SIZE).get_page(request.GET.get("page"))
+        return self.show(
+            lines=configuration.compare_options(node.cluster, node, since, options_set_since(node, since)),
+            page=page,
+            desired=describe_peers(node, [peer.pk for peer in page if peer.pk]),
+            differing=sum(peer.differs for peer in peers),
+            known=since.reaches,
+        )
+
+    def compare(self, since: configuration.Since) -> list[configuration.Peer]:
+        """Each peer as it should be and as it is."""
+        node = self.node
+        members = Node.objects.approved().filter(cluster=node.cluster_id).only("pk", "index", "name")
+        gone = dict(
+            Node.objects.filter(cluster=node.cluster_id, index__in=since.indexes(Change.Kind.GONE))
+            .exclude(status=Node.Status.APPROVED)
+            .values_list("index", "name")
+        )
+        links = read_live(lambda: live.read_links(node), {}) if node.session else {}
+        return configuration.compare_peers(node, members, gone, since, set(links) or None)
+
+
+def read_since(node: Node) -> configuration.Since:
+    """The changes that it has yet to apply, as far as the log reaches back."""
+    cluster = node.cluster
+    if node.applied_epoch != cluster.epoch:
+        return configuration.Since((), reaches=False)
+    changes = list(cluster.changes.filter(number__gt=node.applied_number).order_by("number"))
+    missing = cluster.revision - node.applied_number
+    return configuration.Since(changes, reaches=len(changes) >= missing)
+
+
+def options_set_since(node: Node, since: configuration.Since) -> list[Audit]:
+    """Who set the cluster's options since then, and to what."""
+    times = [change.at for change in since.changes if change.kind == Change.Kind.OPTIONS]
+    if not times:
+        return []
+    return list(Audit.objects.filter(cluster=node.cluster_id, verb="cluster.options-set", at__gte=min(times)))
+
+
+def describe_peers(node: Node, pks: list[int]) -> dict[int, object]:
+    """What the node should know of these peers, by primary key."""
+    excluded = node.cluster.kubespan.exclude_advertised_networks
+    peers = Node.objects.filter(pk__in=pks).prefetch_related("candidates")
+    return {
+        peer.pk: revisions.member(peer, [row.endpoint for row in peer.candidates.all()], excluded) for peer in peers
+    }
+
+
+class NodeHistoryView(NodePage):
+    """Its history as charts read it."""
+
+    def get(self, request, pk):
+        return answer(reading.node_chart(self.node, reading.parse_span(request.GET.get("span")), timezone.now()))
+
+
+class NodeActivityView(NodePage):
+    """What happened to it, by itself and by people."""
+
+    tab = "activity"
+    template = "nodes/activity.html"
+
+    def get(self, request, pk):
+        rows = activity_of(self.node, SHOWN_ACTIVITY)
+        page = Paginator(rows, PAGE_SIZE).get_page(request.GET.get("page"))
+        return self.show(page=page, more=len(rows) == SHOWN_ACTIVITY)
