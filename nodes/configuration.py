@@ -28,6 +28,7 @@ LABELS = {
     "endpoint_filters": "Endpoints that machines offer",
     "peer_endpoint_filters": "Endpoints that machines try",
     "exclude_advertised_networks": "Networks left out",
+    "probes": "Measure round trip and loss",
 }
 """Of the options that a machine acts on, by their names."""
 

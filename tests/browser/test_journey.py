@@ -46,6 +46,16 @@ def make_line(page):
     return page.locator("#enrol-line").inner_text()
 
 
+def cluster_tab(page, name):
+    """Go to a tab of the cluster that is shown."""
+    page.get_by_role("navigation", name="Cluster", exact=True).get_by_role("link", name=name, exact=True).click()
+
+
+def node_tab(page, name):
+    """Go to a tab of the node that is shown."""
+    page.get_by_role("navigation", name="Node", exact=True).get_by_role("link", name=name, exact=True).click()
+
+
 def first_administrator(browser, console):
     page = browser.page
     page.goto("/")
@@ -84,7 +94,7 @@ def the_first_machine_enrols(page, machines):
 
 def the_second_machine_shows_its_first_handshake_in_the_dialog(page, machines):
     page.get_by_role("link", name="homelab").first.click()
-    page.get_by_role("navigation", name="Cluster", exact=True).get_by_role("link", name="Nodes").click()
+    cluster_tab(page, "Nodes")
     page.get_by_role("button", name="Enrol a machine").click()
     dialog = page.get_by_role("dialog")
     line = make_line(page)
@@ -101,12 +111,8 @@ def the_second_machine_shows_its_first_handshake_in_the_dialog(page, machines):
     expect(page.get_by_role("row", name=re.compile("edge-2"))).to_be_visible()
 
 
-def open_tab(page, name):
-    page.get_by_role("navigation", name="Cluster", exact=True).get_by_role("link", name=name, exact=True).click()
-
-
 def a_link_is_up_live(page):
-    open_tab(page, "Links")
+    cluster_tab(page, "Links")
     expect(page.get_by_text("Live", exact=True)).to_be_visible()
     expect(page.locator("[data-mx-total=up]")).to_have_text("2")
     page.get_by_role("grid").focus()
@@ -145,6 +151,7 @@ def the_link_goes_down_live_and_says_why(page, machines):
 
 def an_operator_has_a_link_tried_again(page):
     page.get_by_role("link", name="edge-1").first.click()
+    node_tab(page, "Links")
     expect(page.get_by_text(re.compile("No handshake for"))).to_be_visible()
     page.get_by_role("button", name="Try again edge-2").click()
     expect(page.get_by_text("edge-1 tries the next endpoint of edge-2 now")).to_be_visible()
@@ -152,15 +159,16 @@ def an_operator_has_a_link_tried_again(page):
 
 def the_link_comes_back_live(page, machines):
     page.get_by_role("link", name="homelab").first.click()
-    open_tab(page, "Links")
+    cluster_tab(page, "Links")
     expect(page.locator("[data-mx-total=up]")).to_have_text("0")
     machines.tell("heal", "edge-1", "edge-2")
     expect(page.locator("[data-mx-total=up]")).to_have_text("2")
 
 
 def a_node_page_counts_traffic_live(page):
-    open_tab(page, "Nodes")
+    cluster_tab(page, "Nodes")
     page.get_by_role("link", name="edge-1").first.click()
+    node_tab(page, "Links")
     row = page.locator("[data-peers] tbody tr")
     expect(row).to_have_count(1)
     expect(row).to_contain_text("192.0.2.2:51820")
@@ -168,6 +176,8 @@ def a_node_page_counts_traffic_live(page):
 
 
 def an_agent_that_stops_is_away_live(page, machines):
+    node_tab(page, "Overview")
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
     machines.tell("stop", "edge-1")
     agent = page.locator("[data-cell=agent]")
     expect(agent).to_contain_text("away since")
@@ -201,7 +211,7 @@ def a_node_is_removed_everywhere(browser, machines):
     expect(page.get_by_text("Every member that this console knows has dropped it.")).to_be_visible()
     browser.check_both()
     page.get_by_role("link", name="homelab").first.click()
-    page.get_by_role("navigation", name="Cluster", exact=True).get_by_role("link", name="Nodes").click()
+    cluster_tab(page, "Nodes")
     expect(page.locator("[data-count=nodes]")).to_have_text("1")
     expect(page.get_by_role("row", name=re.compile("edge-2"))).to_be_visible()
     expect(page.get_by_role("row", name=re.compile("edge-1"))).to_have_count(0)

@@ -100,6 +100,14 @@ def test_every_page(open_browser, mesh, view):
     browser.check()
     page.goto("/nodes/?q=nas")
     page.get_by_role("link", name="nas", exact=True).click()
+    expect(page.get_by_role("heading", name="How it stands")).to_be_visible()
+    browser.check()
+    for tab, heading in (("Endpoints", "Endpoints"), ("Configuration", "Peers it should have"), ("Activity", "nas")):
+        page.get_by_role("navigation", name="Node", exact=True).get_by_role("link", name=tab).click()
+        expect(page.get_by_role("heading", name=heading)).to_be_visible()
+        expect(page.get_by_text("Live", exact=True)).to_be_visible()
+        browser.check()
+    page.get_by_role("navigation", name="Node", exact=True).get_by_role("link", name="Links").click()
     expect(page.locator("[data-peers] tbody tr")).to_have_count(3)
     browser.check()
     page.goto("/nodes/?q=stranger")
@@ -253,7 +261,7 @@ def test_dialogs(open_browser, mesh, view):
     browser.check()
     page.goto("/nodes/?q=stranger")
     page.get_by_role("link", name="stranger", exact=True).click()
-    for name in ("Set options", "Remove"):
+    for name in ("Rename", "Set options", "Remove"):
         page.get_by_role("button", name=name).click()
         expect(page.get_by_role("dialog")).to_be_visible()
         browser.check()

@@ -389,15 +389,6 @@ def test_a_nodes_options_are_refused_in_their_dialog(page, cluster):
     assert (node.extra_endpoints, node.excluded_networks) == (["203.0.113.5:51820"], ["10.0.0.0/8"])
 
 
-def test_what_is_not_applied_yet_is_named(page, cluster):
-    node = enrol(cluster, now=timezone.now())
-    Node.objects.filter(pk=node.pk).update(applied_epoch=1, applied_number=Cluster.objects.get().revision)
-    other = enrol(cluster, now=timezone.now())
-    text = read(page.get(node.get_absolute_url()))
-    assert "behind by 1 revision" in text
-    assert f"{other.name} joined or changed" in text
-
-
 @pytest.mark.parametrize(
     ("query", "names"),
     [
