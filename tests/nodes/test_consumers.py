@@ -18,7 +18,7 @@ from nodes.agents.rows import in_thread
 from nodes.announce import KINDS, announce
 from nodes.consumers import base, following
 from nodes.consumers.cluster import ClusterConsumer
-from nodes.consumers.node import NodeConsumer
+from nodes.consumers.node import NodeConsumer, NodeRowsConsumer
 from nodes.models import Node, Rollout, Token, Tombstone
 from nodes.routing import websocket_urlpatterns
 from nodes.services import clusters, rollouts, tokens, webhooks
@@ -110,6 +110,8 @@ async def test_only_who_may_see_the_cluster_gets_its_page(visit, who, code):
     [
         "/live/cluster/00000000-0000-0000-0000-000000000000",
         "/live/node/4711",
+        "/live/node/4711/rows",
+        "/live/overview/00000000-0000-0000-0000-000000000000",
         "/live/map/00000000-0000-0000-0000-000000000000/site",
         "/live/pair/4711/4712",
         "/live/enrolment/00000000-0000-0000-0000-000000000000",
@@ -329,6 +331,33 @@ async def test_a_removed_nodes_page_is_told_when_a_member_drops_it(visit, consol
     await one.apply()
     assert (await page.hear())["type"] == "delta"
     assert not await in_thread(lambda: Node.objects.not_cut_off(Tombstone.objects.get()).exists())
+
+
+async def test_a_nodes_tabs_hear_what_is_done_to_it(visit, monkeypatch):
+    monkeypatch.setattr(NodeRowsConsumer, "pause", 0.0)
+    monkeypatch.setattr(base, "RENEW_SECONDS", 3600.0)
+    _, machines, _ = await in_thread(make_cluster)
+    node = machines[0].node
+    page = await visit(f"/live/node/{node.pk}/rows")
+    assert (await page.hear())["type"] == "snapshot"
+    renamed = await in_thread(lambda: services.rename_node("console", node, "dc-1", timezone.now()))
+    assert (await page.hear())["number"] == 1
+    await in_thread(lambda: services.remove_node("console", renamed, "dc-1", timezone.now()))
+    assert (await page.hear())["number"] == 2
+
+
+async def test_a_clusters_overview_hears_of_that_cluster_alone(visit, monkeypatch):
+    monkeypatch.setattr(following.OverviewConsumer, "pause", 0.0)
+    monkeypatch.setattr(base, "RENEW_SECONDS", 3600.0)
+    cluster, machines, _ = await in_thread(make_cluster)
+    page = await visit(f"/live/overview/{cluster.uuid}")
+    assert (await page.hear())["type"] == "snapshot"
+    await in_thread(lambda: clusters.create_cluster("console", name="another", now=timezone.now()))
+    mine = machines[0].node
+    await in_thread(lambda: services.rename_node("console", mine, "dc-1", timezone.now()))
+    assert (await page.hear())["number"] == 1
+    await in_thread(lambda: clusters.delete_cluster("console", cluster, cluster.name, timezone.now()))
+    assert await page.closed() == base.CLOSE_GONE
 
 
 async def test_an_upgrade_that_a_machine_puts_away_is_told_to_its_page(console, visit, monkeypatch, settings, tmp_path):
