@@ -20,7 +20,6 @@ from nodes.views.lists import ListView
 from nodes.views.node_page import NodeOverviewPage
 from nodes.views.rotation import start_rotation
 
-
 WANTING = (
     ("Pending approval", "user-check", "warn", "status", "pending"),
     ("Could not apply", "alert-triangle", "bad", "configuration", "fault"),
