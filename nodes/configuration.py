@@ -49,7 +49,8 @@ class Line(NamedTuple):
 Applied = Literal["the same", "not yet", "an older word of it", "still has it", "not known"]
 
 
-class Peer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Peer:
     """Another member, and what the node has of it; `index` is none for one that is a member no more."""
 
     name: str
