@@ -9,6 +9,7 @@ from nodes.consumers.enrolment import EnrolmentConsumer
 from nodes.consumers.following import (
     AgentsConsumer,
     ClusterOverviewConsumer,
+    LinksConsumer,
     OverviewConsumer,
     RemovalConsumer,
     RotationConsumer,
@@ -25,6 +26,7 @@ websocket_urlpatterns = [
     path("live/cluster/<uuid:cluster>", ClusterConsumer.as_asgi()),
     path("live/map/<uuid:cluster>/site", MapConsumer.as_asgi(), {"by": "site"}),
     path("live/map/<uuid:cluster>/kind", MapConsumer.as_asgi(), {"by": "kind"}),
+    path("live/links", LinksConsumer.as_asgi()),
     path("live/matrix/<uuid:cluster>", MatrixConsumer.as_asgi()),
     path("live/node/<int:node>", NodeConsumer.as_asgi()),
     path("live/node/<int:node>/rows", NodeRowsConsumer.as_asgi()),

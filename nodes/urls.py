@@ -25,6 +25,7 @@ from nodes.views import (
 from nodes.views import map as maps
 from nodes.views.help import HelpView
 from nodes.views.settings.api_tokens import HealthView
+from nodes.views.unwell import TryAgainView
 
 urlpatterns = [
     path(ENROL_PATH.lstrip("/"), api.enrol, name="enrol"),
@@ -72,6 +73,7 @@ urlpatterns = [
     path("nodes/<int:pk>/networks/", nodes.NodeNetworksView.as_view(), name="node-networks"),
     path("nodes/<int:pk>/try-again/", nodes.NodeTryAgainView.as_view(), name="node-try-again"),
     path("links/", links.LinksView.as_view(), name="links"),
+    path("links/try-again/", TryAgainView.as_view(), name="links-try-again"),
     path("links/<int:here>/<int:there>/", pair.PairView.as_view(), name="pair"),
     path("links/<int:here>/<int:there>/history/", pair.PairHistoryView.as_view(), name="pair-history"),
     path("links/<int:here>/<int:there>/keep/", pair.PairKeepView.as_view(), name="pair-keep"),

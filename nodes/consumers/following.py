@@ -11,6 +11,9 @@ from nodes.consumers.base import FollowingConsumer, Gone, Sent, those
 from nodes.models import Cluster, Node, Rollout, RolloutStep, Tombstone
 from nodes.pages import Flushed
 
+LINKS_SECONDS = 3.0
+"""The list of links that are not up is not told more often: each time it looks at all links of all clusters."""
+
 
 class OverviewConsumer(FollowingConsumer):
     """Pages about all clusters."""
@@ -90,6 +93,12 @@ class ClusterOverviewConsumer(OverviewConsumer):
         super().read()
         if not self._clusters_seen.now:
             raise Gone
+
+
+class LinksConsumer(OverviewConsumer):
+    """The list of links that are not up."""
+
+    pause = LINKS_SECONDS
 
 
 class RemovalConsumer(FollowingConsumer):

@@ -24,8 +24,9 @@ from nodes.services import rollouts
 from nodes.services.refused import Refused
 from nodes.talos_forms import ImportForm
 from nodes.views.common import PAGE_SIZE, RoleMixin, add_links, summaries
-from nodes.views.links import matrix_choices
+from nodes.views.links import links_page
 from nodes.views.lists import export_rows
+from nodes.views.unwell import as_file
 
 
 class ClusterListView(RoleMixin, View):
@@ -173,7 +174,10 @@ class ClusterLinksView(ClusterTab):
     template = "clusters/links.html"
 
     def get(self, request, uuid):
-        return self.show(**matrix_choices(request.GET))
+        context = links_page(request, self.cluster)
+        if context["view"] == "list" and (kind := exports.wanted(request)):
+            return as_file(context, kind)
+        return self.show(**context)
 
 
 class ClusterOptionsView(ClusterTab):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from django.http import QueryDict
+from django.http import HttpRequest, QueryDict
 from django.shortcuts import render
 from django.views import View
 
-from nodes import live
+from nodes import exports, live
 from nodes.models import Cluster, Node
 from nodes.views.common import RoleMixin, link_counts, read_live
+from nodes.views.unwell import as_file, may_try, unwell_context
 from nodes.words import LinkCounts
 
 MODES = (
@@ -36,16 +38,31 @@ def matrix_choices(query: QueryDict) -> dict[str, object]:
     }
 
 
+VIEWS = ("matrix", "list")
+
+
+def links_page(request: HttpRequest, cluster: Cluster | None) -> dict[str, Any]:
+    """What a page on links shows, of one cluster or of all: the view that its address asks for."""
+    asked = request.GET.get("view", "")
+    view = asked if asked in VIEWS else VIEWS[0]
+    if view == "matrix":
+        return {"view": view, **matrix_choices(request.GET)}
+    return {"view": view, "can_try": may_try(request.user), **unwell_context(request, cluster)}
+
+
 class LinksView(RoleMixin, View):
-    """The links of one cluster: that which the address names, or else the one that is worst off."""
+    """Links of all clusters that are not up, or one cluster's matrix: of that which is named, or is worst off."""
 
     permission = "enter_console"
 
     def get(self, request):
         clusters = list(Cluster.objects.visible_to(request.user))
-        named = request.GET.get("cluster", "")
-        cluster = next((one for one in clusters if str(one.uuid) == named), None) or worst_off(clusters)
-        context = {"clusters": clusters, "cluster": cluster, **matrix_choices(request.GET)}
+        context = {"clusters": clusters, **links_page(request, None)}
+        if context["view"] == "matrix":
+            named = request.GET.get("cluster", "")
+            context["shown"] = next((one for one in clusters if str(one.uuid) == named), None) or worst_off(clusters)
+        elif kind := exports.wanted(request):
+            return as_file(context, kind)
         return render(request, "links/list.html", context)
 
 

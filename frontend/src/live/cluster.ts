@@ -1,12 +1,11 @@
-// A cluster's live tabs: the list of its nodes, and its links.
+// A cluster's live list of its nodes.
 import { formatCount } from "../format.ts";
 import { timeElement } from "../times.ts";
-import { element, fill, flash, keep, pairPath, stateElement } from "./dom.ts";
+import { element, fill, flash, stateElement } from "./dom.ts";
 import type { ClusterDelta, ClusterSnapshot, Link, NodeRow } from "./shapes.ts";
 import type { Page } from "./socket.ts";
-import { configurationWords, linksText, reason, totals, worst, worstFirst } from "./words.ts";
+import { configurationWords, linksText, totals, worst, worstFirst } from "./words.ts";
 
-const SHOWN_NOT_UP = 200;
 /** As many as the console agrees to (nodes/consumers.py). */
 const IN_VIEW = 50;
 
@@ -111,80 +110,4 @@ export function drawNodes(root: HTMLElement): (page: ClusterPage, at: number) =>
     if (members && members !== now) root.querySelector("#member-list")?.dispatchEvent(new Event("membership"));
     members = now;
   };
-}
-
-export function drawLinks(root: HTMLElement): (page: ClusterPage, at: number) => void {
-  const list = root.querySelector("[data-not-up]");
-  const count = root.querySelector("[data-not-up-count]");
-  return (page, at) => {
-    if (!list) return;
-    const bad = worstFirst(page.links.values());
-    if (count)
-      count.textContent =
-        bad.length > SHOWN_NOT_UP
-          ? `the worst ${SHOWN_NOT_UP} of ${formatCount(bad.length)}`
-          : bad.length
-            ? formatCount(bad.length)
-            : "";
-    drawNotUp(list, page, bad, at);
-  };
-}
-
-function nodeLink(page: ClusterPage, pk: number): HTMLElement {
-  return element("a", { href: `/nodes/${pk}/` }, page.nodes.get(pk)?.name ?? "a node");
-}
-
-const HEADS = ["From", "To", "State", "Why", "Last handshake"];
-
-function notUpTable(): HTMLTableElement {
-  const heads = HEADS.map((head) => element("th", { scope: "col" }, head));
-  return element(
-    "table",
-    { class: "table ks-fold" },
-    element("thead", {}, element("tr", {}, ...heads)),
-    element("tbody"),
-  );
-}
-
-function drawNotUp(place: Element, page: ClusterPage, bad: Link[], at: number): void {
-  const members = [...page.nodes.values()].filter((node) => node.status === "approved").length;
-  if (!bad.length) {
-    const text =
-      members < 2 ? "There is no link yet: it takes two machines." : "None: every link that was reported is up.";
-    fill(place, text, element("div", { class: "card-body text-secondary" }, text));
-    return;
-  }
-  let body = place.querySelector("tbody");
-  if (!body) {
-    place.setAttribute("data-said", "table");
-    place.replaceChildren(element("div", { class: "ks-table-wrap" }, notUpTable()));
-    body = place.querySelector("tbody");
-  }
-  if (!body) return;
-  const shown = bad.slice(0, SHOWN_NOT_UP);
-  const byKey = new Map(shown.map((link) => [`${link.node}-${link.peer}`, link]));
-  const rows = keep(body, [...byKey.keys()], (key) => newRow(page, byKey.get(key)));
-  rows.forEach((row, index) => {
-    const link = shown[index];
-    const [, , state, why, handshake] = row.children;
-    if (!link || !state || !why || !handshake) return;
-    if (fill(state, link.state, element("div", {}, stateElement(link.state)))) flash(row);
-    const text = reason(link, page.links.get(`${link.peer}-${link.node}`), page.nodes.get(link.peer), at);
-    fill(why, text, element("div", {}, element("a", { href: pairPath(link.node, link.peer) }, text)));
-    const age = link.handshake === null ? "never" : timeElement(link.handshake);
-    fill(handshake, String(link.handshake && Math.round(link.handshake)), element("div", {}, age));
-  });
-}
-
-function newRow(page: ClusterPage, link: Link | undefined): HTMLTableRowElement {
-  if (!link) return element("tr");
-  return element(
-    "tr",
-    {},
-    element("th", { scope: "row", class: "ks-name" }, nodeLink(page, link.node)),
-    element("td", { "data-label": "To" }, nodeLink(page, link.peer)),
-    element("td", { "data-label": "State" }),
-    element("td", { "data-label": "Why" }),
-    element("td", { "data-label": "Last handshake" }),
-  );
 }

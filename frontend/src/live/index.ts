@@ -1,5 +1,5 @@
 // Finds what is live on the page: `data-live` names the socket, `data-live-page` who draws.
-import { ClusterPage, drawLinks, drawNodes } from "./cluster.ts";
+import { ClusterPage, drawNodes } from "./cluster.ts";
 import { EnrolmentPage } from "./enrolment.ts";
 import { NodePage } from "./node.ts";
 import { OverviewPage } from "./overview.ts";
@@ -21,8 +21,6 @@ function open(root: HTMLElement, path: string, quiet: boolean): { stop(): void }
   switch (root.dataset.livePage) {
     case "cluster-nodes":
       return new LiveSocket(path, new ClusterPage(root, drawNodes(root)), quiet);
-    case "cluster-links":
-      return new LiveSocket(path, new ClusterPage(root, drawLinks(root)), quiet);
     case "node":
       return new LiveSocket(path, new NodePage(root), quiet);
     case "pair":

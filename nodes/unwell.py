@@ -1,0 +1,184 @@
+"""Pairs whose link is not up, as at least one end says: found for all clusters at once, looked up a page at a time.
+
+A network that is split has hundreds of thousands of them. So what a whole list is found, filtered and sorted by costs a
+byte a link (nodes.live.read_states); reasons, endpoints and ages are read for those alone that are shown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import msgspec
+from django.db.models import Max, Q
+
+from kubespan.core.reason import Reason
+from nodes import live, pairs
+from nodes.live import ABSENT, DOWN, STATES, UNKNOWN, UP, Seen
+from nodes.models import Cluster, Node, Transition
+
+NOT_SAID = "not said"
+ONE_WAY = "one-way"
+_BY_RANK = (DOWN, UNKNOWN, UP, ABSENT)
+_RANKS = len(_BY_RANK)
+_RANK = {state: rank for rank, state in enumerate(_BY_RANK)}
+_NOT_UP = re.compile(bytes([ord("["), DOWN, UNKNOWN, ord("]")]))
+
+
+class End(NamedTuple):
+    """A member, as the list needs it."""
+
+    pk: int
+    cluster: int
+    index: int
+    name: str
+    here: bool
+    """Whether its agent is connected, or discovery lists it."""
+    talos: bool
+
+
+class Unwell(NamedTuple):
+    """A pair, the end that is worse off first, and how each sees the other."""
+
+    one: End
+    other: End
+    ours: int
+    theirs: int
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Both primary keys."""
+        return self.one.pk, self.other.pk
+
+
+class Query(NamedTuple):
+    """Which of them are wanted; empty words want all."""
+
+    text: str = ""
+    """Part of an end's name."""
+    state: str = ""
+    """`down`, `unknown`, or `one-way`."""
+    connected: bool = False
+    """Whether both ends must be there, for what a machine that is away explains is then left out."""
+
+
+Found = tuple[int, int, int]
+"""How bad a pair is, and both ends as places in the list of ends, which is sorted by name: so it sorts by itself."""
+
+SORTS: dict[str, Callable[[Found], Any] | None] = {"worst": None, "from": itemgetter(1, 2), "to": itemgetter(2, 1)}
+
+
+def read_ends(clusters: Iterable[Cluster]) -> list[End]:
+    """Members of these clusters, by name: one query."""
+    rows = Node.objects.approved().filter(cluster__in=clusters, index__isnull=False).order_by("name", "pk")
+    talos = Node.Kind.TALOS
+    columns = rows.values_list("pk", "cluster_id", "index", "name", "session", "kind", "left_at")
+    return [
+        End(pk, cluster, index, name, left is None if kind == talos else bool(session), kind == talos)
+        for pk, cluster, index, name, session, kind, left in columns
+    ]
+
+
+def find(ends: Sequence[End]) -> list[Found]:
+    """All pairs of them that are not up, in no order: one call to Redis; raises redis.RedisError."""
+    states = live.read_states(end.pk for end in ends if end.here and not end.talos)
+    places: dict[int, dict[int, int]] = {}
+    for place, end in enumerate(ends):
+        places.setdefault(end.cluster, {})[end.index] = place
+    rows = [states.get(end.pk, b"") for end in ends]
+    found: list[Found] = []
+    for place, end in enumerate(ends):
+        there = places[end.cluster]
+        for match in _NOT_UP.finditer(rows[place]):
+            other = there.get(match.start())
+            if other is not None and other != place:
+                back = rows[other][end.index] if end.index < len(rows[other]) else ABSENT
+                ours, theirs = _RANK[match[0][0]], _RANK[back]
+                # What both ends say of a pair is found twice: the worse one stands for it, or else the first one.
+                if ours < theirs or (ours == theirs and place < other):
+                    found.append((ours * _RANKS + theirs, place, other))
+    return found
+
+
+def choose(ends: Sequence[End], found: Iterable[Found], query: Query, sort: str) -> list[Found]:
+    """Those that are wanted, in order: `sort` is one of SORTS, turned round by a `-` before it."""
+    text = query.text.casefold()
+    named = {place for place, end in enumerate(ends) if text in end.name.casefold()}
+    here = {place for place, end in enumerate(ends) if end.here}
+    wanted = {badness for badness in range(_RANKS * _RANKS) if not query.state or _is(*_states(badness), query.state)}
+    chosen = [
+        pair
+        for pair in found
+        if pair[0] in wanted
+        and (not text or pair[1] in named or pair[2] in named)
+        and (not query.connected or (pair[1] in here and pair[2] in here))
+    ]
+    return sorted(chosen, key=SORTS.get(sort.removeprefix("-")), reverse=sort.startswith("-"))
+
+
+def _is(ours: int, theirs: int, state: str) -> bool:
+    return theirs == UP if state == ONE_WAY else STATES.index(state) in {ours, theirs}
+
+
+def _states(badness: int) -> tuple[int, int]:
+    return _BY_RANK[badness // _RANKS], _BY_RANK[badness % _RANKS]
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """A pair with what a row of the list says of it."""
+
+    pair: Unwell
+    cluster: Cluster
+    reason: Reason | None
+    ours: Seen | None
+    theirs: Seen | None
+    since: datetime | None
+    """When either end last changed its mind, as far as that is written down."""
+
+    @property
+    def handshake(self) -> datetime | None:
+        """The newer of what both ends say."""
+        said = [seen.handshake for seen in (self.ours, self.theirs) if seen is not None and seen.handshake is not None]
+        return datetime.fromtimestamp(max(said), UTC) if said else None
+
+    @property
+    def endpoint(self) -> str:
+        """Where the end that is worse off tries, or has, the other."""
+        return self.ours.endpoint if self.ours is not None else ""
+
+    @property
+    def states(self) -> tuple[str, str]:
+        """How each sees the other, in words."""
+        ours, theirs = (NOT_SAID if state == ABSENT else STATES[state] for state in (self.pair.ours, self.pair.theirs))
+        return ours, theirs
+
+
+def look_up(ends: Sequence[End], chosen: Iterable[Found], clusters: Mapping[int, Cluster], now: float) -> list[Shown]:
+    """What a page says of these: four queries and two calls to Redis for all; raises redis.RedisError."""
+    unwell = [Unwell(ends[one], ends[other], *_states(badness)) for badness, one, other in chosen]
+    reasons = pairs.read_reasons([pair.key for pair in unwell], clusters, now)
+    wanted = [way for pair in unwell for way in ((pair.one.pk, pair.other.index), (pair.other.pk, pair.one.index))]
+    sights = live.read_sights(wanted)
+    since = _read_since(unwell)
+    return [
+        Shown(pair, clusters[pair.one.cluster], reasons.get(pair.key), ours, theirs, since.get(frozenset(pair.key)))
+        for pair, ours, theirs in zip(unwell, sights[::2], sights[1::2], strict=True)
+    ]
+
+
+def _read_since(chosen: Sequence[Unwell]) -> dict[frozenset[int], datetime]:
+    if not chosen:
+        return {}
+    ways = Q()
+    for pair in chosen:
+        one, other = pair.key
+        ways |= Q(node=one, peer=other) | Q(node=other, peer=one)
+    rows = Transition.objects.filter(ways, kind=Transition.Kind.LINK).order_by().values_list("node", "peer")
+    found: dict[frozenset[int], datetime] = {}
+    for node, peer, at in rows.annotate(last=Max("at")):
+        key = frozenset((node, peer))
+        found[key] = max(at, found.get(key, at))
+    return found

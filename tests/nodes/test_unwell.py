@@ -1,0 +1,174 @@
+"""The list of links that are not up: what it finds, how it filters and sorts, what a page of it says and costs."""
+
+import json
+import time
+from datetime import timedelta
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from nodes import unwell
+from nodes.models import Audit, Node, Transition
+from nodes.unwell import Query
+from tests.big import Live, make_mesh
+from tests.factories import NOW, make_user
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def mesh(valkey):
+    """Four nodes that see each other up, but for what a test changes."""
+    return make_mesh(4, name="office", talos=0, now=NOW)
+
+
+def say(mesh, *changes, now=None):
+    """Have nodes report, with these ends (from, to) in these states."""
+    now = now or time.time()
+    live = Live(mesh, now)
+    live._odd.clear()
+    for one, other, state in changes:
+        live.set_state(mesh.members[one], mesh.members[other], state)
+    for node in live.reporting:
+        live.report(node, now)
+    live.write()
+    return live
+
+
+def listed(mesh, query=None, sort="worst"):
+    """Names of both ends, and how each sees the other."""
+    ends = unwell.read_ends([mesh.cluster])
+    chosen = unwell.choose(ends, unwell.find(ends), query or Query(), sort)
+    shown = unwell.look_up(ends, chosen, {mesh.cluster.pk: mesh.cluster}, time.time())
+    names = {node.name: place for place, node in enumerate(mesh.members)}
+    return [(names[row.pair.one.name], names[row.pair.other.name], *row.states) for row in shown]
+
+
+@pytest.fixture
+def plain(mesh):
+    """The same, with names in order, all connected."""
+    for place, node in enumerate(mesh.members):
+        node.name, node.session, node.away, node.site = f"edge-{place}", f"{place:032x}", False, "here"
+    Node.objects.bulk_update(mesh.members, ["name", "session", "away", "site"])
+    return mesh
+
+
+def test_a_pair_is_listed_once_with_the_worse_end_first(plain):
+    say(plain, (0, 1, "unknown"), (1, 0, "down"), (2, 3, "down"), (3, 2, "down"), (3, 0, "unknown"))
+    assert listed(plain) == [
+        (2, 3, "down", "down"),
+        (1, 0, "down", "unknown"),
+        (3, 0, "unknown", "up"),
+    ]
+
+
+def test_what_a_machine_never_said_is_not_said(plain):
+    live = say(plain, (0, 1, "down"))
+    live.forget(plain.members[1])
+    assert listed(plain) == [(0, 1, "down", "not said")]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        pytest.param(Query("EDGE-3"), [(3, 0)], id="by a part of a name"),
+        pytest.param(Query(state="one-way"), [(3, 0)], id="one direction only"),
+        pytest.param(Query(state="unknown"), [(1, 0), (3, 0)], id="unknown at either end"),
+        pytest.param(Query(state="down"), [(1, 0)], id="down at either end"),
+        pytest.param(Query("nobody"), [], id="nobody of that name"),
+    ],
+)
+def test_the_list_is_filtered(plain, query, expected):
+    say(plain, (0, 1, "unknown"), (1, 0, "down"), (3, 0, "unknown"))
+    assert [row[:2] for row in listed(plain, query)] == expected
+
+
+def test_who_is_away_can_be_left_out(plain):
+    say(plain, (0, 1, "down"), (2, 3, "down"))
+    Node.objects.filter(pk=plain.members[1].pk).update(session="", away=True)
+    assert [row[:2] for row in listed(plain, Query(connected=True))] == [(2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("sort", "expected"), [("from", [0, 1, 2]), ("-from", [2, 1, 0]), ("to", [2, 1, 0]), ("nonsense", [1, 0, 2])]
+)
+def test_the_list_is_sorted(plain, sort, expected):
+    say(plain, (0, 3, "down"), (1, 2, "down"), (2, 1, "down"), (2, 0, "unknown"))
+    assert [row[0] for row in listed(plain, sort=sort)] == expected
+
+
+def test_a_row_says_why_and_since_when(plain, client):
+    say(plain, (0, 1, "down"))
+    one, other = plain.members[:2]
+    at = NOW - timedelta(minutes=7)
+    for before in (NOW - timedelta(days=1), at):
+        Transition.objects.create(
+            cluster=plain.cluster, node=one, peer=other, kind="link", before="up", after="down", at=before
+        )
+    client.force_login(make_user("alice", "viewer"))
+    page = client.get("/links/", {"view": "list"})
+    (row,) = page.context["rows"]
+    assert (row.since, row.reason.code) == (at, "one-way")
+    assert row.reason.text in page.content.decode().replace("&#x27;", "'")
+    assert 'name="pair"' not in page.content.decode(), "a viewer has nothing tried again"
+    (exported,) = json.loads(client.get("/links/", {"view": "list", "_export": "json"}).content)
+    assert (exported["from"], exported["to"], exported["state"]) == ("edge-0", "edge-1", "down")
+    assert (exported["state_seen_by_other_end"], exported["reason"]) == ("up", "one-way")
+
+
+@pytest.mark.parametrize(
+    ("asked", "changes", "title"),
+    [
+        pytest.param({}, [], "Every link is up", id="all is well"),
+        pytest.param({"q": "nobody"}, [(0, 1, "down")], "Nothing matches", id="nothing matches"),
+    ],
+)
+def test_an_empty_list_says_why(plain, client, asked, changes, title):
+    say(plain, *changes)
+    client.force_login(make_user("alice", "viewer"))
+    assert title in client.get("/links/", {"view": "list", **asked}).content.decode()
+
+
+def test_a_list_of_one_clusters_links_is_its_tab(plain, client):
+    other = make_mesh(4, name="elsewhere", talos=0, seed="elsewhere", now=NOW)
+    say(plain, (0, 1, "down"))
+    say(other, (0, 1, "down"))
+    client.force_login(make_user("alice", "viewer"))
+    tab = client.get(f"/clusters/{plain.cluster.uuid}/links/", {"view": "list"})
+    assert [row.cluster for row in tab.context["rows"]] == [plain.cluster]
+    assert len(client.get("/links/", {"view": "list"}).context["rows"]) >= 2
+
+
+def test_the_list_costs_the_same_whatever_it_finds(valkey, client):
+    client.force_login(make_user("alice", "operator"))
+    counted = []
+    for size in (8, 80):
+        mesh = make_mesh(size, name=f"size {size}", talos=0, seed=size, now=NOW)
+        say(mesh, *((0, place, "down") for place in range(1, size - 3)))
+        address = f"/clusters/{mesh.cluster.uuid}/links/?view=list"
+        client.get(address)
+        with CaptureQueriesContext(
+            connection,
+        ) as queries:
+            assert client.get(address).context["rows"]
+        counted.append(len(queries))
+    assert counted[0] == counted[1]
+
+
+def test_both_ends_of_the_chosen_pairs_try_again(plain, client):
+    one, other = plain.members[:2]
+    client.force_login(make_user("alice", "operator"))
+    chosen = {"pair": [f"{one.pk}-{other.pk}", "nonsense", f"{one.pk}-4711"], "back": "/links/?view=list&q=edge"}
+    answer = client.post("/links/try-again/", chosen)
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/links/?view=list&q=edge")
+    audits = Audit.objects.filter(verb="node.told-to-try-again")
+    assert {audit.node_id for audit in audits} == {one.pk, other.pk}
+
+
+def test_who_may_not_has_nothing_tried_again_and_is_sent_nowhere_else(plain, client):
+    one, other = plain.members[:2]
+    client.force_login(make_user("alice", "viewer"))
+    answer = client.post("/links/try-again/", {"pair": f"{one.pk}-{other.pk}", "back": "https://evil.example/"})
+    assert answer.headers["Location"] == "/links/?view=list"
+    assert not Audit.objects.filter(verb="node.told-to-try-again").exists()
