@@ -33,7 +33,8 @@ class End(NamedTuple):
 
     pk: int
     cluster: int
-    index: int
+    member: int
+    """Its member index."""
     name: str
     here: bool
     """Whether its agent is connected, or discovery lists it."""
@@ -77,7 +78,7 @@ def read_ends(clusters: Iterable[Cluster]) -> list[End]:
     talos = Node.Kind.TALOS
     columns = rows.values_list("pk", "cluster_id", "index", "name", "session", "kind", "left_at")
     return [
-        End(pk, cluster, index, name, left is None if kind == talos else bool(session), kind == talos)
+        End(pk, cluster, index or 0, name, left is None if kind == talos else bool(session), kind == talos)
         for pk, cluster, index, name, session, kind, left in columns
     ]
 
@@ -87,7 +88,7 @@ def find(ends: Sequence[End]) -> list[Found]:
     states = live.read_states(end.pk for end in ends if end.here and not end.talos)
     places: dict[int, dict[int, int]] = {}
     for place, end in enumerate(ends):
-        places.setdefault(end.cluster, {})[end.index] = place
+        places.setdefault(end.cluster, {})[end.member] = place
     rows = [states.get(end.pk, b"") for end in ends]
     found: list[Found] = []
     for place, end in enumerate(ends):
@@ -95,7 +96,7 @@ def find(ends: Sequence[End]) -> list[Found]:
         for match in _NOT_UP.finditer(rows[place]):
             other = there.get(match.start())
             if other is not None and other != place:
-                back = rows[other][end.index] if end.index < len(rows[other]) else ABSENT
+                back = rows[other][end.member] if end.member < len(rows[other]) else ABSENT
                 ours, theirs = _RANK[match[0][0]], _RANK[back]
                 # What both ends say of a pair is found twice: the worse one stands for it, or else the first one.
                 if ours < theirs or (ours == theirs and place < other):
@@ -160,7 +161,7 @@ def look_up(ends: Sequence[End], chosen: Iterable[Found], clusters: Mapping[int,
     """What a page says of these: four queries and two calls to Redis for all; raises redis.RedisError."""
     unwell = [Unwell(ends[one], ends[other], *_states(badness)) for badness, one, other in chosen]
     reasons = pairs.read_reasons([pair.key for pair in unwell], clusters, now)
-    wanted = [way for pair in unwell for way in ((pair.one.pk, pair.other.index), (pair.other.pk, pair.one.index))]
+    wanted = [way for pair in unwell for way in ((pair.one.pk, pair.other.member), (pair.other.pk, pair.one.member))]
     sights = live.read_sights(wanted)
     since = _read_since(unwell)
     return [
