@@ -14,6 +14,7 @@ async function scripts() {
       map: here("src/map/index.ts").pathname,
       matrix: here("src/matrix/index.ts").pathname,
       charts: here("src/charts.ts").pathname,
+      webauthn: here("src/webauthn.ts").pathname,
     },
     outdir: OUT.pathname,
     bundle: true,

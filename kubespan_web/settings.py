@@ -67,6 +67,12 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "whitenoise.runserver_nostatic",
     "django.contrib.staticfiles",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
+    "allauth.socialaccount",
+    "allauth.socialaccount.providers.openid_connect",
+    "allauth.usersessions",
     "channels",
     "csp",
     "django_filters",
@@ -87,6 +93,8 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "nodes.bearer.BearerTokens",
     "django.contrib.messages.middleware.MessageMiddleware",
+    "allauth.account.middleware.AccountMiddleware",
+    "nodes.accounts.second_factor.middleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "nodes.health.RequestLog",
     "django_htmx.middleware.HtmxMiddleware",
@@ -136,9 +144,10 @@ DATABASES = {"default": _database()}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # What all web processes count together (guesses at the door); never a secret. Emptying it would empty all of Redis.
+# While Redis is away it holds nothing, and nobody counts.
 CACHES = {
     "default": {
-        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "BACKEND": "nodes.cache.ForgetfulCache",
         "LOCATION": REDIS_URL,
         "KEY_PREFIX": "kubespan:cache",
         # Seconds, and one retry at once, as for our own connections (nodes/connections.py).
@@ -191,12 +200,69 @@ AUTH_PASSWORD_VALIDATORS = [
     )
 ]
 AUTHENTICATION_BACKENDS = [
-    "django.contrib.auth.backends.ModelBackend",
+    "allauth.account.auth_backends.AuthenticationBackend",
     "rules.permissions.ObjectPermissionBackend",  # roles: nodes/access.py
 ]
-LOGIN_URL = "login"
+LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "overview"
-LOGOUT_REDIRECT_URL = "login"
+LOGOUT_REDIRECT_URL = "account_login"
+
+ACCOUNT_ADAPTER = "nodes.accounts.adapter.AccountAdapter"
+ACCOUNT_LOGIN_METHODS = {"username"}
+ACCOUNT_SIGNUP_FIELDS = ["username*", "password1*", "password2*"]  # nobody does; invitations let people in
+ACCOUNT_EMAIL_VERIFICATION = "none"  # the console sends no mail
+ACCOUNT_UNIQUE_EMAIL = False
+ACCOUNT_SESSION_REMEMBER = True  # for SESSION_COOKIE_AGE
+ACCOUNT_REAUTHENTICATION_TIMEOUT = 300
+# Failed attempts: of one address, and of one address at one name (nodes/accounts/adapter.py).
+ACCOUNT_RATE_LIMITS = {"login_failed": "60/m/ip,10/5m/key", "login": "120/m/ip"}
+ACCOUNT_FORMS = {
+    "login": "nodes.accounts.forms.SignInForm",
+    "reauthenticate": "nodes.accounts.forms.ConfirmForm",
+    "change_password": "nodes.accounts.forms.ChangePasswordForm",
+    "set_password": "nodes.accounts.forms.SetPasswordForm",
+}
+MFA_ADAPTER = "nodes.accounts.adapter.SecondFactorAdapter"
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_TOTP_ISSUER = "KubeSpan"
+MFA_TOTP_TOLERANCE = 1  # of 30 seconds, before and after
+MFA_RECOVERY_CODES_SHOW_ONCE = True
+MFA_ALLOW_UNVERIFIED_EMAIL = True
+MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = not SECURE
+MFA_FORMS = {
+    "authenticate": "nodes.accounts.forms.SecondFactorForm",
+    "reauthenticate": "nodes.accounts.forms.ConfirmByCodeForm",
+    "activate_totp": "nodes.accounts.forms.ActivateAppForm",
+    "add_webauthn": "nodes.accounts.forms.AddKeyForm",
+    "edit_webauthn": "nodes.accounts.forms.RenameKeyForm",
+}
+SECOND_FACTOR = choice("SECOND_FACTOR", "optional", "administrators", "everybody")  # who must have one
+
+# Single sign-on: one provider that speaks OpenID Connect.
+OIDC_ISSUER = env("OIDC_ISSUER", "")
+OIDC_NAME = env("OIDC_NAME", "single sign-on")  # on the button: "Continue with …"
+OIDC_ROLE = choice("OIDC_ROLE", "invited", "viewer", "operator")  # of whoever signs in so and was not invited
+SOCIALACCOUNT_ADAPTER = "nodes.accounts.adapter.SignOnAdapter"
+SOCIALACCOUNT_LOGIN_ON_GET = True  # linking it to an account needs more: nodes/accounts/views.py
+SOCIALACCOUNT_AUTO_SIGNUP = True
+SOCIALACCOUNT_STORE_TOKENS = False
+SOCIALACCOUNT_PROVIDERS = {
+    "openid_connect": {
+        "OAUTH_PKCE_ENABLED": True,
+        "APPS": [
+            {
+                "provider_id": "sso",
+                "name": OIDC_NAME,
+                "client_id": env("OIDC_CLIENT_ID"),
+                "secret": env("OIDC_CLIENT_SECRET"),
+                "settings": {"server_url": OIDC_ISSUER},
+            }
+        ]
+        if OIDC_ISSUER
+        else [],
+    }
+}
 
 LANGUAGE_CODE = "en"
 USE_I18N = False

@@ -5,7 +5,7 @@ from django.contrib.staticfiles.storage import staticfiles_storage
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-from nodes.views.people import AdminSignInView
+from nodes.accounts.door import AdminSignInView
 
 
 class FaviconView(RedirectView):
@@ -19,5 +19,6 @@ urlpatterns = [
     path("favicon.ico", FaviconView.as_view()),
     path("admin/login/", AdminSignInView.as_view()),  # one door, at which guesses are counted
     path("admin/", admin.site.urls),
+    path("", include("nodes.accounts.urls")),
     path("", include("nodes.urls")),
 ]

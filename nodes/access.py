@@ -74,6 +74,8 @@ def cluster_of(subject: Model | None) -> int | None:
     """The cluster that a row belongs to, by its primary key; none is the whole console."""
     if subject is None:
         return None
+    if isinstance(subject, User):
+        return None
     if isinstance(subject, Cluster):
         return subject.pk
     if isinstance(subject, RolloutStep):

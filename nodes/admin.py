@@ -6,7 +6,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import allauth.account.admin
+import allauth.mfa.admin
+import allauth.socialaccount.admin
+import allauth.usersessions.admin  # noqa: F401  these register what is taken back below
 import redis
+from allauth.account.models import EmailAddress, EmailConfirmation
+from allauth.mfa.models import Authenticator
+from allauth.socialaccount.models import SocialAccount, SocialApp, SocialToken
+from allauth.usersessions.models import UserSession
 from django.contrib import admin
 from django.db.models import Model
 from django.http import HttpRequest
@@ -28,6 +36,7 @@ from nodes.models import (
     FollowedLink,
     Grant,
     HistoryMark,
+    Invitation,
     LinkHistory,
     Node,
     NodeHistory,
@@ -258,6 +267,53 @@ class GrantAdmin(Shown):
     list_filter = ("role", "cluster")
     list_select_related = ("user", "cluster")
     search_fields = ("user__username", "cluster__name")
+
+
+@admin.register(Invitation)
+class InvitationAdmin(Shown):
+    """Who is invited to which role."""
+
+    hidden = ("digest",)
+    list_display = ("name", "role", "cluster", "made", "made_by", "expires", "accepted_by")
+    list_filter = ("role", "cluster")
+    list_select_related = ("cluster", "accepted_by")
+    search_fields = ("name", "made_by", "cluster__name")
+
+
+# Accounts are changed on people's own pages and by nodes.services.people alone; what second factors are made from
+# is shown nowhere. Of django-allauth's own pages of the admin, which know neither, two come back without it.
+for _shown_by_allauth in (
+    EmailAddress,
+    EmailConfirmation,
+    Authenticator,
+    SocialAccount,
+    SocialApp,
+    SocialToken,
+    UserSession,
+):
+    if admin.site.is_registered(_shown_by_allauth):
+        admin.site.unregister(_shown_by_allauth)
+
+
+@admin.register(Authenticator)
+class AuthenticatorAdmin(Shown):
+    """Second factors; what their codes are made from is not shown."""
+
+    hidden = ("data",)
+    list_display = ("user", "type", "created_at", "last_used_at")
+    list_filter = ("type",)
+    list_select_related = ("user",)
+    search_fields = ("user__username",)
+
+
+@admin.register(SocialAccount)
+class SocialAccountAdmin(Shown):
+    """Who is linked to single sign-on."""
+
+    hidden = ("extra_data",)
+    list_display = ("user", "provider", "uid", "date_joined", "last_login")
+    list_select_related = ("user",)
+    search_fields = ("user__username", "uid")
 
 
 @admin.register(Transition)

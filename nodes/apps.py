@@ -10,3 +10,4 @@ class NodesConfig(AppConfig):
     def ready(self) -> None:
         """Let Django's permissions know the roles."""
         from nodes import access  # noqa: F401, PLC0415  models must be there first
+        from nodes.accounts import signals  # noqa: F401, PLC0415

@@ -9,7 +9,9 @@ from django import forms
 from django.contrib.auth import password_validation
 
 from kubespan.core.options import DEFAULT_MTU, MAXIMUM_MTU, MINIMUM_MTU, ClusterOptions
+from nodes.access import clusters_where, may
 from nodes.counters import count
+from nodes.models import Role
 from nodes.services.refused import Refused
 
 
@@ -246,24 +248,6 @@ class ClusterForm(OptionsForm):
         return any(name in OptionsForm.base_fields for name in self.errors)
 
 
-class PasswordForm(Fields):
-    """The signed-in person proves that it is still them."""
-
-    password = forms.CharField(
-        label="Your password", strip=False, widget=forms.PasswordInput(attrs={"autocomplete": "current-password"})
-    )
-
-    def __init__(self, user, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.user = user
-
-    def clean_password(self):
-        password = self.cleaned_data["password"]
-        if not self.user.check_password(password):
-            raise forms.ValidationError("That is not your password.")
-        return password
-
-
 class RotationForm(Fields):
     """How a rotation of the secret comes to its switch."""
 
@@ -359,6 +343,50 @@ class TokenForm(Fields):
 
     def clean_lifetime(self):
         return timedelta(seconds=int(self.cleaned_data["lifetime"]))
+
+
+ROLES = (
+    (Role.VIEWER, "Viewer: sees everything there, changes nothing"),
+    (Role.OPERATOR, "Operator: and acts on nodes, links, tokens and options"),
+    (Role.ADMINISTRATOR, "Administrator: and the secret, rotation, deletion and people"),
+)
+
+
+class Where(forms.ModelChoiceField):
+    """A cluster, or the whole console for those who may decide about that."""
+
+    def __init__(self, **kwargs):
+        super().__init__(queryset=None, required=False, to_field_name="uuid", label="Where", **kwargs)
+
+    def offer(self, user) -> None:
+        """What this person may choose."""
+        self.queryset = clusters_where(user, "manage_people")
+        self.required = not may(user, "manage_people")
+        self.empty_label = None if self.required else "The whole console"
+
+
+class RoleForm(Fields):
+    """A role, and where it holds."""
+
+    role = forms.ChoiceField(label="Role", choices=ROLES)
+    where = Where()
+
+    def __init__(self, user, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fields["where"].offer(user)
+
+
+class InvitationForm(RoleForm):
+    """A role for somebody who has no account yet."""
+
+    name = forms.CharField(label="For whom", max_length=150, help_text="Proposed as their user name.")
+    lifetime = forms.TypedChoiceField(
+        label="The link lasts",
+        choices=((1, "a day"), (7, "a week"), (30, "30 days")),
+        initial=7,
+        coerce=lambda days: timedelta(days=int(days)),
+    )
+    field_order = ("name", "role", "where", "lifetime")
 
 
 class NodeOptionsForm(Fields):

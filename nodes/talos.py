@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 from pathlib import Path
 
-import redis
 import structlog
 from django.conf import settings
 from django.core.cache import cache
@@ -99,8 +98,4 @@ def _is_unspecified(host: str) -> bool:
 
 def may_test() -> bool:
     """Whether the last test is a moment ago; while Redis is away nobody knows, and it may."""
-    try:
-        return bool(cache.add("discovery-test", 1, PAUSE_SECONDS))
-    except redis.RedisError as error:
-        log.warning("the last test is not known", error=str(error))
-        return True
+    return bool(cache.add("discovery-test", 1, PAUSE_SECONDS))

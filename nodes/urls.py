@@ -1,6 +1,5 @@
 """Where the console's pages are."""
 
-from django.contrib.auth.views import LogoutView
 from django.urls import include, path
 
 from kubespan.core.messages import ENROL_PATH
@@ -18,7 +17,6 @@ from nodes.views import (
     nodes,
     overview,
     pair,
-    people,
     rotation,
     talos,
 )
@@ -33,9 +31,6 @@ urlpatterns = [
     path(ARCHIVE_PATH.lstrip("/"), api.archive, name="agent-archive"),
     path(SCRIPT_PATH.lstrip("/"), api.script, name="agent-script"),
     path("", overview.OverviewView.as_view(), name="overview"),
-    path("first/", people.FirstAdministratorView.as_view(), name="first-run"),
-    path("login/", people.SignInView.as_view(), name="login"),
-    path("logout/", LogoutView.as_view(), name="logout"),
     path("clusters/", clusters.ClusterListView.as_view(), name="cluster-list"),
     path("clusters/create/", clusters.ClusterCreateView.as_view(), name="cluster-create"),
     path("clusters/import/", clusters.ClusterImportView.as_view(), name="cluster-import"),

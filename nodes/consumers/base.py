@@ -20,6 +20,7 @@ from nodes.announce import group
 from nodes.fanout import Watch, publish_watch
 from nodes.models import Cluster
 from nodes.pages import Flushed, OverviewDelta, OverviewSnapshot
+from nodes.services import people
 
 DELTA_SECONDS = 0.25
 """No page is told more often than this."""
@@ -179,6 +180,8 @@ class MeshConsumer(AsyncWebsocketConsumer):
 
     def _check(self, clusters: set[int | None]) -> None:
         """Raises Gone where one of them is not for the page's user to see, Forbidden where the role is too small."""
+        if people.lacks_second_factor(self.user):
+            raise Forbidden(self.permission, None)
         ours = {pk for pk in clusters if pk is not None}
         if None in clusters:
             require(self.user, self.permission)

@@ -8,7 +8,7 @@ from nodes.models.discovery import DiscoveryAffiliate, DiscoveryClock, Discovery
 from nodes.models.history import FollowedLink, HistoryMark, LinkHistory, NodeHistory, Period
 from nodes.models.members import Candidate, Node, Tombstone
 from nodes.models.obstacles import Obstacle
-from nodes.models.people import Grant
+from nodes.models.people import Grant, Invitation
 from nodes.models.roles import Role
 from nodes.models.rollouts import Rollout, RolloutStep
 from nodes.models.tokens import Token
@@ -27,6 +27,7 @@ __all__ = [
     "FollowedLink",
     "Grant",
     "HistoryMark",
+    "Invitation",
     "LinkHistory",
     "Node",
     "NodeHistory",

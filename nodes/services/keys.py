@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from allauth.mfa.models import Authenticator
 from django.db import transaction
 
 from nodes.access import needs
-from nodes.secrets import Unreadable, newest_key, secret_fields
+from nodes.secrets import Secret, Unreadable, newest_key, secret_fields
 from nodes.services import audit
 
 
@@ -33,5 +34,32 @@ def rotate_keys(actor: audit.Actor, now: datetime) -> tuple[int, list[str]]:
                     continue
                 row.save(update_fields=[field.attname])
                 rotated += 1
+    rotated += _rotate_second_factors(unreadable)
     audit.write(actor, "keys.rotated", "", now, key=newest_key(), secrets=rotated)
     return rotated, unreadable
+
+
+SEALED = ("secret", "seed")
+"""What in a second factor's data is encrypted: an app's key, and the seed of recovery codes."""
+
+
+def _rotate_second_factors(unreadable: list[str]) -> int:
+    rotated = 0
+    for pk in Authenticator.objects.values_list("pk", flat=True):
+        with transaction.atomic():
+            row = Authenticator.objects.select_for_update().get(pk=pk)
+            stale = [name for name in SEALED if name in row.data and _needs_rotation(row.data[name])]
+            try:
+                for name in stale:
+                    row.data[name] = Secret(Secret(stored=row.data[name]).reveal()).dump()
+            except Unreadable as fault:
+                unreadable.append(f"a second factor of {row.user} {fault}")
+                continue
+            if stale:
+                row.save(update_fields=["data"])
+                rotated += 1
+    return rotated
+
+
+def _needs_rotation(stored: str) -> bool:
+    return Secret(stored=stored).key_name != newest_key()

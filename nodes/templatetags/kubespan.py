@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from ipaddress import ip_address
 
@@ -249,6 +250,23 @@ IRREGULAR = {
     "cluster.affiliates-shown": "looked at what affiliates say in cluster",
     "cluster.patch-shown": "took a Talos patch with id and secret of cluster",
     "console.first-code-made": "made a code for the first administrator of",
+    "invitation.made": "invited",
+    "invitation.withdrawn": "withdrew the invitation of",
+    "user.signed-in": "signed in as",
+    "user.sign-in-failed": "gave a wrong password for",
+    "user.password-changed": "changed the password of",
+    "user.second-factor-added": "added a second factor to",
+    "user.second-factor-removed": "took a second factor from",
+    "user.second-factor-reset": "took all second factors from",
+    "user.second-factor-failed": "gave a wrong second factor for",
+    "user.recovery-codes-made": "made new recovery codes for",
+    "user.sign-on-linked": "linked single sign-on to",
+    "user.sign-on-unlinked": "took the link to single sign-on from",
+    "user.sessions-ended": "signed out elsewhere",
+    "user.role-given": "gave a role to",
+    "user.role-taken": "took a role from",
+    "user.deactivated": "shut out",
+    "user.activated": "let in again",
     "node.options-set": "set the options of node",
     "node.renamed": "gave another name to node",
     "node.networks-approved": "approved networks of node",
@@ -260,6 +278,10 @@ IRREGULAR = {
 }
 
 
+THEIRS = re.compile(r" (as|for|from|of|to)$")
+"""What leads on to whose account it was; of one's own that goes without saying."""
+
+
 @register.simple_tag
 def audit_sentence(row: Audit) -> SafeString:
     """Who did what, as a sentence with links."""
@@ -268,6 +290,8 @@ def audit_sentence(row: Audit) -> SafeString:
         return format_html("{} enrolled in {}", _link(row.node, row.target), _link(row.cluster, str(row.cluster or "")))
     deed = IRREGULAR.get(row.verb, f"{past.replace('-', ' ')} {noun}")
     subject = row.node if noun == "node" else row.cluster if noun == "cluster" else None
+    if noun == "user" and row.target == row.actor_name:
+        return format_html("<strong>{}</strong> {}", row.actor_name, THEIRS.sub("", deed))
     where = ""
     if row.cluster and noun != "cluster":
         where = format_html(" in {}", _link(row.cluster, row.cluster.name))

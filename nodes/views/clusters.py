@@ -17,7 +17,8 @@ from django.views.decorators.debug import sensitive_post_parameters, sensitive_v
 
 from kubespan.core.findings import STOPPING
 from nodes import exports, standing
-from nodes.forms import ClusterForm, OptionsForm, PasswordForm, TokenForm, TypedNameForm
+from nodes.accounts.confirm import ask_again
+from nodes.forms import ClusterForm, OptionsForm, TokenForm, TypedNameForm
 from nodes.models import Cluster, Node, Rollout, RolloutStep
 from nodes.services import clusters as services
 from nodes.services import rollouts
@@ -310,7 +311,7 @@ class ClusterActivityView(ClusterTab):
 
 @method_decorator(never_cache, name="dispatch")
 class ClusterSecretView(ClusterTab):
-    """The secret, for whoever signs in again; the answer is never kept by a browser."""
+    """The secret, for whoever confirms who they are; the answer is never kept by a browser."""
 
     permission = "reveal_secret"
 
@@ -318,18 +319,17 @@ class ClusterSecretView(ClusterTab):
     template = "clusters/secret.html"
 
     def get(self, request, uuid):
-        return self.show(form=PasswordForm(request.user))
+        return ask_again(request, request.path) or self.show()
 
     def post(self, request, uuid):
-        form = PasswordForm(request.user, request.POST)
-        if not form.is_valid():
-            return self.show(403, form=form)
+        if (asked := ask_again(request, request.path)) is not None:
+            return asked
         try:
             secret = services.reveal_secret(request.user, self.cluster, timezone.now())
         except Refused as refusal:
-            form.refuse(refusal)
-            return self.show(refusal.status, form=form)
-        return self.show(form=form, secret=secret)
+            messages.error(request, refusal.reason)
+            return self.show(refusal.status)
+        return self.show(secret=secret)
 
 
 class ClusterDeleteView(ClusterTab):

@@ -60,10 +60,6 @@ class RoleMixin(AccessMixin):
         return response
 
 
-OperatorMixin = RoleMixin
-"""Its former name, for pages that are being written."""
-
-
 def read_live(read: Callable[[], T], otherwise: T) -> T:
     """What Redis knows, or `otherwise` while it is away: pages then show the rows alone."""
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-import redis
 from django.conf import settings
 from django.core.cache import cache
 from django.core.paginator import Page, Paginator
@@ -133,10 +132,7 @@ class StatsView(View):
 
 
 def _cached_count() -> int:
-    try:
-        return cache.get_or_set(STATS_KEY, _count, STATS_SECONDS)
-    except redis.RedisError:
-        return _count()
+    return cache.get_or_set(STATS_KEY, _count, STATS_SECONDS)
 
 
 def _count() -> int:

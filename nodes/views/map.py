@@ -12,7 +12,7 @@ from django.views import View
 from nodes.maps import By
 from nodes.models import Cluster
 from nodes.views.clusters import ClusterTab
-from nodes.views.common import OperatorMixin
+from nodes.views.common import RoleMixin
 
 
 def chosen_grouping(request) -> By:
@@ -21,12 +21,14 @@ def chosen_grouping(request) -> By:
     return asked if asked in get_args(By) else "site"
 
 
-class MapView(OperatorMixin, View):
+class MapView(RoleMixin, View):
     """The map of one cluster: that of the address, or else the first."""
+
+    permission = "enter_console"
 
     def get(self, request):
         asked = request.GET.get("cluster")
-        clusters = Cluster.objects.order_by("name")
+        clusters = Cluster.objects.visible_to(request.user).order_by("name")
         if asked is None:
             first = clusters.first()
             if first is None:

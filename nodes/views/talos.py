@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from django.conf import settings
+from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
-from django.views.decorators.debug import sensitive_post_parameters, sensitive_variables
+from django.views.decorators.debug import sensitive_variables
 
 from kubespan.core.talos.patches import NODES, Patch
 from nodes import talos
-from nodes.forms import PasswordForm
+from nodes.accounts.confirm import ask_again
 from nodes.services import talos as services
 from nodes.services.refused import Refused
 from nodes.talos_forms import PatchForm
@@ -29,9 +30,8 @@ def download(patch: Patch) -> HttpResponse:
 
 
 @method_decorator(never_cache, name="dispatch")
-@method_decorator(sensitive_post_parameters("password"), name="dispatch")
 class ClusterTalosView(ClusterTab):
-    """What to do on Talos machines; with id and secret for whoever signs in again."""
+    """What to do on Talos machines; with id and secret for whoever confirms who they are."""
 
     post_permission = "reveal_secret"
 
@@ -44,17 +44,16 @@ class ClusterTalosView(ClusterTab):
     @sensitive_variables()
     def post(self, request, uuid):
         form = PatchForm.of(request.POST, talos.guess_era(self.cluster))
-        password = PasswordForm(request.user, request.POST)
-        if not password.is_valid():
-            return self.show_patch(form, 403, password=password)
+        if (asked := ask_again(request, f"{request.path}?{form.chosen}#identity")) is not None:
+            return asked
         try:
             revealed = services.reveal_patch(request.user, self.cluster, form.era, **form.switches, now=timezone.now())
         except Refused as refusal:
-            password.refuse(refusal)
-            return self.show_patch(form, refusal.status, password=password)
+            messages.error(request, refusal.reason)
+            return self.show_patch(form, refusal.status)
         if "download" in request.POST:
             return download(revealed)
-        return self.show_patch(form, password=password, revealed=revealed)
+        return self.show_patch(form, revealed=revealed)
 
     def show_patch(self, form: PatchForm, status: int = 200, **context) -> HttpResponse:
         """The tab as the form chooses."""
@@ -66,7 +65,6 @@ class ClusterTalosView(ClusterTab):
             "obstacles": talos.find_obstacles(self.cluster),
             "service": settings.DISCOVERY_URL,
             "nodes_word": NODES,
-            "password": PasswordForm(self.request.user),
         } | context
         return self.show(status, **context)
 

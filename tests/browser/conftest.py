@@ -105,9 +105,14 @@ class Browser:
         self.page.goto("/login/")
         self.page.get_by_label("User name").fill("alice")
         self.page.get_by_label("Password").fill(PASSWORD)
-        self.page.get_by_role("button", name="Sign in").click()
+        self.page.get_by_role("button", name="Sign in", exact=True).click()
         expect(self.page.get_by_role("heading", name="Overview")).to_be_visible()
         return self
+
+    def confirm(self):
+        """Show once more who one is, where that is asked."""
+        self.page.get_by_label("Password").fill(PASSWORD)
+        self.page.get_by_role("button", name="Confirm").click()
 
     def check(self):
         """Note what axe finds, and what reaches beyond the screen; all of it is told when the browser is closed."""

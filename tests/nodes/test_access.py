@@ -151,8 +151,7 @@ def test_every_service_asks_for_its_action_first(service, cluster):
 # --------------------------------------------------------------------------------------------------------------- pages
 
 NO_ROLE = {
-    "settings", "enrol", "agent-release", "agent-archive", "agent-script", "first-run", "login", "logout",
-    "discovery-stats",
+    "settings", "enrol", "agent-release", "agent-archive", "agent-script", "discovery-stats",
 }  # fmt: skip
 """Pages for whoever comes, and one that only leads on; each with a reason of its own."""
 

@@ -13,7 +13,7 @@ from django.urls import reverse
 from kubespan.core.messages import Finding, Notice
 from kubespan.discovery.state import Update
 from nodes.counters import count
-from nodes.models import ApiToken, Cluster, Grant, Outage, Rollout, RolloutStep, Rotation, Token
+from nodes.models import ApiToken, Cluster, Grant, Invitation, Outage, Rollout, RolloutStep, Rotation, Token
 from nodes.services import api_tokens, discovery, nodes, obstacles, people, rotation, sessions, webhooks
 from tests.factories import NOW, Machine, enrol, make_cluster, make_token
 
@@ -43,6 +43,7 @@ def rows():
     here = discovery.find(cluster.cluster_id, serve_all=False)
     discovery.apply(here, [Update("af1", b"sealed", (), 60.0)], 0.0)
     Grant.objects.create(user=User.objects.create_user("bob"), cluster=cluster, role="viewer", at=NOW)
+    Invitation.objects.create(name="carol", digest="d" * 64, role="viewer", made=NOW, expires=NOW)
     RolloutStep.objects.create(rollout=rollout, node=edge, order=0, before="0.1.0")
     nodes.remove_node("tests", enrol(cluster, Machine("gone")), "gone", NOW)
     api_tokens.create_api_token(

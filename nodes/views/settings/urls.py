@@ -3,7 +3,7 @@
 from django.urls import path
 from django.views.generic import RedirectView
 
-from nodes.views.settings import about, alerts, api_tokens, keys
+from nodes.views.settings import about, alerts, api_tokens, keys, people
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="settings-about"), name="settings"),
@@ -20,4 +20,11 @@ urlpatterns = [
     path("alerts/<uuid:uuid>/delete/", alerts.WebhookDeleteView.as_view(), name="settings-webhook-delete"),
     path("keys/", keys.KeysView.as_view(), name="settings-keys"),
     path("keys/rotate/", keys.KeysRotateView.as_view(), name="settings-keys-rotate"),
+    path("people/", people.PeopleView.as_view(), name="settings-people"),
+    path("people/<int:pk>/", people.PersonView.as_view(), name="settings-person"),
+    path("people/<int:pk>/take/", people.RoleTakeView.as_view(), name="settings-role-take"),
+    path("people/<int:pk>/deactivate/", people.DeactivateView.as_view(), name="settings-deactivate"),
+    path("people/<int:pk>/activate/", people.ActivateView.as_view(), name="settings-activate"),
+    path("people/<int:pk>/second-factor/", people.FactorResetView.as_view(), name="settings-factor-reset"),
+    path("invitations/<int:pk>/withdraw/", people.WithdrawView.as_view(), name="settings-withdraw"),
 ]

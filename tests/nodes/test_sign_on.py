@@ -1,0 +1,124 @@
+"""Single sign-on, against a real provider on loopback."""
+
+from __future__ import annotations
+
+import http.client
+import re
+from datetime import timedelta
+from urllib.parse import urlparse
+
+import pytest
+from allauth.socialaccount.models import SocialAccount, SocialToken
+from django.contrib.auth.models import User
+from django.test import Client
+from django.utils import timezone
+
+from nodes.models import Audit, Role
+from nodes.services import invitations
+from tests.factories import make_cluster, make_user
+from tests.provider import CLIENT, SECRET, Provider
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
+
+START = "/account/oidc/sso/login/"
+PASSWORD = "correct horse battery"
+
+
+@pytest.fixture(scope="module")
+def running():
+    provider = Provider()
+    yield provider
+    provider.close()
+
+
+@pytest.fixture
+def provider(running, settings):
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+    settings.OIDC_ISSUER, settings.OIDC_NAME = running.url, "Example Inc"
+    app = {"provider_id": "sso", "name": "Example Inc", "client_id": CLIENT, "secret": SECRET}
+    app["settings"] = {"server_url": running.url}
+    settings.SOCIALACCOUNT_PROVIDERS = {"openid_connect": {"OAUTH_PKCE_ENABLED": True, "APPS": [app]}}
+    return running
+
+
+def go_there(browser, address=START):
+    """Follow the way to the provider, and what it answers back to the console."""
+    response = browser.get(address)
+    assert response.status_code == 302, response.content
+    asked = urlparse(response.headers["Location"])
+    connection = http.client.HTTPConnection(asked.netloc)
+    connection.request("GET", f"{asked.path}?{asked.query}")
+    back = urlparse(connection.getresponse().headers["Location"])
+    connection.close()
+    return browser.get(f"{back.path}?{back.query}")
+
+
+def test_who_is_not_invited_gets_no_account(provider):
+    page = go_there(Client()).content.decode()
+    assert "You are not invited yet" in page
+    assert not User.objects.exists()
+
+
+def test_an_invitation_is_accepted_by_it(provider):
+    cluster = make_cluster("homelab")
+    now = timezone.now()
+    role, day = Role.OPERATOR, timedelta(days=1)
+    made, token = invitations.invite("alice", cluster, name="Bob", role=role, lifetime=day, now=now)
+    browser = Client()
+    assert "Continue with Example Inc" in browser.get(f"/invitation/{token}/").content.decode()
+    assert go_there(browser).headers["Location"] == "/"
+    assert browser.get(cluster.get_absolute_url()).status_code == 200
+    bob = User.objects.get()
+    assert (bob.username, bob.has_usable_password()) == ("bob", False)
+    assert bob.grants.get().role == "operator"
+    made.refresh_from_db()
+    assert made.accepted_by == bob
+    assert go_there(Client()).headers["Location"] == "/"  # and from then on without
+    assert User.objects.count() == 1
+    assert Audit.objects.filter(verb="user.signed-in").first().details["by"] == ["single sign-on"]
+    assert not SocialToken.objects.exists()
+
+
+def test_whoever_the_provider_vouches_for_may_have_a_role(provider, settings):
+    settings.OIDC_ROLE = "viewer"
+    make_user("bob")  # another one
+    browser = Client()
+    assert go_there(browser).headers["Location"] == "/"
+    assert browser.get("/").status_code == 200
+    made = SocialAccount.objects.get().user
+    assert made.username.startswith("bob")
+    assert made.username != "bob"
+    assert made.grants.get().role == "viewer"
+
+
+def test_an_account_is_linked_from_its_own_page_alone(provider):
+    alice = make_user("alice", "administrator", password=PASSWORD)
+    browser = Client()
+    browser.post("/login/", {"login": "alice", "password": PASSWORD})
+    assert browser.get(f"{START}?process=connect").status_code == 403
+    page = browser.get("/account/").content.decode()
+    (address,) = re.findall(rf'{START}\?process=connect&amp;key=[^"]+', page)
+    address = address.replace("&amp;", "&")
+    assert browser.get(address).headers["Location"].startswith("/account/confirm/")
+    browser.post("/account/confirm/", {"password": PASSWORD})
+    assert go_there(browser, address).headers["Location"] == "/account/"
+    assert SocialAccount.objects.get().user == alice
+    assert go_there(Client()).headers["Location"] == "/"
+    browser.post("/account/sign-on/unlink/")
+    assert not SocialAccount.objects.exists()
+    assert {"user.sign-on-linked", "user.sign-on-unlinked"} <= set(Audit.objects.values_list("verb", flat=True))
+
+
+def test_a_provider_that_is_away_is_told(provider, settings):
+    settings.SOCIALACCOUNT_PROVIDERS["openid_connect"]["APPS"][0]["settings"] = {"server_url": "http://127.0.0.1:9"}
+    response = Client().get(START)
+    assert response.status_code == 502
+    assert "Single sign-on failed" in response.content.decode()
+
+
+def test_a_forged_answer_lets_nobody_in(provider):
+    browser = Client()
+    browser.get(START)
+    answer = browser.get(f"{START}callback/?code=forged&state=forged")
+    assert "Single sign-on failed" in answer.content.decode()
+    assert "_auth_user_id" not in browser.session
