@@ -80,6 +80,7 @@ def send(page, *files, **typed):
         "name": "talos",
         "enabled": "on",
         "discovery": "on",
+        "probes": "on",
         "routing": "after-handshake",
         "mtu": 1420,
         "take_options": "on",

@@ -179,7 +179,7 @@ def test_the_form_sets_the_rule_and_the_audit_row_has_it(client):
     cluster = make_cluster()
     enrol(cluster, Machine("edge", networks=("10.8.1.0/24",)))
     address = reverse("cluster-options", args=[cluster.uuid])
-    form = {"routing": "after-handshake", "mtu": "1420", "enabled": "on", "discovery": "on"}
+    form = {"routing": "after-handshake", "mtu": "1420", "enabled": "on", "discovery": "on", "probes": "on"}
     form |= {"approved_networks": "10.8.0.0/16\n"}
     assert client.post(address, form).status_code == 302
 

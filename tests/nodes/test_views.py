@@ -193,7 +193,7 @@ def test_who_guesses_locks_out_nobody_else(client, staff):
 
 
 def options(**changes):
-    return {"enabled": "on", "discovery": "on", "routing": "after-handshake", "mtu": "1420"} | changes
+    return {"enabled": "on", "discovery": "on", "probes": "on", "routing": "after-handshake", "mtu": "1420"} | changes
 
 
 def test_creating_leads_to_enrolment(page):
