@@ -32,6 +32,7 @@ from kubespan.agent.probe import Echo, Probes
 from kubespan.agent.publish import Condition, Publisher
 from kubespan.agent.registries import ports_here
 from kubespan.agent.rerouting import destinations, read_sessions, tell
+from kubespan.agent.shelf import FileShelf
 from kubespan.agent.stand_in import StandIn
 from kubespan.agent.store import Enrolment, Store, StoreError
 from kubespan.agent.talk import MOST_NOTICES, Talk
@@ -130,7 +131,8 @@ class Agent:
         self._chance = chance
         self.mesh = Mesh(own)
         self.held = Held(store, enrolment, self.mesh)
-        self.history = Histories()
+        self._shelf = FileShelf(store.directory)
+        self.history = Histories(self._shelf)
         self.probes = Probes(clock, self.history, place.echo)
         self.talk = Talk(enrolment, signing_key, self.held, clock, self.history)
         self.lead = lead(self.held, self.talk, clock)
@@ -197,6 +199,7 @@ class Agent:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._writer.shutdown()
+            self._shelf.close()
             for number in handlers:
                 loop.remove_signal_handler(number)
         for task in done:

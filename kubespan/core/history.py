@@ -1,8 +1,9 @@
 """What an agent keeps of each link's past, and how it travels: bounded, in rings of a fixed size.
 
 A ring holds points of one width, each over as many seconds, and forgets the oldest for the newest; a point takes eight
-bytes. With `RINGS` that is 8,256 bytes a link: 7.9 MiB for a thousand, all of it from the first moment on, so that what
-an agent needs does not grow for a week. Numbers are kept by their logarithm, exact to 0.07 %.
+bytes. With `RINGS` that is 8,256 bytes a link, 8.3 MB for a thousand. They lie on a shelf: a file, for which an agent's
+memory has no room. A row of the shelf is one moment of all links, so that a minute is written in one go; a link has a
+column. Numbers are kept by their logarithm, exact to 0.07 %.
 
 Times are seconds on the machine's own timeline; a ring travels with the age of its end, for two clocks differ.
 """
@@ -13,7 +14,7 @@ import base64
 import binascii
 import math
 import struct
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple, Protocol
@@ -33,6 +34,8 @@ MINUTE, QUARTER = Width(60, 360), Width(900, 672)
 RINGS = (MINUTE, QUARTER)
 """Six hours by the minute, and a week by the quarter of an hour."""
 PER_QUARTER = QUARTER.seconds // MINUTE.seconds
+COLUMNS_AT_ONCE = 16
+"""Links that the shelf is made longer for, each time that it must be."""
 MOST_POINTS = 10_000
 """Of a ring that somebody else sends."""
 
@@ -158,12 +161,101 @@ class Row(Protocol):
     def sent(self) -> int: ...
 
 
+class Shelf(Protocol):
+    """Where rings lie. What was never written is zeros, which is nothing known."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Give so many bytes."""
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Put bytes there."""
+
+
+class MemoryShelf:
+    """A shelf of a test's, or of an agent that can have no file."""
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Give so many bytes."""
+        return bytes(self._bytes[offset : offset + size]).ljust(size, b"\0")
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Put bytes there."""
+        if len(self._bytes) < offset:
+            self._bytes += bytes(offset - len(self._bytes))
+        self._bytes[offset : offset + len(data)] = data
+
+
+class _Rings:
+    """All rings of all links: rows by time, minutes before quarters, and columns by link."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self._shelf = shelf
+        self._columns = 0
+
+    def reserve(self, columns: int) -> None:
+        """Have room for so many links; what is there moves from its end on, so that nothing is written over unread."""
+        if columns <= self._columns:
+            return
+        before, self._columns = self._columns, -(-columns // COLUMNS_AT_ONCE) * COLUMNS_AT_ONCE
+        for row in range(MINUTE.points + QUARTER.points - 1, -1, -1):
+            held = self._shelf.read(row * before * _POINT.size, before * _POINT.size)
+            self._shelf.write(row * self._row_size, held.ljust(self._row_size, b"\0"))
+
+    @property
+    def _row_size(self) -> int:
+        return self._columns * _POINT.size
+
+    @staticmethod
+    def _row(width: Width, slot: int) -> int:
+        return slot % width.points + (0 if width is MINUTE else MINUTE.points)
+
+    def write(self, width: Width, slot: int, points: Mapping[int, bytes]) -> None:
+        """Write one moment: packed points by column, and nothing known in the other ones."""
+        row = bytearray(self._row_size)
+        for column, packed in points.items():
+            row[column * _POINT.size : (column + 1) * _POINT.size] = packed
+        self._shelf.write(self._row(width, slot) * self._row_size, bytes(row))
+
+    def clear(self, first: int, last: int) -> None:
+        """Know nothing of these minutes of one quarter of an hour: they lie together, for a ring holds whole ones."""
+        self._shelf.write(self._row(MINUTE, first) * self._row_size, bytes((last - first) * self._row_size))
+
+    def forget(self, columns: Iterable[int]) -> None:
+        """Know nothing of these links."""
+        places = [column * _POINT.size for column in columns]
+        for row in range(MINUTE.points + QUARTER.points if places else 0):
+            held = bytearray(self._shelf.read(row * self._row_size, self._row_size))
+            for place in places:
+                held[place : place + _POINT.size] = _NOTHING
+            self._shelf.write(row * self._row_size, bytes(held))
+
+    def fold_quarter(self, quarter: int, columns: Iterable[int]) -> None:
+        """Make the point of a quarter of an hour of its minutes, for each link."""
+        first = self._row(MINUTE, quarter * PER_QUARTER) * self._row_size
+        rows = self._shelf.read(first, PER_QUARTER * self._row_size)
+        folded = {}
+        for column in columns:
+            places = range(column * _POINT.size, len(rows), self._row_size)
+            folded[column] = pack(fold(unpack(b"".join(rows[place : place + _POINT.size] for place in places))))
+        self.write(QUARTER, quarter, folded)
+
+    def read(self, width: Width, present: int, column: int) -> bytes:
+        """Give a link's ring, the oldest point first; the slot that is present is not over, and has the oldest."""
+        slots = range(present - width.points, present)
+        offset = column * _POINT.size
+        return b"".join(
+            self._shelf.read(self._row(width, slot) * self._row_size + offset, _POINT.size) for slot in slots
+        )
+
+
 @dataclass(slots=True)
 class _Link:
-    """One link: its rings, and what the minute has that is not over."""
+    """One link: where its rings are, and what the minute has that is not over."""
 
-    minutes: bytearray
-    quarters: bytearray
+    column: int
     state: PeerState
     counted_received: int
     counted_sent: int
@@ -197,19 +289,32 @@ class _Link:
 class Histories:
     """The past of all links of one machine, by member index, which is never another machine's."""
 
-    def __init__(self) -> None:
+    def __init__(self, shelf: Shelf | None = None) -> None:
+        self._rings = _Rings(shelf or MemoryShelf())
         self._links: dict[int, _Link] = {}
+        self._free: list[int] = []
+        """Columns of links that are forgotten."""
+        self._used = 0
         self._at: float | None = None
 
     def note(self, rows: Mapping[int, Row], members: Container[int], now: float) -> None:
         """Take a look in; links to who is no member any more are forgotten."""
-        for index in [index for index in self._links if index not in members]:
-            del self._links[index]
+        gone = [self._links.pop(index).column for index in list(self._links) if index not in members]
+        self._rings.forget(gone)
+        self._free += gone
         if self._at is not None and now > self._at:
             self._pass(rows, self._at, now)
+        new = sum(index not in self._links for index in rows)
+        self._rings.reserve(self._used + max(0, new - len(self._free)))
         for index, row in rows.items():
             self._see(index, row)
         self._at = now
+
+    def _take_column(self) -> int:
+        if self._free:
+            return self._free.pop()
+        self._used += 1
+        return self._used - 1
 
     def probed(self, member: int, rtt: float | None) -> None:
         """Take the outcome of one probe in: its round trip in seconds, or none where no answer came."""
@@ -227,15 +332,14 @@ class Histories:
         if link is None or self._at is None:
             return ()
         minute = int(self._at // MINUTE.seconds)
-        kept = ((MINUTE, link.minutes, minute), (QUARTER, link.quarters, minute // PER_QUARTER))
-        return tuple(_track(width, ring, slot, now) for width, ring, slot in kept)
+        presents = ((MINUTE, minute), (QUARTER, minute // PER_QUARTER))
+        return tuple(_track(width, self._rings.read(width, slot, link.column), slot, now) for width, slot in presents)
 
     def _see(self, index: int, row: Row) -> None:
         state = PeerState(row.state)
         link = self._links.get(index)
         if link is None:
-            minutes, quarters = (bytearray(width.points * _POINT.size) for width in RINGS)
-            self._links[index] = _Link(minutes, quarters, state, row.received, row.sent)
+            self._links[index] = _Link(self._take_column(), state, row.received, row.sent)
             return
         link.state = state
         link.counted_received, link.counted_sent = row.received, row.sent
@@ -267,17 +371,12 @@ class Histories:
             link.sent += share * max(0, row.sent - link.counted_sent)
 
     def _close(self, minute: int) -> None:
-        offset = _offset(MINUTE, minute)
-        for link in self._links.values():
-            link.minutes[offset : offset + _POINT.size] = pack(link.take())
+        self._rings.write(MINUTE, minute, {link.column: pack(link.take()) for link in self._links.values()})
         if (minute + 1) % PER_QUARTER == 0:
             self._close_quarter(minute // PER_QUARTER)
 
     def _close_quarter(self, quarter: int) -> None:
-        begin, end = _span(quarter * PER_QUARTER, (quarter + 1) * PER_QUARTER)
-        offset = _offset(QUARTER, quarter)
-        for link in self._links.values():
-            link.quarters[offset : offset + _POINT.size] = pack(fold(unpack(link.minutes[begin:end])))
+        self._rings.fold_quarter(quarter, [link.column for link in self._links.values()])
 
     def _skip(self, first: int, last: int) -> None:
         """Know nothing of these minutes, the last one left out."""
@@ -285,31 +384,17 @@ class Histories:
         while first < last:
             quarter = first // PER_QUARTER
             until = min(last, (quarter + 1) * PER_QUARTER)
-            begin, end = _span(first, until)
-            for link in self._links.values():
-                link.minutes[begin:end] = bytes(end - begin)
+            self._rings.clear(first, until)
             if until % PER_QUARTER == 0:
                 self._close_quarter(quarter)
             first = until
 
 
-def _offset(width: Width, slot: int) -> int:
-    return slot % width.points * _POINT.size
-
-
-def _span(first: int, last: int) -> tuple[int, int]:
-    """Where minutes of one quarter of an hour are; a ring holds whole quarters, so they never go over its edge."""
-    begin = _offset(MINUTE, first)
-    return begin, begin + (last - first) * _POINT.size
-
-
-def _track(width: Width, ring: bytearray, slot: int, now: float) -> Track:
+def _track(width: Width, packed: bytes, slot: int, now: float) -> Track:
     """Write a ring; `slot` is the present one, which is not in it yet."""
-    cut = _offset(width, slot)
-    packed: Sequence[int] = ring[cut:] + ring[:cut]
     start = next((place for place, byte in enumerate(packed) if byte), len(packed)) // _POINT.size * _POINT.size
     return Track(
         seconds=width.seconds,
         age=max(0, round((now - slot * width.seconds) * 1000)),
-        points=base64.b64encode(bytes(packed[start:])).decode(),
+        points=base64.b64encode(packed[start:]).decode(),
     )

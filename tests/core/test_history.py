@@ -6,7 +6,7 @@ import base64
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kubespan.core.history import (
@@ -209,6 +209,43 @@ def test_who_is_no_member_any_more_is_forgotten():
     assert histories.tracks(1, BEGIN + 150)
     histories.note({}, MEMBERS - {1}, BEGIN + 180)
     assert histories.tracks(1, BEGIN + 180) == ()
+
+
+def test_a_column_of_who_is_forgotten_has_nothing_of_them():
+    histories = Histories()
+    look(histories, until=BEGIN + 120)
+    now = BEGIN + 150
+    histories.note({2: Row()}, {2}, now)
+    look(histories, since=now, until=now + 60, member=2)
+    minutes, _ = read(histories, now + 60, member=2)
+    assert [began for began, point in minutes if point is not None] == [BEGIN + 120, BEGIN + 180][: len(minutes)]
+
+
+def test_room_for_more_links_leaves_what_is_known():
+    histories = Histories()
+    look(histories, until=BEGIN + QUARTER.seconds + 60)
+    before = read(histories, BEGIN + QUARTER.seconds + 60)
+    many = {index: Row() for index in range(1, 200)}
+    histories.note(many, many, BEGIN + QUARTER.seconds + 65)
+    assert read(histories, BEGIN + QUARTER.seconds + 60) == before
+    histories.note(many, many, BEGIN + QUARTER.seconds + 120)
+    for member in (1, 2, 199):
+        minutes, _ = read(histories, BEGIN + QUARTER.seconds + 125, member)
+        assert minutes[-1][1].state is UP
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.tuples(st.sets(st.integers(1, 40), max_size=20), st.integers(20, 90)), max_size=8))
+def test_links_keep_to_their_own_columns(looks):
+    """Whoever comes and goes, a link's points say how much itself sent."""
+    histories, now = Histories(), BEGIN
+    for members, seconds in looks:
+        now += seconds
+        histories.note({m: Row(UP, 0, m * 1000 * (now - BEGIN)) for m in members}, members, now)
+    for member in looks[-1][0] if looks else ():
+        minutes, _ = read(histories, now, member)
+        for _, point in minutes:
+            assert point is None or point.sent <= member * 1000 * 60 * 1.01
 
 
 def test_an_outcome_of_nobody_is_nothing():
