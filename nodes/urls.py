@@ -17,6 +17,7 @@ from nodes.views import (
     nodes,
     overview,
     pair,
+    resources,
     rotation,
     talos,
 )
@@ -38,6 +39,7 @@ urlpatterns = [
     path("clusters/<uuid:uuid>/nodes/", clusters.ClusterNodesView.as_view(), name="cluster-nodes"),
     path("clusters/<uuid:uuid>/links/", clusters.ClusterLinksView.as_view(), name="cluster-links"),
     path("clusters/<uuid:uuid>/map/", maps.ClusterMapView.as_view(), name="cluster-map"),
+    path("clusters/<uuid:uuid>/resources/", resources.ClusterResourcesView.as_view(), name="cluster-resources"),
     path("clusters/<uuid:uuid>/options/", clusters.ClusterOptionsView.as_view(), name="cluster-options"),
     path("clusters/<uuid:uuid>/preview/", clusters.ClusterOptionsPreviewView.as_view(), name="cluster-preview"),
     path("clusters/<uuid:uuid>/activity/", clusters.ClusterActivityView.as_view(), name="cluster-activity"),
@@ -62,6 +64,7 @@ urlpatterns = [
     path("nodes/<int:pk>/configuration/", node_page.NodeConfigurationView.as_view(), name="node-configuration"),
     path("nodes/<int:pk>/activity/", node_page.NodeActivityView.as_view(), name="node-activity"),
     path("nodes/<int:pk>/rename/", nodes.NodeRenameView.as_view(), name="node-rename"),
+    path("nodes/<int:pk>/resources/", resources.NodeResourcesView.as_view(), name="node-resources"),
     path("nodes/<int:pk>/approve/", nodes.NodeApproveView.as_view(), name="node-approve"),
     path("nodes/<int:pk>/remove/", nodes.NodeRemoveView.as_view(), name="node-remove"),
     path("nodes/<int:pk>/options/", nodes.NodeOptionsView.as_view(), name="node-options"),

@@ -387,6 +387,24 @@ def write_milliseconds(seconds: float) -> str:
     return f"{milliseconds:.3g}ms" if milliseconds < 1000 else f"{milliseconds:.0f}ms"  # noqa: PLR2004 - three digits
 
 
+def reported_status_record(
+    key: str, *, label: str, state: str, endpoint: str, received: int, sent: int, handshake: float
+) -> Record:
+    """What a peer is by its node's report, which tells not what was tried last, and when; `handshake` is Unix time."""
+    return Record(
+        PEER_STATUSES,
+        key,
+        {
+            "endpoint": endpoint,
+            "label": label,
+            "state": state,
+            "receiveBytes": received,
+            "transmitBytes": sent,
+            "lastHandshakeTime": rfc3339(handshake),
+        },
+    )
+
+
 def harvested(
     affiliates: Iterable[Affiliate], statuses: Mapping[str, PeerStatus], options: Options, now: float
 ) -> dict[str, tuple[str, Endpoint]]:

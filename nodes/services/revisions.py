@@ -23,7 +23,7 @@ from django.db.models import Exists, F, OuterRef, Q
 from django.db.models.functions import Greatest
 from kombu.exceptions import OperationalError
 
-from kubespan.core.messages import Delta, Member, Revision, Snapshot, dump
+from kubespan.core.messages import Delta, Member, Revision, Snapshot, dump, parse_from_console
 from nodes import fanout
 from nodes.access import needs
 from nodes.connections import sync_redis
@@ -183,6 +183,13 @@ def frame(cluster_pk: int, since: Revision | None) -> Frame:
     if since is None or not cluster.reaches:  # type: ignore[attr-defined] # annotated
         return _snapshot(cluster)
     return _delta(cluster, since)
+
+
+def read_snapshot(cluster_pk: int) -> Snapshot:
+    """What a machine that knows nothing yet would be told of the cluster; no query more than its frame needs."""
+    told = parse_from_console(frame(cluster_pk, None).bytes)
+    assert isinstance(told, Snapshot)  # noqa: S101 - from nothing leads a snapshot
+    return told
 
 
 def _with_reach(cluster_pk: int, since: Revision | None) -> Cluster:
