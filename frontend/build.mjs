@@ -38,7 +38,6 @@ async function styles() {
     target: ["chrome123", "firefox120", "safari17.5"],
   });
   await writeFile(new URL("app.css", OUT), code);
-  await copyFile(here("src/admin.css"), new URL("admin.css", OUT));
   const font = "node_modules/@fontsource-variable/inter/files/inter-latin-wght-normal.woff2";
   await copyFile(here(font), new URL("inter.woff2", OUT));
 }

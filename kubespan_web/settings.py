@@ -60,7 +60,7 @@ ALLOWED_HOSTS = words("ALLOWED_HOSTS", ",".join(dict.fromkeys(_hosts)))
 
 INSTALLED_APPS = [
     "nodes",
-    "django.contrib.admin",
+    "nodes.admin_site.ConsoleAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

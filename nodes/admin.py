@@ -10,18 +10,20 @@ import allauth.account.admin
 import allauth.mfa.admin
 import allauth.socialaccount.admin
 import allauth.usersessions.admin  # noqa: F401  these register what is taken back below
+import django.contrib.auth.admin  # noqa: F401  it registers what is taken back below
 import redis
 from allauth.account.models import EmailAddress, EmailConfirmation
 from allauth.mfa.models import Authenticator
 from allauth.socialaccount.models import SocialAccount, SocialApp, SocialToken
 from allauth.usersessions.models import UserSession
 from django.contrib import admin
+from django.contrib.auth.models import Group, User
 from django.db.models import Model
 from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import mark_safe
 
-from nodes import counters
+from nodes import access, counters
 from nodes.models import (
     ApiToken,
     Audit,
@@ -65,6 +67,14 @@ class Shown(admin.ModelAdmin):
         columns = [field for field in self.model._meta.fields if not isinstance(field, SecretField)]
         return [field.name for field in columns if field.name not in self.hidden]
 
+    def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Whoever comes in sees all of it: roles for one cluster alone let nobody in."""
+        return access.may(request.user, "manage_console")
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        """The same."""
+        return self.has_view_permission(request)
+
     def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """Rows are made by services."""
         return False
@@ -79,8 +89,12 @@ class Shown(admin.ModelAdmin):
 
     @admin.display(description="page")
     def page(self, row: Any) -> str:
-        """Where the row's own page is, from which it is changed."""
-        return format_html('<a href="{}">open</a>', row.get_absolute_url())
+        """Where the row is dealt with: on its own page, or that of its node or cluster."""
+        subjects = (row, getattr(row, "node", None), getattr(row, "cluster", None))
+        found = next((one for one in subjects if hasattr(one, "get_absolute_url")), None)
+        if found is None:
+            return "—"
+        return format_html('<a href="{}">{}</a>', found.get_absolute_url(), "open" if found is row else found)
 
 
 class CandidateInline(admin.TabularInline):
@@ -113,6 +127,7 @@ class ConsoleAdmin(Shown):
 
     hidden = ("first_code",)
     list_display = ("key", "epoch", "created")
+    search_fields = ("key",)
 
     def get_fields(self, request: HttpRequest, obj: Model | None = None) -> list[str]:
         """Its columns, and what it counted."""
@@ -141,7 +156,7 @@ class ClusterAdmin(Shown):
 class RotationAdmin(Shown):
     """Secrets that are handed out and not switched to yet."""
 
-    list_display = ("cluster", "generation", "automatic", "started", "started_by")
+    list_display = ("cluster", "generation", "automatic", "started", "started_by", "page")
     list_select_related = ("cluster",)
     search_fields = ("cluster__name", "started_by")
 
@@ -150,7 +165,7 @@ class RotationAdmin(Shown):
 class RolloutAdmin(Shown):
     """Upgrades of agents."""
 
-    list_display = ("cluster", "version", "state", "started", "started_by", "ended")
+    list_display = ("cluster", "version", "state", "started", "started_by", "ended", "page")
     list_filter = ("state", "cluster")
     list_select_related = ("cluster",)
     search_fields = ("cluster__name", "version", "sha256", "started_by")
@@ -160,7 +175,7 @@ class RolloutAdmin(Shown):
 class RolloutStepAdmin(Shown):
     """What became of each node in an upgrade."""
 
-    list_display = ("rollout", "node", "order", "state", "before", "told", "ended")
+    list_display = ("rollout", "node", "order", "state", "before", "told", "ended", "page")
     list_filter = ("state",)
     list_select_related = ("rollout__cluster", "node")
     search_fields = ("node__name", "reason")
@@ -222,7 +237,7 @@ class NodeAdmin(Shown):
 class ObstacleAdmin(Shown):
     """What nodes' preflights found."""
 
-    list_display = ("code", "node", "text", "since")
+    list_display = ("code", "node", "text", "since", "page")
     list_filter = ("code",)
     list_select_related = ("node",)
     search_fields = ("code", "text", "node__name")
@@ -232,7 +247,7 @@ class ObstacleAdmin(Shown):
 class CandidateAdmin(Shown):
     """Endpoints."""
 
-    list_display = ("endpoint", "node", "source", "order", "seen")
+    list_display = ("endpoint", "node", "source", "order", "seen", "page")
     list_filter = ("source", "node__cluster")
     list_select_related = ("node",)
     search_fields = ("endpoint", "node__name")
@@ -253,7 +268,17 @@ class TokenAdmin(Shown):
     """Enrolment tokens."""
 
     hidden = ("digest",)
-    list_display = ("name", "cluster", "used", "uses", "expires", "approval_required", "revoked_at", "created_by")
+    list_display = (
+        "name",
+        "cluster",
+        "used",
+        "uses",
+        "expires",
+        "approval_required",
+        "revoked_at",
+        "created_by",
+        "page",
+    )
     list_filter = ("cluster", "approval_required")
     list_select_related = ("cluster", "created_by")
     search_fields = ("name", "uuid", "cluster__name", "created_by__username")
@@ -320,7 +345,7 @@ class SocialAccountAdmin(Shown):
 class TransitionAdmin(Shown):
     """What changed by itself."""
 
-    list_display = ("at", "cluster", "node", "peer", "kind", "before", "after", "text")
+    list_display = ("at", "cluster", "node", "peer", "kind", "before", "after", "text", "page")
     list_filter = ("kind", "cluster")
     list_select_related = ("cluster", "node", "peer")
     search_fields = ("node__name", "peer__name", "text")
@@ -331,9 +356,9 @@ class TransitionAdmin(Shown):
 class AuditAdmin(Shown):
     """Who did what."""
 
-    list_display = ("at", "actor_name", "verb", "target", "cluster")
+    list_display = ("at", "actor_name", "verb", "target", "cluster", "page")
     list_filter = ("verb", "cluster")
-    list_select_related = ("cluster", "actor")
+    list_select_related = ("cluster", "actor", "node")
     search_fields = ("actor_name", "verb", "target")
     date_hierarchy = "at"
 
@@ -418,3 +443,17 @@ class HistoryMarkAdmin(Shown):
     list_display = ("cluster", "minute", "quarter", "left_out")
     list_select_related = ("cluster",)
     search_fields = ("cluster__name",)
+
+
+admin.site.unregister(Group)  # roles are grants; nobody is in a group
+admin.site.unregister(User)  # Django's own page changes people past nodes.services.people
+
+
+@admin.register(User)
+class UserAdmin(Shown):
+    """People."""
+
+    hidden = ("password",)
+    list_display = ("username", "is_active", "is_superuser", "last_login", "date_joined")
+    list_filter = ("is_active", "is_superuser")
+    search_fields = ("username", "first_name", "last_name", "email")

@@ -7,12 +7,12 @@ from django.views.generic import RedirectView
 
 
 class AdminSignInView(RedirectView):
-    """The admin's own way in leads to the console's; who is signed in and not of the staff gets no further."""
+    """The admin's own way in leads to the console's; whoever is sent here though signed in may not enter."""
 
     pattern_name = "account_login"
     query_string = True
 
     def dispatch(self, request, *args, **kwargs):
-        if request.user.is_authenticated and not request.user.is_staff:
+        if request.user.is_authenticated:
             raise PermissionDenied
         return super().dispatch(request, *args, **kwargs)

@@ -8,6 +8,7 @@ from ipaddress import ip_address
 
 from django import template
 from django.db.models import Model
+from django.db.models.options import Options
 from django.templatetags.static import static
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
@@ -184,6 +185,12 @@ def pending_nodes(context: template.Context) -> int:
 def may(context: template.Context, action: str, subject: Model | None = None) -> bool:
     """Whether who looks at the page may do that: `{% may "approve_node" node as can_approve %}`."""
     return access.may(context["request"].user, action, subject)
+
+
+@register.filter
+def admin_changelist(opts: Options) -> str:
+    """The name of the address at which the admin lists a model."""
+    return f"admin:{opts.app_label}_{opts.model_name}_changelist"
 
 
 @register.simple_tag(takes_context=True)

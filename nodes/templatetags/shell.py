@@ -25,6 +25,8 @@ class Choice(NamedTuple):
 
 def _name(context: template.Context) -> str:
     match = getattr(context.get("request"), "resolver_match", None)
+    if match and match.app_name == "admin":
+        return "settings-admin"  # the admin names its pages after models, and belongs to the settings
     return (match.url_name or "") if match else ""
 
 

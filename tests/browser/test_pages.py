@@ -17,6 +17,7 @@ from kubespan.discovery import service as names
 from kubespan.discovery.proto import cluster_pb2 as proto
 from kubespan.discovery.sealing import seal_affiliate
 from nodes import certificates
+from tests.browser.conftest import PASSWORD
 from tests.factories import cluster_identity
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("administrator")]
@@ -192,23 +193,62 @@ def test_findings_come_and_go_by_themselves(open_browser, mesh, machines, view):
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_the_admin(open_browser, mesh, view):
-    """Django's own pages keep to the policy as well; of each kind one."""
+    """Django's own pages look like the rest, and keep to the policy as well; of each kind one."""
     browser = open_browser(**view, reduced_motion="reduce").sign_in()
-    for address in ("", "nodes/node/", "nodes/transition/", "nodes/audit/", "auth/user/", "auth/user/1/change/"):
+    for address in ("", "nodes/node/", "nodes/node/1/change/", "nodes/audit/", "nodes/audit/?q=nobody", "auth/user/"):
         browser.page.goto(f"/admin/{address}")
-        expect(browser.page.get_by_role("link", name="admin", exact=True)).to_be_visible()
-        if not address:
-            browser.check()
+        expect(browser.page.get_by_role("navigation", name="Models")).to_be_visible()
+        browser.check()
+    browser.page.goto("/admin/nodes/node/")
+    browser.page.get_by_text("Status", exact=True).first.click()
+    browser.page.get_by_role("link", name="pending").click()
+    expect(browser.page.get_by_role("link", name="stranger", exact=True).first).to_be_visible()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_what_is_shown_once_stays_until_it_is_kept(open_browser, mesh, view):
+    browser = open_browser(**view, reduced_motion="reduce").sign_in()
+    page = browser.page
+    page.goto("/settings/api-tokens/")
+    page.get_by_role("button", name="Make a token").first.click()
+    page.get_by_label("Name", exact=True).fill(f"script of {view}"[:40])
+    browser.check()
+    page.get_by_role("button", name="Make it").click()
+    secret = page.locator("[data-secret]")
+    expect(secret).to_have_text(re.compile("^kapi_"))
+    browser.check()
+    for _ in range(2):
+        page.keyboard.press("Escape")
+    page.mouse.click(2, 2)
+    expect(secret).to_be_visible()
+    page.get_by_role("link", name="I have kept it").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(page.get_by_text("kapi_")).to_have_count(0)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_webhook_says_what_became_of_its_test(open_browser, mesh, view):
+    browser = open_browser(**view, reduced_motion="reduce").sign_in()
+    page = browser.page
+    page.goto("/settings/alerts/create/")
+    page.get_by_label("Name", exact=True).fill(f"on call {len(str(view))}")
+    page.get_by_label("Address").fill("http://127.0.0.1:9/")
+    page.get_by_role("button", name="Add it").click()
+    page.get_by_role("link", name="I have kept it").click()
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Send a test").click()
+    expect(page.get_by_text("which is not a public address")).to_be_visible()
+    browser.check()
+    page.goto("/settings/about/")
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    expect(page.get_by_text("1 worker lives")).to_be_visible()
+    browser.check()
 
 
 def test_errors_look_like_the_rest(open_browser, mesh, console):
     alice = open_browser().sign_in().page
-    alice.goto("/admin/auth/user/add/")
-    alice.get_by_label("Username").fill("bob")
-    alice.locator("#id_password1").fill("correct horse battery")
-    alice.locator("#id_password2").fill("correct horse battery")
-    alice.get_by_role("button", name="Save", exact=True).click()
-    expect(alice.get_by_text("was added successfully")).to_be_visible()
+    make_bob = "from django.contrib.auth.models import User; User.objects.create_user('bob', password='{}')"
+    console.call("shell", "--no-imports", "-c", make_bob.format(PASSWORD))
     browser = open_browser()
     page = browser.page
     page.goto("/login/")

@@ -73,9 +73,9 @@ class ApiTokenRevokeView(SettingsTab):
     tab = "api-tokens"
     permission = ENTER
 
-    def post(self, request, token):
+    def post(self, request, uuid):
         try:
-            revoked = services.revoke_api_token(request.user, token, timezone.now())
+            revoked = services.revoke_api_token(request.user, uuid, timezone.now())
         except Refused as refusal:
             messages.error(request, refusal.reason)
         else:

@@ -9,7 +9,7 @@ urlpatterns = [
     path("", RedirectView.as_view(pattern_name="settings-about"), name="settings"),
     path("about/", about.AboutView.as_view(), name="settings-about"),
     path("api-tokens/", api_tokens.ApiTokensView.as_view(), name="settings-api-tokens"),
-    path("api-tokens/<uuid:token>/revoke/", api_tokens.ApiTokenRevokeView.as_view(), name="settings-api-token-revoke"),
+    path("api-tokens/<uuid:uuid>/revoke/", api_tokens.ApiTokenRevokeView.as_view(), name="settings-api-token-revoke"),
     path("alerts/", alerts.AlertsView.as_view(), name="settings-alerts"),
     path("alerts/create/", alerts.WebhookCreateView.as_view(), name="settings-webhook-create"),
     path("alerts/<uuid:uuid>/", alerts.WebhookView.as_view(), name="settings-webhook"),
