@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from nodes.history.reading import Series
+from nodes.history.series import Series
 from nodes.live import Seen, Summary
 
 FULL_LINKS = 50

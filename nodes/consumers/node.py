@@ -13,6 +13,7 @@ from nodes.consumers.base import LEASE_SECONDS, PACE_SECONDS, FollowingConsumer,
 from nodes.consumers.rows import node_rows, on_page, reported, sight
 from nodes.fanout import Watch
 from nodes.history import reading
+from nodes.history.series import Series, columns
 from nodes.models import Audit, Candidate, Node, Transition
 from nodes.pages import FULL_LINKS, Flushed, LinkCounts, NodeDelta, NodeRow, NodeSnapshot, PeerRow
 
@@ -37,7 +38,7 @@ class NodeConsumer(MeshConsumer):
         self._peers: Sent[int, PeerRow] = Sent()
         self._told_revision = self._revision = 0
         self._noted: float | None = None
-        self._history: list[reading.Series] = []
+        self._history: list[Series] = []
         return those(Node.objects.filter(pk=self._pk).values_list("cluster_id", flat=True))
 
     def read(self) -> None:
@@ -56,7 +57,7 @@ class NodeConsumer(MeshConsumer):
         self._count_from_peers()
         if self._noted is not None:
             point = reading.newest_point(node, None, self._noted)
-            self._history = [reading.columns(node.name, [(int(self._noted), point)])] if point else []
+            self._history = [columns(node.name, [(int(self._noted), point)])] if point else []
             self._noted = None
 
     async def history_noted(self, event: dict[str, Any]) -> None:

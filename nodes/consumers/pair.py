@@ -12,6 +12,7 @@ from nodes.consumers.base import LEASE_SECONDS, PACE_SECONDS, Gone, MeshConsumer
 from nodes.consumers.rows import sight
 from nodes.fanout import Watch
 from nodes.history import reading
+from nodes.history.series import Series, columns
 from nodes.models import Node
 from nodes.pages import Flushed, PairDelta, PairSnapshot, Sight
 from nodes.services import followed
@@ -33,7 +34,7 @@ class PairConsumer(MeshConsumer):
         self._sights: Sent[LinkKey, live.Seen] = Sent()
         self._pinned: Sent[str, bool] = Sent()
         self._noted: float | None = None
-        self._history: list[reading.Series] = []
+        self._history: list[Series] = []
         return those(Node.objects.filter(pk__in=self._pks).values_list("cluster_id", flat=True))
 
     def read(self) -> None:
@@ -109,9 +110,9 @@ class PairConsumer(MeshConsumer):
         self.look_again()
 
 
-def _newest(here: Node, there: Node, minute: float) -> list[reading.Series]:
+def _newest(here: Node, there: Node, minute: float) -> list[Series]:
     found = []
     for node, peer in ((here, there), (there, here)):
         point = reading.newest_point(node, peer, minute)
-        found.append(reading.columns(node.name, [(int(minute), point)] if point else []))
+        found.append(columns(node.name, [(int(minute), point)] if point else []))
     return found if any(series.at for series in found) else []

@@ -29,7 +29,7 @@ _decoder = msgspec.msgpack.Decoder(Counters)
 
 def counters_key(cluster_pk: int) -> str:
     """Where the counters of a cluster's last look are."""
-    return f"kubespan:history:{cluster_pk}"
+    return f"kubespan:counted:{cluster_pk}"
 
 
 def read_counters(cluster_pk: int) -> Counters:

@@ -4,63 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Literal
 
-import msgspec
 from django.db.models import QuerySet
 
-from nodes.history import points, strips
+from nodes.history import points, rings, strips
 from nodes.history.points import RESOLUTIONS, Point, Resolution
+from nodes.history.series import Chart, SpanName, Strip, columns
 from nodes.history.strips import Change, Stretch
 from nodes.live import Seen
 from nodes.models import LinkHistory, Node, NodeHistory, Transition
 
-SpanName = Literal["24h", "7d"]
 SPANS: tuple[SpanName, ...] = ("24h", "7d")
 MOST_CHANGES = 2000
 """Transitions of one link that a strip is made of; more are beyond what anybody can see."""
-MICRO, TENTH, HUNDREDTH, MYRIAD = 6, 1, 2, 4
-
-
-class Series(msgspec.Struct, frozen=True):
-    """Points in columns of equal length, the oldest first; where nothing was noted there is none.
-
-    `connected` is a share of the looks, links are means over the looks at which the node was connected. Round trips are
-    seconds, losses shares, traffic bytes per second; null where it was not measured.
-    """
-
-    name: str
-    at: list[int] = []
-    connected: list[float] = []
-    up: list[float] = []
-    unknown: list[float] = []
-    down: list[float] = []
-    rtt: list[float | None] = []
-    loss: list[float | None] = []
-    received: list[float | None] = []
-    sent: list[float | None] = []
-
-
-class Strip(msgspec.Struct, frozen=True):
-    """A link's states, one after another."""
-
-    name: str
-    stretches: list[Stretch]
-    cut: bool
-    """Whether changes are missing: more happened than was kept."""
-
-
-class Chart(msgspec.Struct, frozen=True):
-    """`/nodes/<pk>/history/` and `/links/<pk>/<pk>/history/`: from `start` to `end`, a point each `step` seconds."""
-
-    span: SpanName
-    start: int
-    end: int
-    step: int
-    series: list[Series]
-    strips: list[Strip] = []
-    note: str = ""
-    """What is missing, and why."""
+SPARE = 2
+"""Points that a link may lack, the present one among them, before its agents are asked."""
 
 
 def parse_span(text: str | None) -> SpanName:
@@ -91,14 +49,39 @@ def link_points(node: Node, peer: Node, span: SpanName, now: datetime) -> dict[i
 
 
 def link_chart(one: Node, other: Node, seen: tuple[Seen | None, Seen | None], span: SpanName, now: datetime) -> Chart:
-    """What a link was like, as both ends say; `seen` is how each sees the other now."""
+    """What a link was like, as both ends say; `seen` is how each sees the other now.
+
+    Where the console noted too little, connected agents are asked for what they keep, which takes seconds at most.
+    """
     resolution, start, end = window(span, now)
+    first, step = int(start.timestamp()), int(resolution.period)
+    ways = ((one, other), (other, one))
+    known = {node.pk: link_points(node, peer, span, now) for node, peer in ways}
+    enough = (int(now.timestamp()) - first) // step - SPARE
+    lacking = [(node, peer) for node, peer in ways if len(known[node.pk]) < enough and not node.is_talos]
+    asked = rings.ask(lacking)
     series, found = [], []
-    for node, peer, sight in ((one, other, seen[0]), (other, one, seen[1])):
-        series.append(columns(node.name, sorted(link_points(node, peer, span, now).items())))
+    for (node, peer), sight in zip(ways, seen, strict=True):
+        filled = rings.fill(known[node.pk], asked.rings.get(node.pk, ()), resolution, first)
+        series.append(columns(node.name, filled.items()))
         present = sight.state if sight is not None and node.is_here else None
         found.append(link_strip(node, peer, present, span, now))
-    return Chart(span, int(start.timestamp()), int(end.timestamp()), int(resolution.period), series, found)
+    note = _note(asked, [node.name for node, _ in ways if node.pk in asked.rings], span, cut=any(s.cut for s in found))
+    return Chart(span, first, int(end.timestamp()), step, series, found, note)
+
+
+def _note(asked: rings.Asked, told: Sequence[str], span: SpanName, *, cut: bool) -> str:
+    """Where points come from, and what is missing, in sentences."""
+    notes = list(asked.refusals)
+    if told:
+        grain = "" if span == "7d" else ": minutes of the last six hours, quarters of an hour before"
+        whom = " and ".join(told)
+        notes.append(
+            f"Where the console kept no points, those of the agent{'s' * (len(told) > 1)} of {whom} are shown{grain}."
+        )
+    if cut:
+        notes.append("More happened in the cluster in this time than is kept: changes may be missing from the strips.")
+    return " ".join(notes)
 
 
 def _points(
@@ -109,27 +92,6 @@ def _points(
             at = first + place * resolution.step
             if at >= start:
                 yield int(at.timestamp()), point
-
-
-def columns(name: str, found: Iterable[tuple[int, Point]]) -> Series:
-    """Points as pages have them."""
-    series = Series(name, [], [], [], [], [], [], [], [], [])
-    for at, point in found:
-        looks = point.connected or 1
-        series.at.append(at)
-        series.connected.append(round(point.connected / point.looks, HUNDREDTH))
-        series.up.append(round(point.up / looks, HUNDREDTH))
-        series.unknown.append(round(point.unknown / looks, HUNDREDTH))
-        series.down.append(round(point.down / looks, HUNDREDTH))
-        series.rtt.append(_rounded(point.rtt, MICRO))
-        series.loss.append(_rounded(point.loss, MYRIAD))
-        series.received.append(_rounded(point.received, TENTH))
-        series.sent.append(_rounded(point.sent, TENTH))
-    return series
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)
 
 
 def newest_point(node: Node, peer: Node | None, minute: float) -> Point | None:

@@ -6,6 +6,7 @@ import msgspec
 from django.http import HttpRequest, HttpResponse
 
 from nodes.history import reading
+from nodes.history.series import Chart
 
 
 def history_context(request: HttpRequest) -> dict[str, object]:
@@ -13,7 +14,7 @@ def history_context(request: HttpRequest) -> dict[str, object]:
     return {"history_span": reading.parse_span(request.GET.get("history")), "history_spans": reading.SPANS}
 
 
-def answer(chart: reading.Chart) -> HttpResponse:
+def answer(chart: Chart) -> HttpResponse:
     """A chart as JSON that no cache keeps."""
     return HttpResponse(
         msgspec.json.encode(chart), content_type="application/json", headers={"Cache-Control": "no-store"}

@@ -25,14 +25,9 @@ pytestmark = pytest.mark.django_db
 def test_every_row_of_the_timetable_names_a_task():
     names = {row["task"] for row in app.conf.beat_schedule.values()}
     wanted = (
-        "heartbeat",
-        "advance_rollouts",
-        "check_lag",
-        "mark_silent_nodes",
-        "keep_affiliates",
-        "note_history",
-        "expire",
-    )
+        "heartbeat", "gather_alerts", "advance_rollouts", "check_lag", "mark_silent_nodes", "keep_affiliates",
+        "note_history", "expire",
+    )  # fmt: skip
     assert names == {f"nodes.tasks.{task}" for task in wanted}
     assert all(name in app.tasks or hasattr(tasks, name.rpartition(".")[2]) for name in names)
 
