@@ -29,9 +29,11 @@ DOWN_LINKS = 2
 def write_past(
     cluster: Cluster, now: datetime, links: Sequence[tuple[Node, Node]] = (), *, seed: object = "past"
 ) -> None:
-    """Write it up to this moment."""
+    """Write it up to this moment, in the place of what there is."""
     members = list(Node.objects.approved().filter(cluster=cluster, kind="linux"))
     dice = random.Random(repr(seed))
+    for model in (NodeHistory, LinkHistory):
+        model.objects.filter(node__cluster=cluster).delete()
     ways = [*links, *((there, here) for here, there in links)]
     for resolution in (MINUTES, QUARTERS):
         rows = []
