@@ -66,13 +66,15 @@ def link_chart(one: Node, other: Node, seen: tuple[Seen | None, Seen | None], sp
         series.append(columns(node.name, filled.items()))
         present = sight.state if sight is not None and node.is_here else None
         found.append(link_strip(node, peer, present, span, now))
-    note = _note(asked, [node.name for node, _ in ways if node.pk in asked.rings], span, cut=any(s.cut for s in found))
+    # Where most of it is there, nobody misses what an agent that is away keeps.
+    missed = asked.refusals if any(len(known[node.pk]) < enough / 2 for node, _ in lacking) else []
+    note = _note(missed, [node.name for node, _ in ways if node.pk in asked.rings], span, cut=any(s.cut for s in found))
     return Chart(span, first, int(end.timestamp()), step, series, found, note)
 
 
-def _note(asked: rings.Asked, told: Sequence[str], span: SpanName, *, cut: bool) -> str:
+def _note(missed: Sequence[str], told: Sequence[str], span: SpanName, *, cut: bool) -> str:
     """Where points come from, and what is missing, in sentences."""
-    notes = list(asked.refusals)
+    notes = list(missed)
     if told:
         grain = "" if span == "7d" else ": minutes of the last six hours, quarters of an hour before"
         whom = " and ".join(told)

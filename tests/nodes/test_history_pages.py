@@ -94,7 +94,12 @@ def test_a_links_chart_has_both_directions_and_when_they_were_up(page, cluster, 
     assert [state for _, _, state in ours["stretches"]] == ["down", "up"]
     assert ours["stretches"][0][1] == pytest.approx(at.timestamp())
     assert [state for _, _, state in theirs["stretches"]] == ["none"]
-    assert f"{there.name} is not connected" in chart["note"]
+    assert chart["note"] == ""
+
+
+def test_where_most_is_missing_a_chart_says_why(page, ends):
+    here, there = ends
+    assert f"{there.name} is not connected" in read(page, f"/links/{here.pk}/{there.pk}/history/")["note"]
 
 
 def test_a_chart_says_when_changes_were_left_out(page, cluster, ends):

@@ -5,7 +5,7 @@ import { colour, tint } from "./colours.ts";
 import { isolated, type Values } from "./series.ts";
 
 const HEIGHT = 156;
-const AXIS = 52;
+const AXIS = 60;
 const SPACE = "http://www.w3.org/2000/svg";
 
 export interface Line {
