@@ -76,6 +76,7 @@ urlpatterns = [
     path("links/<int:here>/<int:there>/history/", pair.PairHistoryView.as_view(), name="pair-history"),
     path("links/<int:here>/<int:there>/keep/", pair.PairKeepView.as_view(), name="pair-keep"),
     path("nodes/<int:pk>/history/", node_page.NodeHistoryView.as_view(), name="node-history"),
+    path("nodes/<int:pk>/history/peers/", node_page.NodePeerHistoryView.as_view(), name="node-peer-history"),
     path("map/", maps.MapView.as_view(), name="map"),
     path("tokens/", enrolment.TokenListView.as_view(), name="token-list"),
     path("tokens/bulk/", bulk.TokenBulkView.as_view(), name="token-bulk"),

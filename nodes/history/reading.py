@@ -96,6 +96,23 @@ def _points(
                 yield int(at.timestamp()), point
 
 
+def peer_trails(node: Node, now: datetime) -> dict[int, list[float | None]]:
+    """The round trip of the last hour's minutes to each peer whose link is followed, the oldest first; one query."""
+    end = points.MINUTES.floor(now)
+    begin = end - points.MINUTES.row + points.MINUTES.step
+    starts = {points.MINUTES.row_start(at) for at in (begin, end)}
+    rows = LinkHistory.objects.filter(node=node, period=points.MINUTES.period, start__in=starts)
+    trails: dict[int, list[float | None]] = {}
+    places = points.MINUTES.row // points.MINUTES.step
+    for peer, start, packed in rows.order_by().values_list("peer_id", "start", "points"):
+        trail = trails.setdefault(peer, [None] * places)
+        for place, point in points.unpack(bytes(packed)):
+            at = start + place * points.MINUTES.step
+            if begin <= at <= end:
+                trail[(at - begin) // points.MINUTES.step] = point.rtt
+    return trails
+
+
 def newest_point(node: Node, peer: Node | None, minute: float) -> Point | None:
     """The point that was noted for this minute, if there is one; of a link where a peer is given."""
     at = datetime.fromtimestamp(minute, UTC)

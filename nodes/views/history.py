@@ -14,8 +14,8 @@ def history_context(request: HttpRequest) -> dict[str, object]:
     return {"history_span": reading.parse_span(request.GET.get("history")), "history_spans": reading.SPANS}
 
 
-def answer(chart: Chart) -> HttpResponse:
-    """A chart as JSON that no cache keeps."""
+def answer(chart: Chart | dict[int, list[float | None]]) -> HttpResponse:
+    """A chart, or small lines by primary key, as JSON that no cache keeps."""
     return HttpResponse(
         msgspec.json.encode(chart), content_type="application/json", headers={"Cache-Control": "no-store"}
     )

@@ -252,6 +252,13 @@ class NodeHistoryView(NodePage):
         return answer(reading.node_chart(self.node, reading.parse_span(request.GET.get("span")), timezone.now()))
 
 
+class NodePeerHistoryView(NodePage):
+    """The small lines beside its peers' round trips."""
+
+    def get(self, request, pk):
+        return answer(reading.peer_trails(self.node, timezone.now()))
+
+
 class NodeActivityView(NodePage):
     """What happened to it, by itself and by people."""
 

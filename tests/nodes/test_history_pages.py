@@ -14,6 +14,7 @@ from nodes import live
 from nodes.connections import sync_redis
 from nodes.consumers.node import NodeConsumer
 from nodes.consumers.pair import PairConsumer
+from nodes.history import reading
 from nodes.models import FollowedLink, Node, Transition
 from nodes.services import followed, history
 from tests.factories import fill, make_cluster, make_user
@@ -198,3 +199,17 @@ def test_a_links_socket_tells_figures_and_when_words_are_others(cluster, ends):
     consumer.read()
     delta = consumer.delta()
     assert [(series.name, series.down) for series in delta.history] == [(here.name, [1]), (there.name, [0])]
+
+
+def test_small_lines_have_the_last_hour_of_followed_links(page, cluster, ends):
+    here, there = ends
+    now = timezone.now()
+    assert read(page, f"/nodes/{here.pk}/history/peers/") == {}
+    followed.pin(None, here, there, now, pinned=True)
+    for minutes, rtt in ((90, 10_000), (30, 20_000), (0, 30_000)):
+        say(here, there, rtts=(rtt,))
+        history.note_minute(cluster.pk, now - minutes * MINUTE)
+    trail = reading.peer_trails(here, now)[there.pk]
+    assert len(trail) == 60
+    assert {place: rtt for place, rtt in enumerate(trail) if rtt is not None} == {29: 0.02, 59: 0.03}
+    assert read(page, f"/nodes/{here.pk}/history/peers/").keys() == {str(there.pk)}

@@ -1,4 +1,5 @@
 // A node's live page: its own facts, and each link from both ends.
+import { formatRoundTrip, formatShare } from "../charts/words.ts";
 import { formatBytes, formatRate, rate } from "../format.ts";
 import { timeElement } from "../times.ts";
 import { showFacts } from "./cluster.ts";
@@ -7,9 +8,10 @@ import { addPoints, renewHistory } from "./history.ts";
 import { reload } from "./leaving.ts";
 import type { NodeDelta, NodeRow, NodeSnapshot, PeerRow, Sight } from "./shapes.ts";
 import type { Page } from "./socket.ts";
+import { drawSpark } from "./spark.ts";
 import { reason } from "./words.ts";
 
-const HEADS = ["Peer", "State", "Seen by the peer", "Endpoint", "Last handshake", "Received", "Sent", ""];
+const HEADS = ["Peer", "State", "Seen by the peer", "Endpoint", "Last handshake", "Round trip", "Received", "Sent", ""];
 const FIRST_FIGURE = 5;
 
 export class NodePage implements Page<NodeSnapshot, NodeDelta> {
@@ -17,6 +19,7 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
   readonly #peers = new Map<number, PeerRow>();
   readonly #before = new Map<number, Sight>();
   #node: NodeRow | null = null;
+  #trails = new Map<number, (number | null)[]>();
 
   constructor(root: HTMLElement) {
     this.#root = root;
@@ -29,6 +32,7 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
     if (this.#node) renewHistory(this.#root); // points were missed
     this.#take(message.node, message.at);
     this.#draw();
+    this.#fetchTrails();
   }
 
   delta(message: NodeDelta): void {
@@ -43,6 +47,22 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
     if (message.node) this.#take(message.node, message.at);
     this.#draw();
     addPoints(this.#root, message.history);
+    if (message.history?.length) this.#fetchTrails();
+  }
+
+  /** A minute was noted: the small lines have another point. Without them the figures still say all. */
+  async #fetchTrails(): Promise<void> {
+    const path = this.#root.querySelector<HTMLElement>("[data-trails]")?.dataset.trails;
+    if (!path) return;
+    try {
+      const answer = await fetch(path);
+      if (!answer.ok || answer.redirected) return;
+      const found = (await answer.json()) as Record<string, (number | null)[]>;
+      this.#trails = new Map(Object.entries(found).map(([pk, values]) => [Number(pk), values]));
+      this.#draw();
+    } catch {
+      // the next minute brings another
+    }
   }
 
   #take(row: NodeRow, at: number): void {
@@ -111,8 +131,8 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
   }
 
   #show(row: Element, peer: PeerRow): void {
-    const [name, state, theirs, endpoint, handshake, received, sent, action] = row.children;
-    if (!name || !state || !theirs || !endpoint || !handshake || !received || !sent || !action) return;
+    const [name, state, theirs, endpoint, handshake, trip, received, sent, action] = row.children;
+    if (!name || !state || !theirs || !endpoint || !handshake || !trip || !received || !sent || !action) return;
     const { ours } = peer;
     const figures = this.#figures(peer);
     const before = this.#before.get(peer.pk);
@@ -134,6 +154,7 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
     );
     const age = figures?.handshake ? timeElement(figures.handshake) : "never";
     fill(handshake, String(figures?.handshake ? Math.round(figures.handshake) : "never"), element("div", {}, age));
+    showRoundTrip(trip, figures, this.#trails.get(peer.pk));
     showTraffic(received, figures, before, "received");
     showTraffic(sent, figures, before, "sent");
     fill(action, why ? "again" : "", ...(why ? this.#tryAgain(peer) : []));
@@ -148,6 +169,21 @@ function headElement(head: string, at: number): HTMLElement {
 
 function sightElement(sight: Sight | null): Node {
   return sight ? stateElement(sight.state) : element("span", { class: "text-secondary" }, "not said");
+}
+
+/** The round trip, what is lost, and how it went in the last hour where that is kept. */
+function showRoundTrip(place: Element, now: Sight | null, trail: readonly (number | null)[] | undefined): void {
+  const rtt = now?.rtt ?? null;
+  const text = rtt === null ? "—" : formatRoundTrip(rtt);
+  const lost = now?.loss ? `${formatShare(now.loss)} lost` : "";
+  const parts: (Node | string)[] = [text];
+  if (lost) parts.push(element("span", { class: "ks-sub" }, lost));
+  if (trail?.some((value) => value !== null)) {
+    const line = element("span", { class: "ks-trail", title: "Round trip in the last hour" });
+    drawSpark(line, trail);
+    parts.push(line);
+  }
+  fill(place, `${text} ${lost} ${trail?.join()}`, element("div", {}, ...parts));
 }
 
 function showTraffic(place: Element, now: Sight | null, before: Sight | undefined, which: "received" | "sent"): void {
