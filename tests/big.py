@@ -326,7 +326,7 @@ def main() -> int:
     parser.add_argument("--name", default="big", help="of the cluster; one that is there is taken up again")
     parser.add_argument("--data", help="of the console that runs (default: KUBESPAN_DATA)")
     options = parser.parse_args()
-    _prepare(options.data)
+    prepare(options.data)
     from nodes.models import Cluster  # noqa: PLC0415
 
     cluster = Cluster.objects.filter(name=options.name).first()
@@ -356,7 +356,7 @@ def _take_up(cluster: Cluster) -> list[Node]:
     return [*approved, *Node.objects.pending().filter(cluster=cluster)]
 
 
-def _prepare(data: str | None) -> None:
+def prepare(data: str | None) -> None:
     """Set this process up as a command of that console would be."""
     from nodes import embedded  # noqa: PLC0415
 

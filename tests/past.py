@@ -3,16 +3,30 @@
     write_past(cluster, now)                    # of all its Linux members, a second for each hundred
     write_past(cluster, now, links=[(a, b)])    # and of these links, in both directions
 
+    python -m tests.past --data DIRECTORY --cluster NAME
+
+writes that of a cluster of a console that runs, and of the link between its first two members that are connected.
+
 Every node was away for an hour, had links down for another, and has a gap of half an hour in which nobody looked. All
 of it follows from the seed.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import random
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+
+if __name__ == "__main__":  # settings must be there before what has models is imported
+    from tests.big import prepare
+
+    parser = argparse.ArgumentParser(prog="python -m tests.past")
+    parser.add_argument("--data", help="of the console that runs (default: KUBESPAN_DATA)")
+    parser.add_argument("--cluster", required=True, help="its name")
+    options = parser.parse_args()
+    prepare(options.data)
 
 from nodes.history import points
 from nodes.history.points import MINUTES, QUARTERS, Point, Resolution
@@ -84,3 +98,9 @@ def _point(at: datetime, ago: timedelta, dice: random.Random, links: int, usual:
         0.0 if silent else tide * dice.lognormvariate(11, 0.4),
         0.0 if silent else tide * dice.lognormvariate(10, 0.5),
     )
+
+
+if __name__ == "__main__":
+    named = Cluster.objects.get(name=options.cluster)
+    connected = Node.objects.approved().connected().filter(cluster=named, kind="linux").order_by("index")
+    write_past(named, datetime.now(UTC), [tuple(connected[:2])])
