@@ -2,7 +2,8 @@
 
 Both are the real process with wireguard-go, connected to a console that takes their reports at the normal pace. They
 are started anew in each round, and looked at after a window in which both run and nothing happens. Sizes are resident;
-shares are seconds of processor a second, of the agent with what it starts (nft), over that window. `imports`, beside
+shares are seconds of processor a second, of the agent with what it starts (nft), over that window. The peers answer
+its probes; `measured` is of how many it knows the round trip at the end. `imports`, beside
 them, is what each adds to a process that does nothing but import.
 """
 
@@ -23,11 +24,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions
+from ipaddress import IPv6Address
 from pathlib import Path
 
 import msgspec
 
-from kubespan.agent.store import AgentState, Enrolment, Store
+from kubespan.agent.store import RESOURCES, AgentState, Enrolment, Store
+from kubespan.core.cluster import ula_prefix
 from kubespan.core.identity import KeyPair
 from kubespan.core.messages import REPORT_SECONDS, VERSIONS, Snapshot, Welcome
 from tests.agent.console_double import (
@@ -107,6 +110,7 @@ def bench(peers: int = MEMBERS, rounds: int = ROUNDS, window: float = WINDOW_SEC
             "window_seconds": window,
             **whole,
             "private": spread(sizes["private"], "mib"),
+            "measured": min(sizes["measured"]),
             "idle": spread(sizes["share"], "share"),
             "wireguard_idle": spread(sizes["wireguard_share"], "share"),
             "with_few": {"peers": FEW, **spread(sizes["few"], "mib"), "idle": spread(sizes["few_share"], "share")},
@@ -134,6 +138,7 @@ def _measure(peers: int, window: float) -> dict[str, float]:
             "agent": sizes["Rss"],
             "private": sizes["Private_Dirty"],
             "few": memory(few.pid)["Rss"],
+            "measured": float((directory / "many" / RESOURCES).read_bytes().count(b'"rtt":')),
             **dict(zip(("share", "few_share", "wireguard_share"), used, strict=True)),
         }
 
@@ -242,10 +247,11 @@ def make_state(directory: Path, someone: Someone, url: str) -> Store:
 
 def make_settings(peers: int) -> tuple[list[KeyPair], Snapshot]:
     """The keys of so many peers, and what the console tells of them: two endpoints and two addresses each."""
+    prefix = int(ula_prefix(CLUSTER_ID).network_address)
     numbers = range(2, 2 + peers)
     endpoints = (f"192.0.2.2:{PORT}", f"[2001:db8::2]:{PORT}")
     members = [
-        msgspec.structs.replace(member, index=number, endpoints=endpoints)
+        msgspec.structs.replace(member, index=number, endpoints=endpoints, address=str(IPv6Address(prefix + number)))
         for number, member in zip(numbers, make_snapshot(peers).members, strict=True)
     ]
     return [make_keys(number + 1) for number in range(peers)], snapshot(1, ALPHA.member(), *members)
