@@ -101,6 +101,11 @@ def enrolment_line(token: str, url: str, pin: str, release: Release | None) -> s
     """
     if release is None:
         return f"echo {token} | sudo kubespan-agent enrol {url}{f' --pin {pin}' if pin else ''} --token-file -"
+    return _install(token, url, pin, release)
+
+
+def _install(token: str, url: str, pin: str, release: Release) -> str:
+    """Get the script, compare, run; the token may be the name of a variable of the shell."""
     script = shlex.quote(f"{url}{SCRIPT_PATH}")
     python = f"python3 -c '{_FETCH.format(_ANYBODY if pin else '')}' {script}"
     curl = f"curl -fsS{'k' if pin else ''} {script}"
@@ -108,3 +113,28 @@ def enrolment_line(token: str, url: str, pin: str, release: Release | None) -> s
     refuse = "echo 'This is not the script that the console made: nothing was run.' >&2; false"
     compared = f'case "$(printf "%s\\n" "$s" | sha256sum)" in {release.script_sha256}*)'
     return f's="$({python} || {curl})" && {compared} {run};; *) {refuse};; esac'
+
+
+IMAGE = "python:3.13-slim-bookworm"
+"""What the agent needs, and nothing else: CPython with the GNU C library. Firewall rules need nft besides."""
+
+_KEPT = "-v kubespan-agent-state:/var/lib/kubespan-agent -v kubespan-agent-program:/opt/kubespan-agent"
+_RIGHTS = "--network host --cap-add NET_ADMIN --cap-add NET_RAW --device /dev/net/tun"
+_NFT = "{ apt-get -qq update && apt-get -qq install -y nftables; } >/dev/null"
+
+
+def write_container_line(token: str, release: Release) -> str:
+    """The line that has the agent in a container of the host's own network.
+
+    One container enrols and ends: it gets the token by standard input, for what stands in a container's command stays
+    to be read. The other one runs the agent on what the first left in two volumes, and again after each restart.
+    """
+    url = agent_url()
+    pin = own_fingerprint() if url.startswith("https:") else ""
+    first = f"{_NFT} && read -r t && {_install('$t', url, pin, release)}"
+    second = f"{_NFT}; exec /opt/kubespan-agent/kubespan-agent run"
+    run = f"{_RIGHTS} {_KEPT} {IMAGE} sh -c"
+    return (
+        f"echo {token} | docker run -i --rm {run} {shlex.quote(first)} && "
+        f"docker run -d --name kubespan-agent --restart unless-stopped {run} {shlex.quote(second)}"
+    )

@@ -14,6 +14,9 @@ register = template.Library()
 SWITCHED_AT_MOST = 200
 """Clusters that the switcher lists; the page of clusters has them all."""
 
+ENROLMENT_KINDS = (("linux", "Linux"), ("talos", "Talos"), ("container", "Container"))
+"""Key and title."""
+
 
 class Choice(NamedTuple):
     """A cluster that one may switch to, or all of them."""
@@ -86,3 +89,9 @@ def upper_tab(tab: str) -> str:
 def lookup(table: dict[object, object], key: object) -> object:
     """What a table has for a key, if it does."""
     return table.get(key)
+
+
+@register.simple_tag
+def enrolment_kinds() -> tuple[tuple[str, str], ...]:
+    """The kinds of machines that the enrolment dialog has a tab for."""
+    return ENROLMENT_KINDS

@@ -15,6 +15,7 @@ from nodes.models import Cluster, Token
 from nodes.services import tokens as services
 from nodes.services.refused import Refused
 from nodes.tables import TokenTable
+from nodes.templatetags.shell import ENROLMENT_KINDS
 from nodes.views.bulk import TOKEN_DEEDS
 from nodes.views.common import RoleMixin
 from nodes.views.lists import ListView
@@ -45,6 +46,11 @@ class EnrolmentView(RoleMixin, View):
 
     permission = "create_token"
 
+    def kind(self) -> str:
+        """Which kind of machine is to come; the first unless the page says another one."""
+        asked = self.request.POST.get("kind") or self.request.GET.get("kind")
+        return asked if asked in dict(ENROLMENT_KINDS) else ENROLMENT_KINDS[0][0]
+
     def subject(self) -> Cluster:
         return get_object_or_404(Cluster.objects.visible_to(self.request.user), uuid=self.kwargs["uuid"])
 
@@ -74,11 +80,17 @@ class EnrolmentView(RoleMixin, View):
             form.refuse(refusal)
             return self.show(form, refusal.status)
         release = delivery.read_release()
-        return self.show(form, token=token, line=delivery.write_line(plain, release), release=release)
+        if self.kind() == "container" and release:
+            line = delivery.write_container_line(plain, release)
+        else:
+            line = delivery.write_line(plain, release)
+        return self.show(form, token=token, line=line, release=release)
 
     def show(self, form, status: int = 200, **context):
         page = "enrolment/_dialog.html" if self.request.htmx else "enrolment/page.html"
-        context = {"cluster": self.subject(), "token_form": form} | context
+        context = {"cluster": self.subject(), "token_form": form, "kind": self.kind(), "release": None} | context
+        if not context.get("token"):
+            context["release"] = delivery.read_release()
         # A fragment is swapped in whatever it says: a fault belongs into the dialog.
         return render(self.request, page, context, status=200 if self.request.htmx else status)
 

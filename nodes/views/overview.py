@@ -74,7 +74,13 @@ class OverviewView(RoleMixin, View):
             cluster.standing = look.standings[pk]
         context = {
             "clusters": list(look.clusters.values()),
+            "enrol_into": next((one for one in look.clusters.values() if may_enrol(request.user, one)), None),
             "token_form": TokenForm(access.clusters_where(request.user, "create_token")),
             **look.context(),
         }
         return render(request, "overview.html", context)
+
+
+def may_enrol(user, cluster: Cluster) -> bool:
+    """Whether somebody may make a token for that cluster."""
+    return access.may(user, "create_token", cluster)
