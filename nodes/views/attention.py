@@ -10,6 +10,7 @@ from typing import NamedTuple
 from kubespan.core.reason import Reason
 from nodes.live import Summary
 from nodes.models import Cluster, Node, Obstacle
+from nodes.standing import AnyNode
 from nodes.words import clock, count
 
 SHOWN = 12
@@ -25,10 +26,10 @@ class Attention(NamedTuple):
     rank: int
     icon: str
     tone: str
-    subject: Node | Cluster
+    subject: AnyNode | Cluster
     text: str
     since: datetime | None = None
-    pair: tuple[Node, Node] | None = None
+    pair: tuple[AnyNode, AnyNode] | None = None
     """Of a link: who does not reach whom, for the page that says why."""
     weight: int = 1
     """Of two that are as bad, the one that concerns more machines comes first."""
@@ -37,17 +38,17 @@ class Attention(NamedTuple):
 class Broken(NamedTuple):
     """A peer, and the machines whose worst link goes to it and is down; `mutual` where it misses the one as well."""
 
-    peer: Node
-    seers: list[Node]
+    peer: AnyNode
+    seers: list[AnyNode]
     mutual: bool = False
 
     @property
-    def pair(self) -> tuple[Node, Node]:
+    def pair(self) -> tuple[AnyNode, AnyNode]:
         """The link that stands for all."""
         return self.seers[0], self.peer
 
 
-def find_broken(nodes: Iterable[Node], summaries: Mapping[int, Summary]) -> list[Broken]:
+def find_broken(nodes: Iterable[AnyNode], summaries: Mapping[int, Summary]) -> list[Broken]:
     """Links that are down, by the peer at their other end: those that most machines miss first, as many as are shown.
 
     A machine that is away is missed by all others, which is one thing to look at and not a thousand.
@@ -82,7 +83,7 @@ def _join_mutual(ordered: Iterable[Broken]) -> list[Broken]:
 
 
 def collect(
-    nodes: Iterable[Node],
+    nodes: Iterable[AnyNode],
     clusters: Mapping[int, Cluster],
     summaries: Mapping[int, Summary],
     obstacles: Iterable[Obstacle] = (),
@@ -117,7 +118,7 @@ def _of_link(broken: Broken, summaries: Mapping[int, Summary], reasons: Mapping[
     return Attention(1, "link-off", "bad", seer, f"cannot reach {whom}{back}{why}", pair=broken.pair)
 
 
-def _of_node(node: Node, cluster: Cluster, obstacles: Sequence[Obstacle], *, missed: bool) -> Iterable[Attention]:
+def _of_node(node: AnyNode, cluster: Cluster, obstacles: Sequence[Obstacle], *, missed: bool) -> Iterable[Attention]:
     if node.status == Node.Status.PENDING:
         yield Attention(3, "user-check", "warn", node, f"waits for approval in {cluster.name}", node.enrolled)
         return
@@ -136,7 +137,7 @@ def _of_node(node: Node, cluster: Cluster, obstacles: Sequence[Obstacle], *, mis
         yield Attention(6, "clock", "warn", node, f"has a clock that is {odd}")
 
 
-def _of_findings(node: Node, obstacles: Sequence[Obstacle]) -> Attention:
+def _of_findings(node: AnyNode, obstacles: Sequence[Obstacle]) -> Attention:
     worst = obstacles[0]
     others = f" (and {count(len(obstacles) - 1, 'more finding')})" if len(obstacles) > 1 else ""
     rank, tone = (1, "bad") if worst.stops else (6, "warn")
@@ -144,7 +145,7 @@ def _of_findings(node: Node, obstacles: Sequence[Obstacle]) -> Attention:
     return Attention(rank, "alert-triangle", tone, node, text, worst.since)
 
 
-def _of_presence(node: Node) -> Attention:
+def _of_presence(node: AnyNode) -> Attention:
     if node.is_talos:
         text, since = "left discovery; its peers keep it while they hear it", node.left_at
     elif node.last_seen:

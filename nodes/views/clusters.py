@@ -37,7 +37,7 @@ class ClusterListView(RoleMixin, View):
 
     def get(self, request):
         clusters = {cluster.pk: cluster for cluster in Cluster.objects.visible_to(request.user).order_by("name")}
-        nodes = list(Node.objects.visible_to(request.user).present().order_by().only(*standing.COLUMNS))
+        nodes = standing.read_rows(Node.objects.visible_to(request.user).present())
         for pk, found in standing.tally(nodes, clusters, summaries(nodes)).items():
             clusters[pk].standing = found
         if kind := exports.wanted(request):

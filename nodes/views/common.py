@@ -15,7 +15,7 @@ from django_htmx.http import HttpResponseClientRedirect
 
 from nodes import access, live
 from nodes.models import Node
-from nodes.standing import link_counts
+from nodes.standing import AnyNode, link_counts
 
 log = structlog.get_logger(__name__)
 
@@ -69,7 +69,7 @@ def read_live(read: Callable[[], T], otherwise: T) -> T:
         return otherwise
 
 
-def summaries(nodes: Iterable[Node]) -> dict[int, live.Summary]:
+def summaries(nodes: Iterable[AnyNode]) -> dict[int, live.Summary]:
     """The last summaries of connected nodes, in one call to Redis."""
     pks = [node.pk for node in nodes]
     return read_live(lambda: live.read_summaries_of(pks), {})

@@ -27,7 +27,7 @@ class Look:
     def __init__(self, clusters: QuerySet[Cluster], now: datetime) -> None:
         self.now = now
         self.clusters = {cluster.pk: cluster for cluster in clusters}
-        self._nodes = list(Node.objects.present().filter(cluster__in=clusters).order_by().only(*standing.COLUMNS))
+        self._nodes = standing.read_rows(Node.objects.present().filter(cluster__in=self.clusters))
         self._summaries = summaries(self._nodes)
         self.standings = standing.tally(self._nodes, self.clusters, self._summaries)
 
