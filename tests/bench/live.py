@@ -52,12 +52,13 @@ def bench(
     with Console() as console, Crowd([console.url]) as crowd:
         cluster, token = console.make_cluster(agents)
         crowd.ask("enrol", token=token, count=agents)
+        revision = console.revision(cluster)  # while there is no event loop of Playwright's
         with open_browser(console, f"/clusters/{cluster.uuid}/links/") as browser:
             browser.open(cells=False)
             found: dict[str, object] = {"idle": watch(browser, 2, seconds)}
             crowd.ask("set", reports={"every": every, "share": 1.0})
             crowd.ask("connect")
-            told = crowd.ask("await", what="acknowledged", revision=console.revision(cluster), seconds=PATIENCE)
+            told = crowd.ask("await", what="acknowledged", revision=revision, seconds=PATIENCE)
             if told["ready"] != agents:
                 raise RuntimeError(f"only {told['ready']} of {agents} are connected")
             time.sleep(every)  # so that each has reported in full

@@ -24,6 +24,7 @@ import type { Deed } from "./keys.ts";
 import { arrange, type Member, type Order, readMember, type Sorting, sameOrder } from "./members.ts";
 import { paint } from "./paint.ts";
 import { type Palette, readPalette } from "./palette.ts";
+import { Strip } from "./strip.ts";
 import { describe, SCALES } from "./tones.ts";
 import type { Words } from "./words.ts";
 
@@ -49,6 +50,7 @@ export class MatrixPage implements Page<Snapshot, Delta> {
   #stale = true;
   #palette: Palette | null = null;
   readonly #field = new Field();
+  readonly #strip = new Strip();
   readonly #scroller: HTMLElement;
   readonly #canvas: HTMLCanvasElement;
   readonly #spacer: HTMLElement;
@@ -362,6 +364,7 @@ export class MatrixPage implements Page<Snapshot, Delta> {
       frame,
       order: this.#order,
       field: this.#field,
+      strip: this.#strip,
       cells: this.#cells,
       focus: this.#focus,
       hover: this.#hover,

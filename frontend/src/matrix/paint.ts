@@ -4,6 +4,7 @@ import type { Field } from "./field.ts";
 import { type Frame, NAMED, type Place, type Range, visibleColumns, visibleRows, WORDED } from "./geometry.ts";
 import type { Order } from "./members.ts";
 import type { Palette } from "./palette.ts";
+import { nameFont, type Strip, shortened, writeUpwards } from "./strip.ts";
 import { labels, toneOf } from "./tones.ts";
 
 /** Edges from which on cells stand apart, halves show, and marks do. */
@@ -14,6 +15,7 @@ export interface Scene {
   frame: Frame;
   order: Order;
   field: Field;
+  strip: Strip;
   cells: Cells | null;
   focus: Place | null;
   hover: Place | null;
@@ -220,17 +222,9 @@ function paintColumnHeads(context: Context, scene: Scene, columns: Range): void 
   context.fillRect(frame.left, 0, frame.width - frame.left, frame.top);
   context.textBaseline = "middle";
   if (frame.size >= NAMED) {
-    context.font = nameFont(frame, palette);
-    context.textAlign = "left";
-    for (let column = columns.from; column < columns.to; column += 1) {
-      const middle = frame.left - frame.x + (column + 0.5) * frame.size;
-      context.save();
-      context.translate(middle, frame.top - 8);
-      context.rotate(-Math.PI / 2);
-      context.fillStyle = isPointedAt(scene, "column", column) ? palette.text : palette.faint;
-      context.fillText(shortened(context, order.members[column]?.name ?? "", frame.top - 14), 0, 0);
-      context.restore();
-    }
+    scene.strip.show(context, scene, columns);
+    const pointed = scene.hover ?? scene.focus;
+    if (pointed) writePointedColumn(context, scene, pointed.column);
   } else {
     context.font = `500 11px ${palette.font}`;
     context.textAlign = "center";
@@ -245,32 +239,14 @@ function paintColumnHeads(context: Context, scene: Scene, columns: Range): void 
   context.restore();
 }
 
+function writePointedColumn(context: Context, { frame, order, palette }: Scene, column: number): void {
+  const left = frame.left - frame.x + column * frame.size;
+  context.fillStyle = palette.surface;
+  context.fillRect(left, 0, frame.size, frame.top);
+  context.fillStyle = palette.text;
+  writeUpwards(context, frame, palette, order.members[column]?.name ?? "", left);
+}
+
 function isPointedAt({ hover, focus }: Scene, line: "row" | "column", at: number): boolean {
   return (hover ?? focus)?.[line] === at;
-}
-
-function nameFont(frame: Frame, palette: Palette): string {
-  return `500 ${Math.min(12, frame.size - 2)}px ${palette.font}`;
-}
-
-const widths = new Map<string, string>();
-const MOST_WIDTHS = 4096;
-
-/** A text that fits, with … for what its middle lost: what tells names apart is at their ends. Remembered, for
- * measuring is slow. */
-function shortened(context: Context, text: string, width: number): string {
-  const key = `${context.font}|${Math.round(width)}|${text}`;
-  const known = widths.get(key);
-  if (known !== undefined) return known;
-  if (widths.size >= MOST_WIDTHS) widths.clear();
-  let left = text.length;
-  let shown = text;
-  while (left > 0 && context.measureText(shown).width > width) {
-    left -= 1;
-    const tail = Math.ceil(left * 0.6);
-    shown = `${text.slice(0, left - tail)}…${text.slice(text.length - tail)}`;
-  }
-  const found = left > 0 ? shown : "";
-  widths.set(key, found);
-  return found;
 }

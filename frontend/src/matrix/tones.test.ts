@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { type Cell, DOWN, NOT_SAID, UNKNOWN, UP } from "./cells.ts";
 import type { Member } from "./members.ts";
-import { disagree, formatRoundTrip, formatShare, labels, legend, describe as say, toneOf, worse } from "./tones.ts";
+import { disagree, labels, legend, describe as say, toneOf, worse } from "./tones.ts";
 
 const member = (index: number, name: string, more: Partial<Member> = {}): Member => ({
   index,
@@ -75,9 +75,4 @@ test("a legend has a word for every colour", () => {
 test("a large cell says it itself", () => {
   expect(labels(cell(UP, DOWN, 0.1), "rtt")).toEqual(["100 ms", "down"]);
   expect(labels(cell(UNKNOWN, UNKNOWN), "state")).toEqual(["unknown", ""]);
-});
-
-test("figures as people read them", () => {
-  expect([0.00042, 0.0042, 0.042, 4.2].map(formatRoundTrip)).toEqual(["0.42 ms", "4.2 ms", "42 ms", "4.2 s"]);
-  expect([0, 0.004, 0.12, 1].map(formatShare)).toEqual(["0 %", "0.4 %", "12 %", "100 %"]);
 });

@@ -1,4 +1,5 @@
 // Which colour a cell has, which words say it, and the legend. Pure.
+import { formatRoundTrip, formatShare } from "../charts/words.ts";
 import { formatBytes } from "../format.ts";
 import { type Cell, DOWN, type Mode, NOT_SAID, type State, UNKNOWN, UP } from "./cells.ts";
 import type { Member } from "./members.ts";
@@ -14,19 +15,6 @@ export const STATE_WORDS: Record<State, string> = {
   [DOWN]: "down",
   [NOT_SAID]: "not said",
 };
-
-/** A round trip: `0.42 ms`, `12 ms`, `1.3 s`. */
-export function formatRoundTrip(seconds: number): string {
-  const thousandths = seconds * 1000;
-  if (thousandths >= 1000) return `${seconds.toFixed(1)} s`;
-  return `${thousandths >= 10 ? Math.round(thousandths) : thousandths.toPrecision(2)} ms`;
-}
-
-/** A share of a hundred: `0 %`, `0.4 %`, `12 %`. */
-export function formatShare(share: number): string {
-  const hundredths = share * 100;
-  return `${hundredths && hundredths < 10 ? hundredths.toFixed(1) : Math.round(hundredths)} %`;
-}
 
 interface Scale {
   title: string;
