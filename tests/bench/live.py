@@ -2,7 +2,7 @@
 
 A crowd of 1,000 agents reports at the normal pace, each link having moved bytes, as keepalives make it; a browser has
 the matrix open in the mode `state`, then in `received`, where the console has some nodes in view report each second.
-`main_thread` is what Chromium's main thread was busy each second, in milliseconds, over windows; `idle` is the same
+`main_thread` is what Chromium's main thread computed each second, in milliseconds, over windows; `idle` is the same
 page while nobody is connected. `socket` is what the page's WebSocket received a second.
 """
 

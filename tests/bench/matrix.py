@@ -2,8 +2,8 @@
 
 A console with 1,000 nodes in its database and what they see of each other in Redis; a browser with the matrix open at
 1280 × 860. Panning is done by script, 24 pixels a frame to and fro on both axes, in each mode and size of cells;
-`frames_a_second` are those that were drawn, `frame` the time between two of them, `main_thread_ms_a_frame` what drawing
-one took of it. `slowest` is the worst combination.
+`frames_a_second` are those that were drawn, `frame` the time between two of them, `main_thread_ms_a_frame` what the
+main thread computed for one. `slowest` is the worst combination.
 `first_cells` is how long it takes from opening the page to cells that can be pointed at.
 """
 
