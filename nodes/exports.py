@@ -10,13 +10,16 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from html import unescape
 from typing import Any
 
 import tablib
 from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponse
+from django.utils.html import strip_tags
 
 from nodes.models import Node
+from nodes.templatetags.kubespan import audit_sentence, transition_sentence
 
 PARAMETER = "_export"
 LIMIT = 10_000
@@ -77,6 +80,10 @@ def moment(at: datetime | float | None) -> str | None:
         return None
     exact = datetime.fromtimestamp(at, UTC) if isinstance(at, (int, float)) else at.astimezone(UTC)
     return exact.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _plain(sentence: str) -> str:
+    return unescape(strip_tags(sentence))
 
 
 def _joined(values: Iterable[object]) -> str:
@@ -173,6 +180,7 @@ TRANSITIONS = Export(
         "before": lambda row: row.before or None,
         "after": lambda row: row.after or None,
         "text": lambda row: row.text or None,
+        "sentence": lambda row: _plain(transition_sentence(row)),
         "count": lambda row: row.count,
     },
 )
@@ -186,6 +194,7 @@ AUDITS = Export(
         "object": lambda row: row.target,
         "cluster": lambda row: row.cluster.name if row.cluster else None,
         "node": lambda row: row.node.name if row.node else None,
+        "sentence": lambda row: _plain(audit_sentence(row)),
         "details": lambda row: json.dumps(row.details, ensure_ascii=False, sort_keys=True),
     },
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import NamedTuple
 
 import django_filters as filters
@@ -10,11 +11,13 @@ import redis
 from django import forms
 from django.db.models import Count, Q
 from django.http import HttpRequest
+from django.utils import timezone
 
 from nodes import live
 from nodes.models import Audit, Cluster, Node, Transition
 from nodes.models.clusters import ClusterQuerySet
 from nodes.models.members import FRESH, HERE, NodeQuerySet
+from nodes.sentences import NOUNS
 
 SELECT = forms.Select(attrs={"class": "form-select"})
 LIVE_NODES = 10_000
@@ -149,31 +152,68 @@ class Standing(NamedTuple):
         return cls(**found, down=sum(summary.down > 0 for summary in known.values()))
 
 
-class TransitionFilter(_Named):
+PERIODS = {
+    "hour": timedelta(hours=1), "day": timedelta(days=1), "week": timedelta(weeks=1), "month": timedelta(days=30),
+}  # fmt: skip
+
+
+def _date(label: str, lookup: str) -> filters.DateFilter:
+    widget = forms.DateInput(attrs={"class": "form-control", "type": "date"}, format="%Y-%m-%d")
+    return filters.DateFilter(label=label, field_name="at", lookup_expr=lookup, widget=widget)
+
+
+def _text(label: str, **options) -> filters.CharFilter:
+    return filters.CharFilter(label=label, widget=forms.TextInput(attrs={"class": "form-control"}), **options)
+
+
+class _OfTime(_Named):
+    """What has a time: how long ago at most, or between two days (UTC)."""
+
+    since = filters.ChoiceFilter(
+        label="Time",
+        choices=(("hour", "last hour"), ("day", "last 24 hours"), ("week", "last 7 days"), ("month", "last 30 days")),
+        method="by_age", empty_label="Any", widget=SELECT,
+    )  # fmt: skip
+    after = _date("From", "date__gte")
+    before = _date("Until", "date__lte")
+
+    def by_age(self, queryset, name, value):
+        return queryset.filter(at__gte=timezone.now() - PERIODS[value])
+
+
+class TransitionFilter(_OfTime):
     """What changed by itself."""
 
     cluster = filters.ModelChoiceFilter(
         label="Cluster", queryset=visible_clusters, to_field_name="uuid", empty_label="All", widget=SELECT
     )
     kind = filters.ChoiceFilter(label="Kind", choices=Transition.Kind, empty_label="All", widget=SELECT)
+    object = _text("Node", method="find")
 
     class Meta:
         model = Transition
-        fields = ("cluster", "kind")
-
-
-class AuditFilter(_Named):
-    """Who did what."""
-
-    q = filters.CharFilter(label="Search", method="find", widget=_search("Actor, action or object"))
-    cluster = filters.ModelChoiceFilter(
-        label="Cluster", queryset=visible_clusters, to_field_name="uuid", empty_label="All", widget=SELECT
-    )
-
-    class Meta:
-        model = Audit
-        fields = ("q", "cluster")
+        fields = ("cluster", "kind", "object", "since", "after", "before")
 
     def find(self, queryset, name, value):
         value = value.strip()
-        return queryset.filter(Q(actor_name__icontains=value) | Q(verb__icontains=value) | Q(target__icontains=value))
+        return queryset.filter(Q(node__name__icontains=value) | Q(peer__name__icontains=value))
+
+
+class AuditFilter(_OfTime):
+    """Who did what."""
+
+    cluster = filters.ModelChoiceFilter(
+        label="Cluster", queryset=visible_clusters, to_field_name="uuid", empty_label="All", widget=SELECT
+    )
+    kind = filters.ChoiceFilter(
+        label="Kind", choices=tuple(NOUNS.items()), method="by_kind", empty_label="All", widget=SELECT
+    )
+    actor = _text("Actor", field_name="actor_name", lookup_expr="icontains")
+    object = _text("Object", field_name="target", lookup_expr="icontains")
+
+    class Meta:
+        model = Audit
+        fields = ("cluster", "kind", "actor", "object", "since", "after", "before")
+
+    def by_kind(self, queryset, name, value):
+        return queryset.filter(verb__startswith=f"{value}.")

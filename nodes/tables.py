@@ -49,24 +49,20 @@ class NodeTable(tables.Table):
 
     choose = Choose()
     name = Cell("nodes/_name.html", order_by="name")
-    cluster = cluster_column()
-    site = tables.Column(default="—")
-    kind = Cell(lambda node: "Talos" if node.is_talos else "agent", order_by="kind")
-    address = Cell(lambda node: tags.address(node.address), order_by="address")
-    endpoints = Cell("nodes/_endpoints.html")
+    cluster = Cell("nodes/_cluster.html", verbose_name="Cluster, site", order_by=("cluster__name", "site"))
+    kind = Cell("nodes/_kind.html", verbose_name="Kind", order_by=("kind", "agent_version"))
+    address = Cell("nodes/_address.html", verbose_name="Address", order_by="address")
     links = Cell("nodes/_links.html", verbose_name="Links up")
     configuration = Cell(
         lambda node: tags.configuration(node, node.cluster), order_by=("-applied_epoch", "-applied_number")
     )
     seen = Cell("nodes/_seen.html", verbose_name="Last seen", order_by=("session", "last_seen"))
-    version = tables.Column(accessor="agent_version", verbose_name="Version", default="—")
     actions = Cell("nodes/_actions.html", verbose_name="")
 
     class Meta:
         model = Node
         fields = (
-            "choose", "name", "cluster", "site", "kind", "address", "endpoints", "links", "configuration", "seen",
-            "version", "actions",
+            "choose", "name", "cluster", "address", "links", "configuration", "seen", "kind", "actions",
         )  # fmt: skip
         order_by = "name"
         template_name = "_table.html"

@@ -54,6 +54,7 @@ function wireMenus(): void {
 /** Forms that filter send themselves when a choice is made; Enter still works everywhere. */
 function wireFilters(): void {
   document.addEventListener("change", (event) => {
+    if (!(event.target as HTMLInputElement).name) return; // it shows something, and asks for nothing
     const form = (event.target as Element).closest<HTMLFormElement>("form[data-send-on-change]");
     form?.requestSubmit();
   });

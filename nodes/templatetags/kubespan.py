@@ -16,7 +16,7 @@ from django.utils.safestring import SafeString
 
 from kubespan.core.duration import age
 from kubespan.core.rotation import Standing
-from nodes import access, words
+from nodes import access, sentences, words
 from nodes.models import Audit, Cluster, Node, Rotation, Token, Transition
 from nodes.words import LinkCounts, count, relative
 
@@ -246,43 +246,10 @@ def transition_sentence(row: Transition) -> SafeString:
     return format_html("{} {}: {}", node, word, row.text)
 
 
-IRREGULAR = {
-    "cluster.options-set": "set the options of cluster",
-    "cluster.secret-shown": "looked at the secret of cluster",
-    "cluster.rotation-started": "handed out a new secret of cluster",
-    "cluster.rotation-renewed": "made anew the secret that is handed out in cluster",
-    "cluster.rotation-cancelled": "cancelled the rotation of the secret of cluster",
-    "cluster.secret-switched": "switched the secret of cluster",
-    "cluster.id-shown": "looked at the id of cluster",
-    "cluster.affiliates-shown": "looked at what affiliates say in cluster",
-    "cluster.patch-shown": "took a Talos patch with id and secret of cluster",
-    "console.first-code-made": "made a code for the first administrator of",
-    "invitation.made": "invited",
-    "invitation.withdrawn": "withdrew the invitation of",
-    "user.signed-in": "signed in as",
-    "user.sign-in-failed": "gave a wrong password for",
-    "user.password-changed": "changed the password of",
-    "user.second-factor-added": "added a second factor to",
-    "user.second-factor-removed": "took a second factor from",
-    "user.second-factor-reset": "took all second factors from",
-    "user.second-factor-failed": "gave a wrong second factor for",
-    "user.recovery-codes-made": "made new recovery codes for",
-    "user.sign-on-linked": "linked single sign-on to",
-    "user.sign-on-unlinked": "took the link to single sign-on from",
-    "user.sessions-ended": "signed out elsewhere",
-    "user.role-given": "gave a role to",
-    "user.role-taken": "took a role from",
-    "user.deactivated": "shut out",
-    "user.activated": "let in again",
-    "node.options-set": "set the options of node",
-    "node.renamed": "gave another name to node",
-    "node.networks-approved": "approved networks of node",
-    "node.history-kept": "has the history of a link kept, of node",
-    "node.history-let-go": "lets go of the history of a link of node",
-    "node.told-to-try-again": "told node to try again:",
-    "webhook.secret-renewed": "renewed the secret of webhook",
-    "webhook.gave-up": "disabled, after too many failures, webhook",
-}
+@register.simple_tag
+def audit_icon(row: Audit) -> SafeString:
+    """The sign of what was done."""
+    return icon(sentences.icon_of(row.verb))
 
 
 THEIRS = re.compile(r" (as|for|from|of|to)$")
@@ -292,15 +259,15 @@ THEIRS = re.compile(r" (as|for|from|of|to)$")
 @register.simple_tag
 def audit_sentence(row: Audit) -> SafeString:
     """Who did what, as a sentence with links."""
-    noun, _, past = row.verb.partition(".")
+    noun = row.verb.partition(".")[0]
     if row.verb == "node.enrolled":
         return format_html("{} enrolled in {}", _link(row.node, row.target), _link(row.cluster, str(row.cluster or "")))
-    deed = IRREGULAR.get(row.verb, f"{past.replace('-', ' ')} {noun}")
-    subject = row.node if noun == "node" else row.cluster if noun == "cluster" else None
+    subject = row.node if noun == "node" else row.cluster if noun in {"cluster", "rollout"} else None
+    deed = sentences.deed(row.verb)
     if noun == "user" and row.target == row.actor_name:
         return format_html("<strong>{}</strong> {}", row.actor_name, THEIRS.sub("", deed))
     where = ""
-    if row.cluster and noun != "cluster":
+    if row.cluster and row.cluster != subject:
         where = format_html(" in {}", _link(row.cluster, row.cluster.name))
     return format_html("<strong>{}</strong> {} {}{}", row.actor_name, deed, _link(subject, row.target), where)
 
