@@ -10,7 +10,7 @@ CHECK_ENV = KUBESPAN_SECRET_KEY=only-for-checks-$$(printf 'x%.0s' {1..50}) KUBES
 .PHONY: help
 help: ## list the targets
 	@echo "make TARGET [ARGS='…']"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: environment frontend handout ## a console and a real mesh of four machines on this one (root); Ctrl-C takes all away
@@ -57,6 +57,10 @@ check-names:
 .PHONY: bench
 bench: environment ## what it costs: measurements of this machine
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+.PHONY: screenshots
+screenshots: environment frontend ## pictures of every page into docs/screenshots; ARGS=node for some
+	@$(BIN)/python -m tests.screenshots $(ARGS)
 
 .PHONY: fmt
 fmt: environment ## format, and fix what can be fixed
