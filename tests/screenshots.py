@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,20 +34,9 @@ LIMIT = 300_000
 TOGETHER = 6_000_000
 
 
-@contextlib.contextmanager
-def living(furnished: pages.Furnished) -> Iterator[None]:
-    """Its nodes report while this lasts."""
-    end = threading.Event()
-
-    def report() -> None:
-        while not end.is_set():
-            furnished.live.go_on(until=time.time() + 1)
-
-    thread = threading.Thread(target=report, daemon=True)
-    thread.start()
-    yield
-    end.set()
-    thread.join()
+def keep_alive(furnished: pages.Furnished) -> None:
+    """Its nodes report from now on, each before it would be taken for silent."""
+    threading.Thread(target=furnished.live.go_on, daemon=True).start()
 
 
 def photograph(page: Page, url: str, target: Path, look: str) -> None:
@@ -80,7 +68,8 @@ def make(console: Console, wanted: list[str], target: Path) -> None:
     client = pages.sign_in()
     found = pages.find(client, furnished)
     cookie = {"name": "sessionid", "value": client.cookies["sessionid"].value, "url": console.url}
-    with living(furnished), sync_playwright() as playwright:
+    keep_alive(furnished)
+    with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         for name, address in found.items():
             if wanted and not any(name.startswith(one) for one in wanted):
