@@ -77,6 +77,8 @@ def furnish(count: int, *, name: str = "big") -> Furnished:
         "token": {"uuid": tokens[0].uuid},
         "rollout": {"pk": rollout.pk},
         "discovery-stranger": {"pk": stranger.pk},
+        "openid_connect": {"provider_id": "of-nobody"},
+        "invitation": {"token": "of-nobody"},  # for who is not signed in yet: no page of an administrator
     }
     return Furnished(mesh, live, keys)
 
