@@ -29,7 +29,7 @@ NOT_HERE = {"first-run"}
 ELSEWHERE = re.compile(r"admin|api|schema")
 """Namespaces that are not the console's own pages."""
 HISTORY = 120
-NO_PAGE = {301, 302, 400, 403, 404, 405, 429}
+NO_PAGE = {301, 302, 400, 401, 403, 404, 405, 410, 429}
 
 
 @dataclass
