@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import redis
 from playwright.sync_api import Page, sync_playwright
 
 from tests import pages
@@ -22,13 +23,17 @@ FOLDER = Path(__file__).parent.parent / "docs" / "screenshots"
 NODES = 48
 WIDE = {"width": 1280, "height": 860}
 PHONE = {"width": 390, "height": 844}
-DARK = ("overview", "cluster-links", "node", "pair", "map", "cluster-map")
-"""Pages that are also made dark, by the beginning of their names."""
-NARROW = ("overview", "node-list", "node")
+MAP = {"width": 1024, "height": 700}
+"""A map has no two pixels alike, and its picture would be too large."""
+DARK = {"overview", "cluster-links", "node-list", "pair", "cluster-map"}
+"""Pages that are also made dark."""
+NARROW = {"overview", "node-list", "node"}
 """Pages that are also made as on a phone."""
 PATIENCE = 8_000
 SETTLED = 700
 """Milliseconds that a canvas has to draw itself after the page is live."""
+DOORS = ("account_", "mfa_", "socialaccount_")
+"""What somebody's own account asks, secrets among it: pages by the beginning of their names that have no picture."""
 LIMIT = 300_000
 """Bytes of one picture."""
 TOGETHER = 6_000_000
@@ -36,7 +41,12 @@ TOGETHER = 6_000_000
 
 def keep_alive(furnished: pages.Furnished) -> None:
     """Its nodes report from now on, each before it would be taken for silent."""
-    threading.Thread(target=furnished.live.go_on, daemon=True).start()
+
+    def report() -> None:
+        with contextlib.suppress(redis.RedisError):  # the console ends first
+            furnished.live.go_on()
+
+    threading.Thread(target=report, daemon=True).start()
 
 
 def photograph(page: Page, url: str, target: Path, look: str) -> None:
@@ -54,9 +64,10 @@ def photograph(page: Page, url: str, target: Path, look: str) -> None:
 def looks(name: str) -> Iterator[tuple[str, dict[str, object]]]:
     """The pictures of one page: name and browser."""
     common = {"reduced_motion": "reduce"}
-    yield name, {"viewport": WIDE, "color_scheme": "light", **common}
-    if name.startswith(DARK):
-        yield f"{name}-dark", {"viewport": WIDE, "color_scheme": "dark", **common}
+    wide = MAP if name == "cluster-map" else WIDE
+    yield name, {"viewport": wide, "color_scheme": "light", **common}
+    if name in DARK:
+        yield f"{name}-dark", {"viewport": wide, "color_scheme": "dark", **common}
     if name in NARROW:
         yield f"{name}-phone", {"viewport": PHONE, "color_scheme": "light", "has_touch": True, **common}
 
@@ -72,7 +83,7 @@ def make(console: Console, wanted: list[str], target: Path) -> None:
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         for name, address in found.items():
-            if wanted and not any(name.startswith(one) for one in wanted):
+            if name.startswith(DOORS) or (wanted and not any(name.startswith(one) for one in wanted)):
                 continue
             for look, options in looks(name):
                 with chromium.new_context(base_url=console.url, **options) as context:
