@@ -232,6 +232,7 @@ def what_was_done_is_told(page):
 def a_console_that_is_away_is_said_to_be(page, console):
     page.goto("/clusters/")
     page.get_by_role("link", name="homelab").click()
+    cluster_tab(page, "Nodes")
     banner = page.locator("[data-banner]")
     expect(banner).to_have_text("Live")
     console.stop()
