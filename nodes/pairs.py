@@ -139,7 +139,10 @@ def link_of(here: Node, there: Node, cluster: Cluster, seen: tuple[Seen | None, 
     """The link between two nodes of a cluster; `seen` is how each last saw it, and `now` Unix time."""
     seen_here, seen_there = seen
     return Link(
-        _end(here, cluster, seen_here, now), _end(there, cluster, seen_there, now), enabled=cluster.kubespan.enabled
+        _end(here, cluster, seen_here, now),
+        _end(there, cluster, seen_there, now),
+        enabled=cluster.kubespan.enabled,
+        known=min(now - (node.approved_at or node.enrolled).timestamp() for node in (here, there)),
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kubespan.core.duration import age
-from kubespan.core.peer_status import PeerState
+from kubespan.core.peer_status import CONNECT_TIMEOUT, PeerState
 
 Standing = Literal["pending", "approved", "left", "removed"]
 
@@ -23,6 +23,10 @@ HANDSHAKE_BYTES = 4096
 
 MUCH_BYTES = 64 * 1024
 """Sent, while nothing but handshakes arrived at the other end: no chance any more."""
+
+
+SESSION_SECONDS = 180.0
+"""A session that is older is refused (WireGuard's Reject-After-Time), so nothing comes through it any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +92,8 @@ class Link:
     here: End
     there: End
     enabled: bool = True
+    known: float = 0.0
+    """Seconds for which both have been members, and so have had each other to try."""
 
     @property
     def ends(self) -> tuple[End, End]:
@@ -104,6 +110,17 @@ class Link:
         """Whether everybody who says anything sees it up, and somebody does."""
         sights = [end.sight for end in self.ends if end.sight is not None]
         return bool(sights) and all(sight.state is PeerState.UP for sight in sights)
+
+    def is_silent(self, end: End, other: End) -> bool:
+        """Whether one end hears nothing of the other: it says so, or it has tried each endpoint and is at it again.
+
+        For a peer of several endpoints `down` lasts for a moment only, until the next one has its 15 s of `unknown`.
+        """
+        sight = end.sight
+        if sight is None or sight.state is PeerState.UP:
+            return False
+        trying = self.known if sight.handshake is None else sight.handshake - SESSION_SECONDS
+        return sight.state is PeerState.DOWN or trying > CONNECT_TIMEOUT * (other.endpoints + 1)
 
 
 def explain(link: Link) -> Reason | None:
@@ -206,7 +223,7 @@ def _one_way(link: Link) -> Reason | None:
     for hearing, deaf in link.ways:
         if hearing.sight is None or deaf.sight is None:
             continue
-        if hearing.sight.state is PeerState.UP and deaf.sight.state is PeerState.DOWN:
+        if hearing.sight.state is PeerState.UP and link.is_silent(deaf, hearing):
             text = (
                 f"{hearing.name} hears {deaf.name}, but {deaf.name} does not hear {hearing.name}: one direction only."
             )
@@ -216,7 +233,7 @@ def _one_way(link: Link) -> Reason | None:
 
 
 def _trying(link: Link) -> Reason | None:
-    if any(end.sight is not None and end.sight.state is PeerState.DOWN for end in link.ends):
+    if any(link.is_silent(end, other) for end, other in link.ways):
         return None
     for end, other in link.ways:
         if end.sight is not None and end.sight.state is PeerState.UNKNOWN and end.sight.endpoint:
@@ -235,7 +252,7 @@ def _both_translated(link: Link) -> Reason | None:
 
 def _silent(link: Link) -> Reason | None:
     for end, other in link.ways:
-        if end.sight is None or end.sight.state is not PeerState.DOWN:
+        if end.sight is None or not link.is_silent(end, other):
             continue
         if not other.endpoints:
             text = f"{end.name} knows no endpoint of {other.name}, and {other.name} does not reach it either."

@@ -25,6 +25,7 @@ class OverviewConsumer(FollowingConsumer):
         self._clusters_seen: Sent[int, tuple[Any, ...]] = Sent()
         self._nodes: Sent[int, tuple[Any, ...]] = Sent()
         self._links: Sent[int, tuple[int | None, ...]] = Sent()
+        self._older = False
         return {None, *self.shown().values_list("pk", flat=True)}
 
     def shown(self) -> QuerySet[Cluster]:
@@ -53,6 +54,8 @@ class OverviewConsumer(FollowingConsumer):
         self._nodes.now = {row[0]: row for row in nodes}
         summaries = live.read_summaries_of(self._nodes.now)
         self._links.now = {pk: _standing(summary) for pk, summary in summaries.items()}
+        # Such a link is worth a sentence once each endpoint was tried in vain: time alone makes that news.
+        self._older = any(summary.unknown for summary in summaries.values())
 
     def take(self, flushed: Flushed) -> bool:
         """Only a link that came up or went down matters here, not how old its handshake is."""
@@ -63,7 +66,8 @@ class OverviewConsumer(FollowingConsumer):
     def differs(self) -> bool:
         """A cluster, a node's standing, or its links."""
         news = [sent.news() for sent in (self._clusters_seen, self._nodes, self._links)]
-        return any(changed or gone for changed, gone in news)
+        older, self._older = self._older, False
+        return older or any(changed or gone for changed, gone in news)
 
     async def cluster_deleted(self, event: dict[str, Any]) -> None:
         """The others are still there."""

@@ -35,12 +35,18 @@ class Attention(NamedTuple):
     """Of two that are as bad, the one that concerns more machines comes first."""
 
 
+PASSING = frozenset({"trying", "unsaid"})
+"""Reasons that go by themselves: a link that is `unknown` for one of them is nothing to look at yet."""
+
+
 class Broken(NamedTuple):
-    """A peer, and the machines whose worst link goes to it and is down; `mutual` where it misses the one as well."""
+    """A peer, and the machines whose worst link goes to it and is not up; `mutual` where it misses the one as well."""
 
     peer: AnyNode
     seers: list[AnyNode]
     mutual: bool = False
+    down: bool = True
+    """Whether one of them says so; a peer of several endpoints is `unknown` most of the time that it is silent."""
 
     @property
     def pair(self) -> tuple[AnyNode, AnyNode]:
@@ -49,7 +55,7 @@ class Broken(NamedTuple):
 
 
 def find_broken(nodes: Iterable[AnyNode], summaries: Mapping[int, Summary]) -> list[Broken]:
-    """Links that are down, by the peer at their other end: those that most machines miss first, as many as are shown.
+    """Links that are not up, by the peer at their other end: down before unknown, then those that most machines miss.
 
     A machine that is away is missed by all others, which is one thing to look at and not a thousand.
     """
@@ -58,14 +64,16 @@ def find_broken(nodes: Iterable[AnyNode], summaries: Mapping[int, Summary]) -> l
     missed: dict[int, Broken] = {}
     for node in nodes:
         summary = summaries.get(node.pk)
-        if not summary or not summary.down or summary.worst is None:
+        if not summary or summary.worst is None:
             continue
         peer = members.get((node.cluster_id, summary.worst))
         if peer is not None:
-            missed.setdefault(peer.pk, Broken(peer, [])).seers.append(node)
+            broken = missed.get(peer.pk) or Broken(peer, [], down=False)
+            missed[peer.pk] = broken._replace(down=broken.down or summary.down > 0)
+            broken.seers.append(node)
     for broken in missed.values():
         broken.seers.sort(key=lambda node: node.name)
-    ordered = sorted(missed.values(), key=lambda broken: (-len(broken.seers), broken.seers[0].name))
+    ordered = sorted(missed.values(), key=lambda broken: (not broken.down, -len(broken.seers), broken.seers[0].name))
     return _join_mutual(ordered)[:SHOWN]
 
 
@@ -94,11 +102,17 @@ def collect(
     found_on: defaultdict[int, list[Obstacle]] = defaultdict(list)
     for obstacle in obstacles:
         found_on[obstacle.node_id].append(obstacle)
+    reasons = reasons or {}
+    broken = [one for one in broken if one.down or _lasts(reasons.get((one.pair[0].pk, one.pair[1].pk)))]
     told = {broken_one.peer.pk for broken_one in broken}
-    found = [_of_link(one, summaries, reasons or {}) for one in broken]
+    found = [_of_link(one, summaries, reasons) for one in broken]
     for node in nodes:
         found += _of_node(node, clusters[node.cluster_id], found_on.get(node.pk, ()), missed=node.pk in told)
     return sorted(found, key=lambda entry: (entry.rank, -entry.weight, entry.subject.name))
+
+
+def _lasts(reason: Reason | None) -> bool:
+    return reason is not None and reason.code not in PASSING
 
 
 def _of_link(broken: Broken, summaries: Mapping[int, Summary], reasons: Mapping[tuple[int, int], Reason]) -> Attention:
@@ -112,7 +126,7 @@ def _of_link(broken: Broken, summaries: Mapping[int, Summary], reasons: Mapping[
         return Attention(
             1, "link-off", "bad", peer, f"cannot be reached by {who}{why}", pair=broken.pair, weight=len(broken.seers)
         )
-    others = summaries[seer.pk].down - 1
+    others = max(0, summaries[seer.pk].down - 1)
     whom = f"{peer.name} and {count(others, 'other')}" if others else peer.name
     back = ", nor the other way round" if broken.mutual else ""
     return Attention(1, "link-off", "bad", seer, f"cannot reach {whom}{back}{why}", pair=broken.pair)

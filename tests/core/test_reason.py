@@ -129,6 +129,36 @@ TABLE = [
         id="still trying",
     ),
     pytest.param(
+        Link(alpha(TRYING), bravo(TRYING), known=60.0),
+        "trying",
+        "alpha is trying bravo at 192.0.2.1:51820.",
+        id="three endpoints have had their turn, and the first one again not yet",
+    ),
+    pytest.param(
+        Link(alpha(TRYING), bravo(TRYING), known=61.0),
+        "silent",
+        "bravo has not answered alpha at any of its 3 endpoints so far.",
+        id="every endpoint was tried in vain, and the next one has its turn",
+    ),
+    pytest.param(
+        Link(alpha(replace(TRYING, handshake=240.0)), bravo(replace(TRYING, handshake=240.0)), known=9e9),
+        "trying",
+        "alpha is trying bravo at 192.0.2.1:51820.",
+        id="trying again, while the session may still live",
+    ),
+    pytest.param(
+        Link(alpha(replace(TRYING, handshake=241.0)), bravo(replace(TRYING, handshake=241.0)), known=9e9),
+        "silent",
+        "bravo has not answered alpha at any of its 3 endpoints for 4 m.",
+        id="every endpoint was tried since the session ended",
+    ),
+    pytest.param(
+        Link(alpha(UP), bravo(TRYING), known=61.0),
+        "one-way",
+        "alpha hears bravo, but bravo does not hear alpha: one direction only.",
+        id="one direction only, and the next endpoint has its turn",
+    ),
+    pytest.param(
         Link(alpha(translated=True), bravo(translated=True)),
         "nat",
         "alpha and bravo are both behind a NAT, and neither lets the other in.",
@@ -227,9 +257,9 @@ ENDS = st.builds(
 )
 
 
-@given(here=ENDS, there=ENDS)
-def test_every_link_that_is_not_up_has_a_reason_from_either_side(here: End, there: End) -> None:
-    for link in (Link(here, there), Link(there, here)):
+@given(here=ENDS, there=ENDS, known=st.floats(0, 1e9))
+def test_every_link_that_is_not_up_has_a_reason_from_either_side(here: End, there: End, known: float) -> None:
+    for link in (Link(here, there, known=known), Link(there, here, known=known)):
         reason = explain(link)
         if not link.up:
             assert isinstance(reason, Reason)

@@ -31,7 +31,7 @@ from tests.players import Machine, make_cluster, push
 pytestmark = pytest.mark.django_db(transaction=True)
 
 A = "192.0.2.1:51820"
-UP, DOWN = 1, 2
+UNKNOWN, UP, DOWN = range(3)
 
 
 class Page:
@@ -315,6 +315,21 @@ async def test_the_overview_is_told_of_what_it_shows_and_of_nothing_else(visit, 
     await page.hear()
     await in_thread(lambda: clusters.delete_cluster("console", cluster, cluster.name, timezone.now()))
     assert (await page.hear())["type"] == "delta"
+
+
+async def test_the_overview_looks_again_while_a_link_is_unknown(visit, console, monkeypatch):
+    """How long it has been is what makes it worth a sentence."""
+    monkeypatch.setattr(following.OverviewConsumer, "pause", 0.0)
+    monkeypatch.setattr(base, "RENEW_SECONDS", 0.05)
+    _, machines, _ = await in_thread(make_cluster)
+    one = await console.connect(machines[0])
+    await one.report({1: (UNKNOWN, A)}, complete=True)
+    page = await visit("/live/overview")
+    for number in range(4):
+        assert (await page.hear())["number"] == number
+    await one.report({1: (UP, A)})
+    while not await page.communicator.receive_nothing(timeout=0.5, interval=0.02):
+        await page.hear()
 
 
 async def test_a_removed_nodes_page_is_told_when_a_member_drops_it(visit, console, monkeypatch):

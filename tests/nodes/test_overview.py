@@ -24,7 +24,7 @@ from tests.factories import fill, make_cluster, make_user
 pytestmark = pytest.mark.django_db
 
 SECONDS = 60
-UP, DOWN = 1, 2
+UNKNOWN, UP, DOWN = range(3)
 
 
 @pytest.fixture
@@ -111,6 +111,20 @@ def test_the_overview_says_why(page, cluster):
         assert said in text
         assert text.count("cannot reach") == 2  # once for eyes, once in the link's name
         assert f'href="/links/{nodes[0].pk}/{nodes[1].pk}/"' in text
+
+
+@pytest.mark.parametrize(("known", "told"), [(30, False), (600, True)], ids=["still trying", "tried all in vain"])
+def test_a_link_that_is_unknown_is_told_once_every_endpoint_was_tried(page, cluster, known, told):
+    """Of two endpoints each has 15 s; `down` lasts for a moment between them only."""
+    nodes = fill(cluster, 2)
+    cluster.nodes.update(approved_at=timezone.now() - timedelta(seconds=known))
+    connect_all()
+    say(nodes[0], nodes[1:], UNKNOWN)
+    say(nodes[1], nodes[:1], UNKNOWN)
+    text = read(page.get("/"))
+    said = "bulk-0</a> cannot reach bulk-1, nor the other way round: no handshake on 2 of 2 endpoints, so far"
+    assert (said in text) is told
+    assert ("Nothing." in text) is not told
 
 
 def test_another_clusters_troubles_are_on_its_own_page(page, cluster):
