@@ -22,7 +22,7 @@ from tests.bench.console import CannotRun
 
 BENCHMARKS = (
     "frame", "plan", "fanout", "join", "memory", "apply", "reports", "datapath",
-    "live", "matrix",
+    "live", "matrix", "map",
     "discovery_fanout", "discovery_boot", "discovery_idle", "page",
 )  # fmt: skip
 """In the order in which they run; `memory` has the agent's own figures in it."""

@@ -2,6 +2,7 @@
 import { formatCount, plural } from "../format.ts";
 import { element, fill, keep, pairPath, stateElement } from "../live/dom.ts";
 import {
+  byName,
   type GroupRow,
   groupName,
   groupRows,
@@ -14,7 +15,7 @@ import {
   standing,
   together,
 } from "./model.ts";
-import type { MapLink, MapNode } from "./shapes.ts";
+import type { MapLink } from "./shapes.ts";
 
 const ROWS = 25;
 const LEVELS = ["hardly any traffic", "some traffic", "much traffic", "very much traffic"];
@@ -91,8 +92,8 @@ function showNotUp(root: HTMLElement, model: MapModel, links: MapLink[]): void {
 function showNodes(root: HTMLElement, model: MapModel, centre: number | null, search: string): void {
   const body = root.querySelector("[data-map-nodes]");
   if (!body) return;
-  const byName = (a: MapNode, b: MapNode) => a.name.localeCompare(b.name, "en", { numeric: true });
-  const found = [...model.nodes.values()].filter((node) => matches(node, search)).sort(byName);
+  const found = [...model.nodes.values()].filter((node) => matches(node, search));
+  found.sort((a, b) => byName(a.name, b.name));
   const byKey = new Map(found.slice(0, ROWS).map((node) => [String(node.pk), node]));
   for (const shown of keep(body, [...byKey.keys()], () => newRow(3))) {
     const node = byKey.get(shown.getAttribute("data-key") ?? "");

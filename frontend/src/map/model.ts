@@ -3,6 +3,9 @@ import { formatCount, plural } from "../format.ts";
 import type { State } from "../live/shapes.ts";
 import type { GroupLinks, MapDelta, MapLink, MapNode, MapSnapshot } from "./shapes.ts";
 
+/** Names as people order them; one collator for all, for a thousand names are ten thousand comparisons. */
+export const byName = new Intl.Collator("en", { numeric: true }).compare;
+
 /** What the socket told so far. */
 export class MapModel {
   readonly nodes = new Map<number, MapNode>();
@@ -67,7 +70,7 @@ export function membersByGroup(nodes: Iterable<MapNode>): Map<string, MapNode[]>
     else found.set(node.group, [node]);
   }
   const last = (key: string) => (key.startsWith("=") ? 0 : 1);
-  const order = (a: string, b: string) => last(a) - last(b) || a.localeCompare(b, "en", { numeric: true });
+  const order = (a: string, b: string) => last(a) - last(b) || byName(a, b);
   const keys = [...found.keys()].sort(order);
   return new Map(keys.map((key) => [key, (found.get(key) ?? []).sort((a, b) => a.pk - b.pk)]));
 }
@@ -151,8 +154,9 @@ export function groupRows(model: MapModel): GroupRow[] {
 export function notUp(model: MapModel): MapLink[] {
   const name = (pk: number) => model.nodes.get(pk)?.name ?? "";
   const found = [...model.links.values()].filter(([, , state]) => state !== "up");
-  const byName = (a: number, b: number) => name(a).localeCompare(name(b), "en", { numeric: true });
-  return found.sort((a, b) => RANK[b[2]] - RANK[a[2]] || byName(a[0], b[0]) || byName(a[1], b[1]));
+  return found.sort(
+    (a, b) => RANK[b[2]] - RANK[a[2]] || byName(name(a[0]), name(b[0])) || byName(name(a[1]), name(b[1])),
+  );
 }
 
 /** Nodes that a search means: by name, site or kind; all when nothing is searched. */
