@@ -1,0 +1,117 @@
+"""History in a real Chromium: charts have the points that the table has, and one more each minute, without polling."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from nodes import certificates
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("administrator")]
+
+ROOT = Path(__file__).parents[2]
+WIDE = {"width": 1280, "height": 860}
+PHONE = {"width": 390, "height": 844}
+QUARTERS = 7 * 96
+CHARTS = ["Links by state", "Traffic", "Round trip", "Loss"]
+
+
+@pytest.fixture(scope="module")
+def mesh(console, machines, administrator):
+    """Two members with a past of a week, and one that came just now."""
+    console.call("create_cluster", "homelab")
+    token = console.call("create_token", "homelab", "--uses", "9")["token"]
+    pin = certificates.fingerprint((console.directory / "tls" / "certificate.pem").read_bytes())
+    for name in ("edge-1", "edge-2"):
+        machines.join(name, f"echo {token} | sudo kubespan-agent enrol {console.tls_url} --pin {pin} --token-file -")
+    command = [sys.executable, "-m", "tests.past", "--data", str(console.directory), "--cluster", "homelab"]
+    subprocess.run(command, cwd=ROOT, check=True, timeout=120)
+
+
+def go_to(page, name):
+    page.goto(f"/nodes/?q={name}")
+    page.get_by_role("link", name=name, exact=True).click()
+
+
+def drawn(page):
+    """How many points the page's first chart has, once it is there."""
+    chart = page.locator(".ks-plot").first
+    expect(chart.locator("canvas")).to_be_visible()
+    return int(chart.get_attribute("data-points"))
+
+
+def test_a_nodes_charts_say_what_their_table_says(open_browser, mesh):
+    browser = open_browser(viewport=WIDE, reduced_motion="reduce").sign_in()
+    page = browser.page
+    go_to(page, "edge-1")
+    history = page.get_by_role("region", name="History")
+    expect(history.get_by_role("heading", name="Links by state")).to_have_count(2)
+    assert [one.get_attribute("aria-label").split(". ")[0] for one in page.locator(".ks-plot").all()] == CHARTS
+    browser.check_both()
+
+    history.get_by_role("link", name="7 d").click()
+    expect(history.get_by_role("link", name="7 d")).to_have_attribute("aria-current", "true")
+    expect(page.locator("[data-history-body]")).to_have_attribute("aria-busy", "false")
+    assert "history=7d" in page.url
+    points = drawn(page)
+    assert QUARTERS - 10 < points < QUARTERS, "but for a gap, and the time when it was away"
+    history.get_by_text("As a table").click()
+    rows = history.locator(".ks-points tbody tr")
+    away = history.locator(".ks-points tbody tr", has=page.locator("td:nth-child(2)", has_text="0 %")).filter(
+        has_not_text="100 %"
+    )
+    assert rows.count() == points + away.count()
+    assert away.count() == 4, "an hour"
+    browser.check()
+
+    page.reload()
+    expect(history.get_by_role("link", name="7 d")).to_have_attribute("aria-current", "true")
+    assert abs(drawn(page) - points) <= 1
+
+
+def test_a_strip_is_read_by_keyboard(open_browser, mesh):
+    browser = open_browser(viewport=PHONE, has_touch=True, reduced_motion="reduce").sign_in()
+    page = browser.page
+    go_to(page, "edge-1")
+    strip = page.get_by_role("slider", name="Links by state")
+    strip.focus()
+    page.keyboard.press("End")
+    last = strip.get_attribute("aria-valuetext")
+    page.keyboard.press("ArrowLeft")
+    before = strip.get_attribute("aria-valuetext")
+    assert last != before
+    assert before.endswith("1 of 1 up")
+    expect(page.locator(".ks-plot-legend").first).to_contain_text("up 1")
+    browser.check()
+
+
+def test_a_links_page_has_its_history_live(open_browser, mesh):
+    browser = open_browser(viewport=WIDE, reduced_motion="reduce").sign_in()
+    page = browser.page
+    go_to(page, "edge-1")
+    page.get_by_role("navigation", name="Node", exact=True).get_by_role("link", name="Links", exact=True).click()
+    expect(page.locator(".ks-trail svg")).to_be_visible()
+    page.locator("[data-peers] tbody tr td a").first.click()
+    expect(page.get_by_role("heading", name="edge-1 and edge-2")).to_be_visible()
+    expect(page.get_by_role("slider", name="edge-1 sees edge-2")).to_be_visible()
+    page.get_by_role("button", name="Keep its history").click()
+    expect(page.get_by_role("button", name="Let go of its history")).to_be_visible()
+    browser.check_both()
+    points = drawn(page)
+    more = {"name": "edge-1", "at": [0], **{key: [1] for key in ("connected", "up", "unknown", "down")}}
+    more |= {key: [0.5] for key in ("rtt", "loss", "received", "sent")}
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.evaluate(
+        """([more]) => {
+            const place = document.querySelector("[data-history]");
+            const now = Math.floor(Date.now() / 60000) * 60 + 60;
+            place.dispatchEvent(new CustomEvent("history:points", { detail: [{ ...more, at: [now] }] }));
+        }""",
+        [more],
+    )
+    assert drawn(page) in (points, points + 1), "the oldest may have gone"
+    assert "worst 500 ms" in page.locator(".ks-plot").first.get_attribute("aria-label")
+    assert not [url for url in asked if "/history/" in url], "nothing is fetched for it"
