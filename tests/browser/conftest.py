@@ -152,6 +152,10 @@ def open_browser(chromium, console):
 @pytest.fixture(scope="module")
 def administrator(console):
     """An administrator made by the command, for tests that are not about the first page."""
+    make_administrator(console)
+
+
+def make_administrator(console):
     console.call(
         "createsuperuser", "--noinput", "--username", "alice", "--email", "",
         env={"DJANGO_SUPERUSER_PASSWORD": PASSWORD},
