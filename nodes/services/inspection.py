@@ -96,7 +96,8 @@ def list_affiliates(cluster: Cluster) -> Listing:
     if row is None:
         return Listing()
     sealed = discovery.read(row).affiliates.values()
-    nodes = {node.node_id: node for node in cluster.nodes.present()}
+    present = cluster.nodes.present().only("node_id", "name", "status", "kind", "cluster")
+    nodes = {node.node_id: node for node in present}
     return _listing(sealed, nodes, affiliates.open_with(cluster, sealed))
 
 

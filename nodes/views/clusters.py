@@ -6,7 +6,7 @@ from collections import Counter
 
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.db.models import Count, Q
+from django.db.models import Case, Count, Q, When
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -240,6 +240,12 @@ class ClusterOptionsPreviewView(ClusterTab):
         return self.show(form=form, sentences=sentences)
 
 
+PRESSING = Case(
+    When(state=RolloutStep.State.FAILED, then=0), When(state=RolloutStep.State.TOLD, then=1), default=2
+)
+"""What went wrong, and what goes on just now, come before what is done or waits."""
+
+
 class ClusterAgentsView(ClusterTab):
     """Which agents run, and upgrading them: one node first, then the others."""
 
@@ -260,15 +266,15 @@ class ClusterAgentsView(ClusterTab):
 
     def show_offer(self) -> HttpResponse:
         """What runs, what may be upgraded, and how the last upgrade went."""
-        members = Node.objects.approved().filter(cluster=self.cluster)
+        members = Node.objects.approved().filter(cluster=self.cluster).order_by()
         rollout = self.cluster.rollouts.first()
-        steps = rollout.steps.select_related("node") if rollout else []
+        steps = RolloutStep.objects.filter(rollout=rollout).select_related("node").order_by(PRESSING, "order")
         return self.show(
             offer=rollouts.read_offer(self.cluster),
-            versions=sorted(Counter(node.agent_version for node in members).items(), reverse=True),
+            versions=sorted(Counter(members.values_list("agent_version", flat=True)).items(), reverse=True),
             rollout=rollout,
-            steps=steps,
-            finished=sum(step.state == RolloutStep.State.DONE for step in steps),
+            page=Paginator(steps, PAGE_SIZE).get_page(self.request.GET.get("page")),
+            finished=steps.filter(state=RolloutStep.State.DONE).count(),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import timedelta
 from io import StringIO
 
@@ -276,6 +277,19 @@ def test_the_page_offers_shows_and_cancels(fleet, admin_client):
     rollout = rollouts.start_rollout("tests", fleet.cluster, NOW)
     page = admin_client.post(reverse("rollout-cancel", args=[rollout.pk]), follow=True).content.decode()
     assert "Cancelled" in page
+
+
+def test_of_a_large_upgrade_the_page_shows_what_went_wrong_first(fleet, admin_client, monkeypatch):
+    monkeypatch.setattr("nodes.views.clusters.PAGE_SIZE", 1)
+    rollout = rollouts.start_rollout("tests", fleet.cluster, NOW)
+    rollout.steps.filter(node__name="charlie").update(state="failed", reason="it hung")
+    pages = [
+        admin_client.get(reverse("cluster-agents", args=[fleet.cluster.uuid]), {"page": number}).content.decode()
+        for number in (1, 2, 3)
+    ]
+    rows = [re.findall(r'<tr data-key="\d+">.*?>(\w+)</a>', page, re.DOTALL) for page in pages]
+    assert rows == [["charlie"], ["alpha"], ["bravo"]]
+    assert "0 of 3 upgraded" in pages[2]
 
 
 def test_the_command_begins_shows_and_cancels(fleet):
