@@ -200,6 +200,7 @@ def work(browser: Browser, office: str, console: RunningConsole, token: str) -> 
         "mtu": "1400",
         "enabled": "on",
         "discovery": "on",
+        "probes": "on",
         "harvest_extra_endpoints": "on",
     }
     browser.send(f"{office}options/", options)
@@ -214,9 +215,9 @@ def work(browser: Browser, office: str, console: RunningConsole, token: str) -> 
     for body in (request, request[:-5], b"token=" + token.encode()):
         post(console.url + ENROL_PATH, body, browser)
     browser.open("/nothing/")
-    browser.open(f"{office}secret/", {"password": PASSWORD})  # without the form's token
+    browser.open("/account/confirm/", {"password": PASSWORD})  # without the form's token
     browser.open("/", Host="liar.example")
-    browser.open("/login/", {"username": "alice", "password": PASSWORD})
+    browser.open("/login/", {"login": "alice", "password": PASSWORD})
 
 
 def post(url: str, body: bytes, browser: Browser) -> int:
@@ -232,7 +233,8 @@ def post(url: str, body: bytes, browser: Browser) -> int:
 
 def look(browser: Browser, office: str, traces: Traces) -> None:
     """Look at what may be looked at."""
-    browser.send(f"{office}secret/", {"password": PASSWORD})
+    browser.send("/account/confirm/", {"password": PASSWORD})
+    browser.send(f"{office}secret/", {})
     browser.send(f"{office}id/", {}, f"{office}options/")
     for name in (f"{office}secret/ (200, form)", f"{office}id/ (200, form)"):
         traces.revealed[name] = browser.shown.pop(name)
