@@ -85,7 +85,9 @@ class NodeApproveView(NodeOverviewPage):
             messages.error(request, refusal.reason)
             return redirect("node", pk)
         messages.success(request, f"{node.name} is approved; its peers hear of it now.")
-        return redirect(node.cluster if request.POST.get("next") == "cluster" else node)
+        if request.POST.get("next") == "cluster":
+            return redirect("cluster-nodes", node.cluster.uuid)
+        return redirect(node)
 
 
 class NodeRemoveView(NodeOverviewPage):
