@@ -6,7 +6,6 @@ import json
 
 import msgspec
 import pytest
-from django.contrib.auth.models import User
 
 from kubespan.core.cluster import parse_cluster_secret
 from kubespan.core.messages import Revision
@@ -14,7 +13,7 @@ from kubespan.core.options import ClusterOptions, Options
 from nodes.models import Audit, Change, Cluster
 from nodes.services import clusters, revisions
 from nodes.services.refused import Refused
-from tests.factories import NOW, Machine, cluster_identity, enrol, make_cluster
+from tests.factories import NOW, Machine, cluster_identity, enrol, make_cluster, make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -91,7 +90,7 @@ def test_the_secret_shows_itself_to_nobody_unasked():
 
 
 def test_each_look_at_the_secret_is_an_audit_row():
-    user = User.objects.create_user("alice")
+    user = make_user("alice", "administrator")
     cluster = make_cluster()
 
     assert clusters.reveal_secret(user, cluster, NOW) == cluster.secret.reveal()

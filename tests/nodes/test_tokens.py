@@ -5,18 +5,17 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from django.contrib.auth.models import User
 
 from nodes.models import Audit, Token
 from nodes.services import tokens
 from nodes.services.refused import Refused
-from tests.factories import NOW, make_cluster, make_token
+from tests.factories import NOW, make_cluster, make_token, make_user
 
 pytestmark = pytest.mark.django_db
 
 
 def test_a_token_is_kept_as_a_hash_only():
-    user = User.objects.create_user("alice")
+    user = make_user("alice", "operator")
     token, plain = tokens.create_token(
         user, make_cluster(), name="site", uses=3, lifetime=timedelta(days=1), approval_required=True, now=NOW
     )
