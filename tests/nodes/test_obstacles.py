@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from django.urls import reverse
 from django.utils import timezone
 
 from kubespan.core.messages import Finding
@@ -97,11 +98,12 @@ def test_the_node_page_shows_each_with_its_remedy(page, node):
 
 
 def test_the_cluster_page_counts_the_machines(page, cluster):
+    address = reverse("cluster-nodes", args=[cluster.uuid])
     first, second, third = fill(cluster, 3)
-    assert "with findings" not in page.get(cluster.get_absolute_url()).content.decode()
+    assert "with findings" not in page.get(address).content.decode()
     record_findings(first.pk, [CLOCK], NOW)
     record_findings(third.pk, [STRICT, CLOCK], NOW)
-    content = page.get(cluster.get_absolute_url()).content.decode()
+    content = page.get(address).content.decode()
     assert "2 machines with findings" in content
     assert "keeps traffic out of the mesh" in content
     note = content[content.index('id="hindered"') :]
@@ -116,7 +118,7 @@ def test_attention_has_them_with_what_stops_the_mesh_before_the_rest(cluster):
     nodes = Node.objects.filter(cluster=cluster).order_by("pk")
     for node in nodes:
         node.session, node.applied_epoch, node.applied_number = "s", 1, cluster.revision
-    found = attention.collect(nodes, {cluster.pk: cluster}, {}, {})
+    found = attention.collect(nodes, {cluster.pk: cluster}, {}, Obstacle.objects.order_by("node", "place"))
     assert [f"{entry.subject.name} {entry.tone} {entry.text}" for entry in found if "preflight" in entry.text] == [
         "bulk-1 bad preflight: The kernel drops what comes (and 1 more finding)",
         "bulk-0 warn preflight: The clock is off",
