@@ -232,6 +232,7 @@ def test_a_hundred_changes_ask_for_one_push_that_carries_the_last(valkey, listen
 
 
 def test_a_change_after_a_push_began_asks_for_another(valkey, django_capture_on_commit_callbacks):
+    monkeypatch.setattr(revisions, "PUSH_GATHER", (5000, 20_000))  # so that a slow machine is soon enough
     cluster = make_cluster()
     for mtu in (1300, 1301):
         with django_capture_on_commit_callbacks(execute=True):
@@ -267,15 +268,16 @@ def test_a_change_at_rest_is_pushed_at_once_and_one_just_after_a_push_waits(
 ):
     asked = []
     monkeypatch.setattr(revisions.current_app, "send_task", lambda *_, countdown, **__: asked.append(countdown))
+    monkeypatch.setattr(revisions, "PUSH_GATHER", (5000, 20_000))  # so that a slow machine is soon enough
     cluster = make_cluster()
     for mtu in (1300, 1301):
         with django_capture_on_commit_callbacks(execute=True):
             clusters.set_options("tests", cluster, ClusterOptions(mtu=mtu), NOW)
         revisions.push(cluster.pk)
     assert asked[0] is None
-    assert 0 < asked[1] <= 0.05
+    assert 0 < asked[1] <= 5.0
     with valkey.client() as client:
-        assert client.get(f"kubespan:pushed:{cluster.pk}") == "100"
+        assert client.get(f"kubespan:pushed:{cluster.pk}") == "10000"
 
 
 def test_with_nothing_new_nothing_is_pushed(listen):
