@@ -232,7 +232,6 @@ def test_a_hundred_changes_ask_for_one_push_that_carries_the_last(valkey, listen
 
 
 def test_a_change_after_a_push_began_asks_for_another(valkey, django_capture_on_commit_callbacks):
-    monkeypatch.setattr(revisions, "PUSH_GATHER", (5000, 20_000))  # so that a slow machine is soon enough
     cluster = make_cluster()
     for mtu in (1300, 1301):
         with django_capture_on_commit_callbacks(execute=True):

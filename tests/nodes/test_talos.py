@@ -29,7 +29,7 @@ from nodes import certificates, talos
 from nodes.counters import read_counters
 from nodes.models import Audit, Cluster, Node
 from nodes.uploads import InMemory
-from tests.factories import NOW, enrol, make_cluster
+from tests.factories import NOW, enrol, make_cluster, make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -428,7 +428,7 @@ async def test_a_service_that_is_there(alice, async_client, settings):
 
 def test_only_operators_test(client, cluster, settings):
     """And nobody makes the console connect anywhere else: what is sent names no address."""
-    client.force_login(get_user_model().objects.create_user("bob"))
+    client.force_login(make_user("bob", "viewer"))
     assert client.post(address(cluster, "cluster-talos-test")).status_code == 403
 
 

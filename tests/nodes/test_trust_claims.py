@@ -8,6 +8,7 @@ from html import unescape
 from ipaddress import ip_network
 
 import pytest
+from django.urls import reverse
 from django.utils import timezone
 
 from kubespan.core.messages import Claim, ClaimRefused
@@ -81,7 +82,7 @@ def test_two_sites_with_equal_private_addresses_keep_what_came_first_and_the_pag
 
     assert told_to_all(cluster) == {"berlin": ["192.168.1.10", "10.1.0.1"], "paris": ["10.2.0.1"]}
     client.force_login(admin_user)
-    text = re.sub(r"\s+", " ", unescape(client.get(late.get_absolute_url()).content.decode()))
+    text = re.sub(r"\s+", " ", unescape(client.get(reverse("node-endpoints", args=[late.pk])).content.decode()))
     assert "Not believed" in text
     assert "192.168.1.10 is an address of berlin already" in text
 
@@ -105,7 +106,7 @@ def test_what_a_liar_writes_is_shown_and_does_nothing(client, admin_user):
     nasty = "<script>alert(1)</script>"
     node = enrol(cluster, Machine("liar", addresses=(nasty,), networks=(nasty,)), now=timezone.now())
     client.force_login(admin_user)
-    page = client.get(node.get_absolute_url()).content.decode()
+    page = client.get(reverse("node-endpoints", args=[node.pk])).content.decode()
 
     assert nasty not in page
     assert nasty in unescape(page)

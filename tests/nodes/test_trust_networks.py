@@ -167,7 +167,7 @@ def test_the_page_says_which_rule_let_a_network_in_and_asks_for_the_others(clien
     client.force_login(get_user_model().objects.create_superuser("alice"))
     cluster = make_cluster(approved_networks=("10.8.0.0/16",))
     node = enrol(cluster, Machine("edge", networks=("10.8.1.0/24", "10.9.0.0/16")))
-    text = unescape(client.get(node.get_absolute_url()).content.decode())
+    text = unescape(client.get(reverse("node-endpoints", args=[node.pk])).content.decode())
 
     assert 'by the cluster\'s rule <span class="mono">10.8.0.0/16</span>' in text
     assert 'name="networks" value="10.9.0.0/16"' in text
