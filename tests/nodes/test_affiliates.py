@@ -10,6 +10,7 @@ from ipaddress import IPv6Address, ip_address, ip_interface
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
 
 from kubespan.core.affiliate import Affiliate
 from kubespan.core.cluster import ula_prefix
@@ -506,7 +507,8 @@ def test_pages_say_how_a_talos_machine_stands(talos, client, django_user_model):
         "Agent version": False,
         "Applied": False,
     }
-    page = client.get(talos.cluster.get_absolute_url()).content.decode()
+    members = reverse("cluster-nodes", args=[talos.cluster.uuid])
+    page = client.get(members).content.decode()
     assert "in discovery" in page
     assert '<span class="ks-chip" data-tone="info">Talos</span>' in page
     assert "never connected" not in page
@@ -514,5 +516,5 @@ def test_pages_say_how_a_talos_machine_stands(talos, client, django_user_model):
     assert "talos-1" not in client.get("/").content.decode()  # nothing needs attention
     discovery.apply(talos.row, [Deletion("talos-1")], talos.at)
     talos.follow(NOW)
-    assert "left discovery" in client.get(talos.cluster.get_absolute_url()).content.decode()
+    assert "left discovery" in client.get(members).content.decode()
     assert "left discovery" in client.get("/").content.decode()

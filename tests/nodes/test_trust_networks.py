@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from html import unescape
-
 import msgspec
 import pytest
 from django.contrib.auth import get_user_model
@@ -167,9 +165,10 @@ def test_the_page_says_which_rule_let_a_network_in_and_asks_for_the_others(clien
     client.force_login(get_user_model().objects.create_superuser("alice"))
     cluster = make_cluster(approved_networks=("10.8.0.0/16",))
     node = enrol(cluster, Machine("edge", networks=("10.8.1.0/24", "10.9.0.0/16")))
-    text = unescape(client.get(reverse("node-endpoints", args=[node.pk])).content.decode())
+    told = client.get(reverse("node-configuration", args=[node.pk])).content.decode()
+    text = client.get(node.get_absolute_url()).content.decode()
 
-    assert 'by the cluster\'s rule <span class="mono">10.8.0.0/16</span>' in text
+    assert 'by the cluster’s rule <span class="mono">10.8.0.0/16</span>' in told
     assert 'name="networks" value="10.9.0.0/16"' in text
     assert 'name="networks" value="10.8.1.0/24"' not in text
 
