@@ -240,9 +240,7 @@ class ClusterOptionsPreviewView(ClusterTab):
         return self.show(form=form, sentences=sentences)
 
 
-PRESSING = Case(
-    When(state=RolloutStep.State.FAILED, then=0), When(state=RolloutStep.State.TOLD, then=1), default=2
-)
+PRESSING = Case(When(state=RolloutStep.State.FAILED, then=0), When(state=RolloutStep.State.TOLD, then=1), default=2)
 """What went wrong, and what goes on just now, come before what is done or waits."""
 
 
