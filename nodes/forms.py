@@ -6,7 +6,6 @@ from datetime import timedelta
 
 import msgspec
 from django import forms
-from django.contrib.auth import password_validation
 
 from kubespan.core.options import DEFAULT_MTU, MAXIMUM_MTU, MINIMUM_MTU, ClusterOptions
 from nodes.access import clusters_where, may
@@ -68,20 +67,18 @@ class Lines(forms.CharField):
         return tuple(line.strip() for line in super().to_python(value).splitlines() if line.strip())
 
 
-class FirstAdministratorForm(Fields):
-    """Makes the first administrator; the code proves that one can read the console's own output."""
+STRENGTH = "At least eight characters, and none that everybody uses."
 
-    code = forms.CharField(
-        label="One-time code",
-        help_text="The console printed it when it started.",
-        widget=forms.TextInput(attrs={"autocomplete": "one-time-code", "spellcheck": "false", "autofocus": True}),
-    )
+
+class PersonForm(Fields):
+    """A new person's name and password; what is wrong with either the service says."""
+
     username = forms.CharField(
-        label="User name", max_length=150, widget=forms.TextInput(attrs={"autocomplete": "username"})
+        label="User name", max_length=150, widget=forms.TextInput(attrs={"autocomplete": "username", "autofocus": True})
     )
     password = forms.CharField(
         label="Password",
-        help_text="At least eight characters, and none that everybody uses.",
+        help_text=STRENGTH,
         strip=False,
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
     )
@@ -91,14 +88,24 @@ class FirstAdministratorForm(Fields):
 
     def clean(self):
         given = super().clean()
-        password = given.get("password")
-        if password and given.get("again") and given["again"] != password:
+        if given.get("password") and given.get("again") and given["again"] != given["password"]:
             self.add_error("again", "The two passwords differ.")
         return given
 
-    def clean_password(self):
-        password_validation.validate_password(self.cleaned_data["password"])
-        return self.cleaned_data["password"]
+
+class FirstAdministratorForm(PersonForm):
+    """Makes the first administrator; the code proves that one can read the console's own output."""
+
+    code = forms.CharField(
+        label="One-time code",
+        help_text="The console printed it when it started.",
+        widget=forms.TextInput(attrs={"autocomplete": "one-time-code", "spellcheck": "false", "autofocus": True}),
+    )
+    field_order = ("code", "username", "password", "again")
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        del self.fields["username"].widget.attrs["autofocus"]
 
 
 class Routing:

@@ -6,9 +6,8 @@ from allauth.account import forms as account
 from allauth.mfa.base import forms as mfa
 from allauth.mfa.totp.forms import ActivateTOTPForm
 from allauth.mfa.webauthn import forms as webauthn
-from django import forms
 
-from nodes.forms import Fields
+from nodes.forms import STRENGTH, Fields
 
 
 class Spoken(Fields):
@@ -28,7 +27,6 @@ class Spoken(Fields):
             first.widget.attrs["autofocus"] = True
 
 
-NEW = "At least eight characters, and none that everybody uses."
 CODE = {"code": "Code"}
 CODE_HINT = {"code": "Six digits from your authenticator app, or one of your recovery codes."}
 
@@ -49,14 +47,14 @@ class ChangePasswordForm(Spoken, account.ChangePasswordForm):
     """Another password."""
 
     labels = {"oldpassword": "Present password", "password1": "New password", "password2": "New password again"}
-    hints = {"password1": NEW}
+    hints = {"password1": STRENGTH}
 
 
 class SetPasswordForm(Spoken, account.SetPasswordForm):
     """A password, for somebody who has single sign-on alone."""
 
     labels = {"password1": "Password", "password2": "Password again"}
-    hints = {"password1": NEW}
+    hints = {"password1": STRENGTH}
 
 
 class SecondFactorForm(Spoken, mfa.AuthenticateForm):
@@ -91,26 +89,3 @@ class RenameKeyForm(Spoken, webauthn.EditWebAuthnForm):
     """Another name for a key."""
 
     labels = {"name": "Name"}
-
-
-class InvitedForm(Fields):
-    """Whoever follows an invitation chooses name and password."""
-
-    username = forms.CharField(
-        label="User name", max_length=150, widget=forms.TextInput(attrs={"autocomplete": "username", "autofocus": True})
-    )
-    password = forms.CharField(
-        label="Password",
-        help_text=NEW,
-        strip=False,
-        widget=forms.PasswordInput(attrs={"autocomplete": "new-password"}),
-    )
-    again = forms.CharField(
-        label="Password again", strip=False, widget=forms.PasswordInput(attrs={"autocomplete": "new-password"})
-    )
-
-    def clean(self):
-        given = super().clean()
-        if given.get("password") and given.get("again") and given["again"] != given["password"]:
-            self.add_error("again", "The two passwords differ.")
-        return given

@@ -30,8 +30,7 @@ from django.views.generic import FormView
 
 from nodes.accounts.adapter import INVITED
 from nodes.accounts.confirm import ask_again
-from nodes.accounts.forms import InvitedForm
-from nodes.forms import FirstAdministratorForm
+from nodes.forms import FirstAdministratorForm, PersonForm
 from nodes.models import Grant
 from nodes.models.roles import roles_of
 from nodes.services import audit, invitations, people
@@ -99,13 +98,13 @@ class InvitationView(View):
         if invitation is None:
             return render(request, "people/invitation_gone.html", status=410)
         request.session[INVITED] = invitation.digest
-        return self.show(invitation, InvitedForm(initial={"username": invitation.name.replace(" ", ".").lower()}))
+        return self.show(invitation, PersonForm(initial={"username": invitation.name.replace(" ", ".").lower()}))
 
     def post(self, request, token):
         invitation = invitations.find_open(invitations.digest_of(token), timezone.now())
         if invitation is None:
             return render(request, "people/invitation_gone.html", status=410)
-        form = InvitedForm(request.POST)
+        form = PersonForm(request.POST)
         if not form.is_valid():
             return self.show(invitation, form, 400)
         try:
