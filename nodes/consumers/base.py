@@ -40,6 +40,7 @@ LEASE_SECONDS = 60.0
 CLOSE_SIGNED_OUT = 4401
 CLOSE_FORBIDDEN = 4403
 CLOSE_GONE = 4404
+CLOSE_POLICY = 1008
 
 log = structlog.get_logger(__name__)
 
@@ -70,6 +71,8 @@ class MeshConsumer(AsyncWebsocketConsumer):
     """What all pages' sockets share; a subclass reads its rows, takes reports, and says what changed."""
 
     pause = DELTA_SECONDS
+    view_form: type[msgspec.Struct] | None = None
+    """What a page says of what it has in view; none where it does not."""
     permission = "manage_console"
     """What the page needs (nodes.access.ACTIONS), in each cluster that it is about, or with all of them at all."""
 
@@ -219,6 +222,19 @@ class MeshConsumer(AsyncWebsocketConsumer):
         self._stale.set()
         self._changed.set()
 
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        """Take what the page says it has in view; nonsense closes it."""
+        if self.view_form is None or not self._clusters:
+            return  # none is asked for, or it was refused
+        try:
+            await self.look_at(msgspec.json.decode(text_data or bytes_data or b"", type=self.view_form))
+        except (msgspec.DecodeError, ValueError):
+            await self.close(CLOSE_POLICY)
+
+    async def look_at(self, view: Any) -> None:
+        """Show that; raises ValueError where there is no such view."""
+        raise NotImplementedError
+
     # What a page is about.
 
     def find(self) -> set[int | None]:
@@ -273,6 +289,12 @@ class MeshConsumer(AsyncWebsocketConsumer):
 
     node_enrolled = node_approved = node_changed = node_removed = node_away = node_applied = cluster_changed
     cluster_created = token_changed = rollout_changed = alerts_changed = history_followed = cluster_changed
+
+
+class View(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="view"):
+    """The nodes that a page has in view."""
+
+    nodes: list[int]
 
 
 class Gone(Exception):

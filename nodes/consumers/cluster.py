@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 
-import msgspec
-
 from nodes import live
-from nodes.consumers.base import LEASE_SECONDS, PACE_SECONDS, Gone, MeshConsumer, Sent, those
+from nodes.consumers.base import LEASE_SECONDS, PACE_SECONDS, Gone, MeshConsumer, Sent, View, those
 from nodes.consumers.rows import link, node_rows, on_page, reported
 from nodes.fanout import Watch
 from nodes.models import Cluster, Node
@@ -24,6 +22,7 @@ class ClusterConsumer(MeshConsumer):
     """A cluster's page: its nodes, and its links or those that are not up."""
 
     permission = "view_cluster"
+    view_form = View
 
     def find(self) -> set[int | None]:
         """The cluster of the address."""
@@ -101,20 +100,7 @@ class ClusterConsumer(MeshConsumer):
         pks = self._view if len(self._nodes.now) > FULL_LINKS else tuple(self._nodes.now)
         return Watch(pks, PACE_SECONDS, LEASE_SECONDS)
 
-    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
-        """The page says which nodes it has in view: `{"type": "view", "nodes": [pk, …]}`."""
-        if not self._clusters:
-            return  # it was refused
-        try:
-            view = msgspec.json.decode(text_data or bytes_data or b"", type=View)
-        except msgspec.DecodeError:
-            await self.close(1008)
-            return
+    async def look_at(self, view: View) -> None:
+        """These report at full pace."""
         self._view = tuple(view.nodes[:IN_VIEW_LIMIT])
         await self._publish_watch()
-
-
-class View(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="view"):
-    """What a page has in view."""
-
-    nodes: list[int]

@@ -7,8 +7,7 @@ import time
 import msgspec
 
 from nodes import live, maps
-from nodes.consumers.base import DELTA_SECONDS, LEASE_SECONDS, PACE_SECONDS, Gone, MeshConsumer, Sent, those
-from nodes.consumers.cluster import View
+from nodes.consumers.base import DELTA_SECONDS, LEASE_SECONDS, PACE_SECONDS, Gone, MeshConsumer, Sent, View, those
 from nodes.fanout import Watch
 from nodes.maps import GroupLinks, MapDelta, MapLink, MapNode, MapSnapshot, Member
 from nodes.models import Cluster, Node
@@ -22,6 +21,7 @@ class MapConsumer(MeshConsumer):
     """Members and the links between them, or between groups of them."""
 
     permission = "view_cluster"
+    view_form = View
 
     def find(self) -> set[int | None]:
         """The cluster of the address."""
@@ -166,15 +166,8 @@ class MapConsumer(MeshConsumer):
         root = (self._root,) if self._root in self._members else ()
         return Watch(root if self._grouped else tuple(self._members), PACE_SECONDS, LEASE_SECONDS)
 
-    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
-        """The page says which node it has in the centre: `{"type": "view", "nodes": [pk]}`, or none."""
-        if not self._clusters:
-            return  # it was refused
-        try:
-            view = msgspec.json.decode(text_data or bytes_data or b"", type=View)
-        except msgspec.DecodeError:
-            await self.close(1008)
-            return
+    async def look_at(self, view: View) -> None:
+        """The first of them is in the centre, if there is one."""
         self._root = view.nodes[0] if view.nodes else None
         self.look_again()
 

@@ -20,8 +20,6 @@ RECORDS_AT_ONCE = 32
 LINKS_A_SECOND = 10_000
 """Links that nodes in view may report each second for one page; with more members fewer nodes report at full pace."""
 
-CLOSE_POLICY = 1008
-
 
 class MatrixConsumer(MeshConsumer):
     """Who sees whom: members first, then cells of the view that the page asks for.
@@ -31,6 +29,7 @@ class MatrixConsumer(MeshConsumer):
     """
 
     permission = "view_cluster"
+    view_form = View
 
     def find(self) -> set[int | None]:
         """The cluster of the address."""
@@ -75,16 +74,9 @@ class MatrixConsumer(MeshConsumer):
             for pk, figures in live.read_figures(rows[start : start + RECORDS_AT_ONCE], figure):
                 self._sheet.put_figures(self._indexes[pk], figures)
 
-    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
-        """The page says what it has in view; of several within a quarter of a second the last one counts."""
-        if not self._clusters:
-            return  # it was refused
-        try:
-            view = msgspec.json.decode(text_data or bytes_data or b"", type=View)
-            view.check(self._next_index)
-        except (msgspec.DecodeError, ValueError):
-            await self.close(CLOSE_POLICY)
-            return
+    async def look_at(self, view: View) -> None:
+        """Of several within a quarter of a second the last one counts."""
+        view.check(self._next_index)
         self._asked = view
         self._changed.set()
 

@@ -211,4 +211,4 @@ async def test_only_so_many_nodes_report_faster_for_it(live, open_page, monkeypa
 async def test_what_is_no_view_ends_it(live, open_page, asked):
     page = await open_page(live.mesh.cluster)
     await page.communicator.send_to(text_data=asked)
-    assert await page.closed() == consumer.CLOSE_POLICY
+    assert await page.closed() == base.CLOSE_POLICY
