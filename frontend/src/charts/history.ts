@@ -1,6 +1,7 @@
 // The history of a node or a link: fetched once, then a point a minute by the page's own socket.
+
+import { onTheme } from "../colours.ts";
 import { element } from "../live/dom.ts";
-import { onTheme } from "./colours.ts";
 import { linkDrawings, nodeDrawings } from "./drawings.ts";
 import { Plot } from "./plot.ts";
 import { type Chart, extended, moments, pointCount, type Series } from "./series.ts";

@@ -1,7 +1,7 @@
 // One chart: uPlot on a canvas, with a legend and a sentence of our own around it.
 import uPlot from "uplot";
+import { colour, faded } from "../colours.ts";
 import { element } from "../live/dom.ts";
-import { colour, tint } from "./colours.ts";
 import { isolated, type Values } from "./series.ts";
 
 const HEIGHT = 156;
@@ -127,9 +127,9 @@ export class Plot {
   }
 
   #options(drawing: Drawing): uPlot.Options {
-    const grid = { stroke: tint("border-color", 0.8), width: 1 };
+    const grid = { stroke: faded(colour("var(--border-color)"), 0.8), width: 1 };
     const axis = {
-      stroke: colour("secondary"),
+      stroke: colour("var(--secondary)"),
       font: "11px Inter, system-ui, sans-serif",
       grid,
       ticks: { show: false },
@@ -155,7 +155,7 @@ export class Plot {
       series: [{}, ...drawing.lines.map(lineOptions)],
       bands: drawing.lines.flatMap((line, index) =>
         line.fill && index > 0
-          ? [{ series: [index + 1, index] as [number, number], fill: tint(line.colour, 0.18) }]
+          ? [{ series: [index + 1, index] as [number, number], fill: faded(colour(`var(--${line.colour})`), 0.18) }]
           : [],
       ),
       hooks: {
@@ -179,15 +179,15 @@ function top(high: number | null, drawing: Drawing): number {
 function lineOptions(line: Line, index: number): uPlot.Series {
   return {
     label: line.label,
-    stroke: colour(line.colour),
+    stroke: colour(`var(--${line.colour})`),
     width: 1.5,
     spanGaps: false,
     ...(line.dash ? { dash: line.dash } : {}),
-    ...(line.fill && index === 0 ? { fill: tint(line.colour, 0.18) } : {}),
+    ...(line.fill && index === 0 ? { fill: faded(colour(`var(--${line.colour})`), 0.18) } : {}),
     points: {
       show: true,
       size: 5,
-      fill: colour(line.colour),
+      fill: colour(`var(--${line.colour})`),
       filter: (plot, place) => isolated(Array.from(plot.data[place] ?? [])),
     },
   };

@@ -3,7 +3,8 @@ import Graph from "graphology";
 import Sigma, { DEFAULT_STYLES } from "sigma";
 import { layerDashed, layerFill, layerPlain, pathLine, sdfCircle, sdfSquare, sdfTriangle } from "sigma/rendering";
 import { animateNodes } from "sigma/utils";
-import { faded, type Palette } from "./colours.ts";
+import { faded } from "../colours.ts";
+import type { Palette } from "./colours.ts";
 import { type Drawing, difference, type EdgeShape, type NodeShape } from "./drawing.ts";
 
 const MOVE = 350; // milliseconds

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
+import { faded } from "../colours.ts";
 import type { Palette } from "./colours.ts";
-import { faded } from "./colours.ts";
 import { difference, draw, type View } from "./drawing.ts";
 import { node, snapshot } from "./examples.ts";
 import { Layout } from "./layout.ts";

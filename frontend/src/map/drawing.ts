@@ -1,5 +1,6 @@
 // What is drawn of the map's knowledge: shapes with places, sizes and colours, for whoever can draw them. Pure.
-import { faded, type Palette } from "./colours.ts";
+import { faded } from "../colours.ts";
+import type { Palette } from "./colours.ts";
 import type { Layout, Spot } from "./layout.ts";
 import { groupName, type MapModel, matches, type Pair, pairs, type Standing, standing, together } from "./model.ts";
 import type { MapNode } from "./shapes.ts";

@@ -1,4 +1,6 @@
 // The map's page: takes what the socket tells, has it drawn and listed, and follows search, clicks and keys.
+
+import { onTheme } from "../colours.ts";
 import { LiveSocket, type Page } from "../live/socket.ts";
 import { Canvas, canDraw } from "./canvas.ts";
 import { readPalette } from "./colours.ts";
@@ -54,12 +56,11 @@ export class MapPage implements Page<MapSnapshot, MapDelta> {
     this.#search = search?.value ?? "";
     this.#root.addEventListener("click", (event) => this.#press(event.target as Element));
     this.#place.addEventListener("keydown", (event) => this.#key(event));
-    const dark = new MutationObserver(() => {
+    onTheme(() => {
       this.#palette = readPalette(this.#root);
       this.#canvas?.repaint(this.#palette);
       this.#show();
     });
-    dark.observe(document.documentElement, { attributeFilter: ["data-theme"] });
     new ResizeObserver(() => this.#known && this.#show()).observe(this.#place);
   }
 

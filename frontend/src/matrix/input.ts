@@ -1,4 +1,5 @@
 // Pointer, wheel, keyboard and the sizes of things, for the matrix.
+import { onTheme } from "../colours.ts";
 import { meaningOf } from "./keys.ts";
 import type { MatrixPage } from "./page.ts";
 
@@ -38,9 +39,6 @@ export function wireInput(root: HTMLElement, scroller: HTMLElement, page: Matrix
   root.querySelector("[data-mx='in']")?.addEventListener("click", () => page.zoom(1));
   root.querySelector("[data-mx='out']")?.addEventListener("click", () => page.zoom(-1));
   new ResizeObserver(() => page.measure()).observe(scroller);
-  new MutationObserver(() => page.repaint()).observe(document.documentElement, {
-    attributes: true,
-    attributeFilter: ["data-bs-theme"],
-  });
+  onTheme(() => page.repaint());
   document.fonts.ready.then(() => page.repaint());
 }

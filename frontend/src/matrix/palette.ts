@@ -1,4 +1,5 @@
 // The style sheet's colours as a canvas takes them; read again when the theme changes.
+import { channels, colour } from "../colours.ts";
 import { TONES, type Tone } from "./tones.ts";
 
 export interface Palette {
@@ -16,16 +17,10 @@ export interface Palette {
   font: string;
 }
 
-/** Resolves colours by an element, because a custom property alone is only text. */
 export function readPalette(beside: Element): Palette {
-  const probe = document.createElement("span");
-  beside.append(probe);
-  const read = (value: string) => {
-    probe.style.color = value;
-    return getComputedStyle(probe).color;
-  };
+  const read = (value: string) => colour(value, beside);
   const tones = Object.fromEntries(TONES.map((tone) => [tone, read(`var(--ks-mx-${tone})`)])) as Record<Tone, string>;
-  const palette: Palette = {
+  return {
     tones,
     ink: Object.fromEntries(TONES.map((tone) => [tone, inkOn(tones[tone])])) as Record<Tone, string>,
     pixels: Object.fromEntries(TONES.map((tone) => [tone, pixel(tones[tone])])) as Record<Tone, number>,
@@ -35,14 +30,8 @@ export function readPalette(beside: Element): Palette {
     line: read("var(--border-color)"),
     ring: read("var(--ks-ring)"),
     mark: read("var(--ks-mx-mark)"),
-    font: getComputedStyle(probe).fontFamily,
+    font: getComputedStyle(beside).fontFamily,
   };
-  probe.remove();
-  return palette;
-}
-
-function channels(colour: string): number[] {
-  return (colour.match(/[\d.]+/g) ?? []).slice(0, 3).map(Number);
 }
 
 /** Black or white, whichever stands out more, by relative luminance. */
