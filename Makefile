@@ -33,7 +33,7 @@ endif
 CHECKS := check-format check-lint check-types check-layers check-settings check-migrations check-compose check-frontend \
 	check-names
 .PHONY: check $(CHECKS)
-check: $(CHECKS) ## format, lint, types, import contracts, deployment settings, migrations, compose file, front end
+check: $(CHECKS) ## format, lint, types, import contracts, deployment settings, migrations, compose file, front end, names
 $(CHECKS): environment
 check-format:
 	@$(BIN)/ruff format --check --quiet .

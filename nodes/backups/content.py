@@ -25,7 +25,7 @@ from django.db import models
 from nodes.backups.crypt import EncryptingWriter, Sealed, Unusable
 from nodes.secrets import Secret, SecretField, secret_fields
 
-LEFT_OUT = frozenset({"sessions.session"})
+LEFT_OUT = frozenset({"sessions.session", "usersessions.usersession"})
 """Who is signed in: everybody signs in again."""
 
 CHUNK = 2000

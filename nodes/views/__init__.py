@@ -1,1 +1,1 @@
-"""Pages: decode, hand over to a service, encode. Only signed-in people of the staff get past the door."""
+"""Pages: decode, hand over to a service, encode. Only who is signed in and has a role gets past the door."""

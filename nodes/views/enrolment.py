@@ -37,7 +37,12 @@ class TokenListView(ListView):
 
     def context(self, table):
         clusters = access.clusters_where(self.request.user, "create_token")
-        return {"any": bool(table.rows), "clusters": clusters, "token_form": TokenForm(clusters)}
+        return {
+            "any": bool(table.rows),
+            "clusters": clusters,
+            "visible": Cluster.objects.visible_to(self.request.user).exists(),
+            "token_form": TokenForm(clusters),
+        }
 
 
 @method_decorator(never_cache, name="dispatch")

@@ -46,8 +46,10 @@ class RotationView(ClusterTab):
             return self.show(form=RotationForm(), switched=switched, late=late, **context)
         rows = services.standings(self.cluster, rotation)
         counts = Counter(stand for node, stand in rows if not node.is_talos)
+        unready = [(node, stand) for node, stand in rows if stand is not Standing.READY]
         return self.show(
-            unready=[(node, stand) for node, stand in rows if stand is not Standing.READY],
+            unready=unready,
+            further=max(0, len(unready) - SHOWN_MACHINES),
             ready=counts[Standing.READY],
             away=counts[Standing.AWAY],
             waiting=counts[Standing.WAITING],

@@ -122,7 +122,7 @@ async def test_where_nobody_may_ask_nothing_is_measured_until_one_may():
 
 
 async def test_a_peer_that_this_machines_own_firewall_keeps_out_of_reach_is_lost_and_stops_nobody(monkeypatch):
-    monkeypatch.setattr(core, "TIMEOUT", 0.02)
+    monkeypatch.setattr(core, "TIMEOUT", 0.2)
     echo = FakeEcho()
     async with probing(lambda: echo) as probes:
         await measured(probes)
@@ -227,7 +227,7 @@ table inet seen {
 
 @pytest.mark.root
 def test_round_trip_and_loss_of_a_real_link(pair, monkeypatch):
-    monkeypatch.setattr(core, "TIMEOUT", 0.2)
+    monkeypatch.setattr(core, "TIMEOUT", 1.0)
     one, two = pair
     histories = Histories()
 
@@ -239,7 +239,8 @@ def test_round_trip_and_loss_of_a_real_link(pair, monkeypatch):
             return probes.prober.measured(2)
 
     rtt, loss = one.call(lambda: measure(core.WINDOW))
-    assert (0 < rtt < 0.2, loss) == (True, 0.0)
+    assert (0 < rtt < 1, loss) == (True, 0.0)
+    monkeypatch.setattr(core, "TIMEOUT", 0.2)
     two.run("nft", "-f", "-", stdin=EVERY_OTHER)
     _, loss = one.call(lambda: measure(core.WINDOW))
     assert loss == pytest.approx(0.5, abs=0.11)

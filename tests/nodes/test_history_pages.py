@@ -194,8 +194,9 @@ def test_a_links_socket_tells_figures_and_when_words_are_others(cluster, ends):
     followed.pin(None, here, there, timezone.now(), pinned=True)
     consumer.read()
     assert consumer.delta().renew
-    history.note_minute(cluster.pk, timezone.now())
-    consumer._noted = timezone.now().timestamp() // 60 * 60
+    now = timezone.now()
+    history.note_minute(cluster.pk, now)
+    consumer._noted = now.timestamp() // 60 * 60
     consumer.read()
     delta = consumer.delta()
     assert [(series.name, series.down) for series in delta.history] == [(here.name, [1]), (there.name, [0])]

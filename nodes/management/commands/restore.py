@@ -19,7 +19,7 @@ from nodes import embedded, passphrase
 from nodes.backups.content import Backup
 from nodes.backups.crypt import Unusable
 from nodes.backups.progress import Lines
-from nodes.models import Cluster, Node, Token
+from nodes.models import ApiToken, Cluster, Node, Token
 from nodes.services import backups
 from nodes.services.refused import Refused
 
@@ -97,7 +97,9 @@ class Command(BaseCommand):
             "with a new token\n"
             "- nodes removed since are members again, and nobody knows which they were: remove them once more\n"
             "- secrets rotated, tokens used or revoked, and passwords changed since are what they were before"
-            f"{_good_tokens()}"
+            f"{_listed('tokens that enrol machines now', Token)}\n"
+            "- API tokens revoked, invitations withdrawn, roles and second factors taken, and webhooks deleted since "
+            f"are back{_listed('API tokens that work now', ApiToken)}"
         )
         if (left := sorted(saved.head.files.keys() - files.keys())) and not settings.EMBEDDED:
             self.stdout.write(
@@ -106,9 +108,9 @@ class Command(BaseCommand):
             )
 
 
-def _good_tokens() -> str:
-    names = [token.name for token in Token.objects.all() if token.worthless(timezone.now()) is None]
-    return f"; tokens that enrol machines now: {', '.join(names)}" if names else ""
+def _listed(what: str, tokens: type[Token | ApiToken]) -> str:
+    names = [token.name for token in tokens.objects.all() if token.worthless(timezone.now()) is None]
+    return f"; {what}: {', '.join(names)}" if names else ""
 
 
 def _choose(saved: Mapping[str, str]) -> tuple[Mapping[str, str], Mapping[str, str]]:
