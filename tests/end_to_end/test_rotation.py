@@ -142,7 +142,8 @@ def test_who_misses_the_switch_is_out_until_it_returns_and_then_at_once_in(world
 
     def has_tried() -> bool:
         peers = [statuses(world, SPARE).get(name, {}) for name in NAMES]
-        return all(int(peer.get("transmitBytes", 0)) >= 2 * INITIATION for peer in peers)
+        begun_anew = all(not 0 < handshake(peer) < ended for peer in peers)  # else this was published before
+        return begun_anew and all(int(peer.get("transmitBytes", 0)) >= 2 * INITIATION for peer in peers)
 
     await_true(has_tried, SECONDS, "it does not even try")
     for name in NAMES:

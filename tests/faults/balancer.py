@@ -55,9 +55,10 @@ class Balancer:
     async def _stop(self) -> None:
         for server in self._servers:
             server.close()
-        for task in list(self._tasks):
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}  # also asyncio's own, of a TLS handshake that goes on
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

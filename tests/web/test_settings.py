@@ -105,6 +105,6 @@ def test_cookies_are_only_for_tls_where_the_console_has_it(python, production):
 def test_all_web_processes_share_one_cache(python, production):
     caches = show(python, "CACHES", **production | {"REDIS_URL": "unix:///run/valkey.sock"})["CACHES"]
     assert (caches["default"]["BACKEND"], caches["default"]["LOCATION"]) == (
-        "django.core.cache.backends.redis.RedisCache",
+        "nodes.cache.ForgetfulCache",
         "unix:///run/valkey.sock",
     )
