@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 from django.db import connection
 
-from kubespan.core.messages import ENROL_PATH, EnrolReply, Refusal, dump, parse_body
+from kubespan.core.messages import ENROL_PATH, Refusal, dump, parse_body
 from nodes.models import Change, Node
 from nodes.playground import RunningConsole
 from nodes.services import enrolment
@@ -28,41 +28,55 @@ from tests.factories import NOW, PEER, Machine, make_cluster, make_token
 from tests.faults.site import free_port
 from tests.postgresql import PostgreSQL, find_programs
 
+pytestmark = pytest.mark.xdist_group("at once")  # its console takes long to start
+
+KEYS = ("KUBESPAN_SECRET_KEY", "KUBESPAN_KEYS")
+"""Of these tests, for the processes beside the console too."""
 ROOT = Path(__file__).resolve().parents[2]
 ONE, PARALLEL, PROCESSES = 1, 100, 4
 SECONDS = 120.0
 """After which an answer is not waited for any more."""
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request, tmp_path):
-    """An environment whose database is migrated and nobody else's."""
+@pytest.fixture(scope="module")
+def running(request, tmp_path_factory):
+    """A console with plain HTTP and with TLS, on a database of its own of the kind that these tests run on."""
     with ExitStack() as stack:
-        url = f"sqlite:///{tmp_path / 'rows.sqlite3'}"
-        if request.param == "postgresql":
-            if (programs := find_programs()) is None:
-                pytest.skip("no PostgreSQL on this machine")
+        directory = tmp_path_factory.mktemp("console")
+        url = f"sqlite:///{directory / 'rows.sqlite3'}"
+        if request.config.getoption("database") == "postgresql":
             # Its socket's path must be short, and its user is not root.
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kubespan-trust-")))
-            server = PostgreSQL(programs, directory)
+            short = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kubespan-trust-")))
+            server = PostgreSQL(find_programs(), short)
             server.make()
             stack.callback(server.stop)
             server.start()
             url = server.url
-        settings = {"DATABASE_URL": url, "DJANGO_SETTINGS_MODULE": "kubespan_web.settings", "PYTHONPATH": str(ROOT)}
-        env = {**os.environ, **settings}
-        manage(env, "migrate", "--verbosity=0")
-        yield env
+        console = RunningConsole(directory, listen=f"127.0.0.1:{free_port()}", tls_listen=f"127.0.0.1:{free_port()}")
+        console.env |= {"DATABASE_URL": url, **{name: os.environ[name] for name in KEYS}}
+        stack.callback(console.stop)
+        console.start()
+        yield console
 
 
-def manage(env, *arguments):
-    command = [sys.executable, "manage.py", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout) if done.stdout[:1] in ("{", "[") else {}
+@pytest.fixture
+def cluster(running, request):
+    """The name of a cluster that nobody else uses."""
+    name = request.node.name.removeprefix("test_").replace("_", "-")[-63:].strip("-")
+    running.call("create_cluster", name)
+    return name
 
 
-def enrol_at_once(env, token, *name):
+@pytest.fixture
+def token(running, cluster):
+    """For one machine."""
+    return running.call("create_token", cluster, "--uses", str(ONE))["token"]
+
+
+def enrol_at_once(console, token, *name):
     """What each of a hundred requests was answered, from several processes that began together."""
+    here = {"DJANGO_SETTINGS_MODULE": "kubespan_web.settings", "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, **here, "DATABASE_URL": console.env["DATABASE_URL"]}
     command = [sys.executable, "tests/nodes/enrolling.py", token, str(PARALLEL // PROCESSES), *name]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with ExitStack() as stack:
@@ -76,23 +90,15 @@ def enrol_at_once(env, token, *name):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_a_hundred_machines_of_many_processes_with_a_token_for_one_are_one_node(database):
-    manage(database, "create_cluster", "office")
-    token = manage(database, "create_token", "office", "--uses", str(ONE))["token"]
-
-    assert sorted(enrol_at_once(database, token)) == ["approved"] + ["token-used-up"] * (PARALLEL - 1)
-    assert len(manage(database, "list_nodes", "office")["nodes"]) == 1
+def test_a_hundred_machines_of_many_processes_with_a_token_for_one_are_one_node(running, cluster, token):
+    assert sorted(enrol_at_once(running, token)) == ["approved"] + ["token-used-up"] * (PARALLEL - 1)
+    assert len(running.call("list_nodes", cluster)["nodes"]) == 1
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_a_hundred_requests_of_one_machine_in_many_processes_are_one_use(database):
-    manage(database, "create_cluster", "office")
-    token = manage(database, "create_token", "office", "--uses", str(ONE))["token"]
-
-    assert enrol_at_once(database, token, "same") == ["approved"] * PARALLEL
-    assert [node["name"] for node in manage(database, "list_nodes", "office")["nodes"]] == ["same"]
+def test_a_hundred_requests_of_one_machine_in_many_processes_are_one_use(running, cluster, token):
+    assert enrol_at_once(running, token, "same") == ["approved"] * PARALLEL
+    assert [node["name"] for node in running.call("list_nodes", cluster)["nodes"]] == ["same"]
 
 
 @pytest.mark.django_db(transaction=True)
@@ -119,18 +125,6 @@ def test_a_hundred_identical_requests_at_once_have_one_answer_and_one_use():
 # The same by what machines really send, to both web processes of a running console.
 
 
-@pytest.fixture
-def running(database, tmp_path):
-    """A console with plain HTTP and with TLS, on that database."""
-    console = RunningConsole(tmp_path, listen=f"127.0.0.1:{free_port()}", tls_listen=f"127.0.0.1:{free_port()}")
-    console.env["DATABASE_URL"] = database["DATABASE_URL"]
-    try:
-        console.start()
-        yield console
-    finally:
-        console.stop()
-
-
 def post_at_once(console, bodies):
     """What each of these enrolment requests was answered: all are connected before the first one is sent."""
     trust = ssl.create_default_context(cafile=console.directory / "tls" / "certificate.pem")
@@ -155,17 +149,11 @@ def post_at_once(console, bodies):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_a_hundred_http_requests_at_once_with_a_token_for_one_are_one_node(running, database):
-    running.call("create_cluster", "office")
-    token = running.call("create_token", "office", "--uses", str(ONE))["token"]
-
-    answers = post_at_once(running, [dump(Machine().request(token)) for _ in range(PARALLEL)])
+def test_a_hundred_http_requests_at_once_with_a_token_for_one_are_one_node(running, cluster, token):
+    machines = [Machine(f"machine-{number}") for number in range(PARALLEL)]
+    answers = post_at_once(running, [dump(machine.request(token)) for machine in machines])
     assert Counter(status for status, _ in answers) == {200: 1, 403: PARALLEL - 1}
     codes = {parse_body(body, Refusal).code for status, body in answers if status != 200}
     assert codes == {"token-used-up"}
-    (winner,) = [parse_body(body, EnrolReply) for status, body in answers if status == 200]
-    (node,) = manage(database | running.env, "dumpdata", "nodes.node")
-    assert node["fields"]["node_id"] == winner.node_id
-    (row,) = manage(database | running.env, "dumpdata", "nodes.token")
-    assert (row["fields"]["uses"], row["fields"]["used"]) == (ONE, 1)
+    (winner,) = [machine.name for machine, (status, _) in zip(machines, answers, strict=True) if status == 200]
+    assert [node["name"] for node in running.call("list_nodes", cluster)["nodes"]] == [winner]
