@@ -24,10 +24,16 @@ run: environment frontend handout ## a console on http://127.0.0.1:8000 with eve
 .PHONY: test
 test: environment frontend handout ## all tests; with ARGS, pytest's own: make test ARGS='tests/core -q'
 	@scripts/distribution.sh test
+ifneq ($(strip $(ARGS)),)
 	@$(BIN)/pytest -n auto --dist loadgroup $(ARGS)
-ifeq ($(strip $(ARGS)),)
-	@echo "the console's tests once more, on PostgreSQL"
-	@$(BIN)/pytest -n auto --dist loadgroup --database postgresql tests/nodes
+else
+	@failed=0; \
+	$(BIN)/pytest -n auto --dist loadgroup --ignore tests/faults || failed=1; \
+	echo "alone, for it is measured how soon everyone is back: what happens when a process is killed"; \
+	$(BIN)/pytest tests/faults || failed=1; \
+	echo "the console's tests once more, on PostgreSQL"; \
+	$(BIN)/pytest -n auto --dist loadgroup --database postgresql tests/nodes || failed=1; \
+	exit $$failed
 endif
 
 CHECKS := check-format check-lint check-types check-layers check-settings check-migrations check-compose check-frontend \

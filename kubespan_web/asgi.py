@@ -18,6 +18,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 pages = get_asgi_application()
 
+from kubespan_web import urls as _urls  # noqa: F401 - else the first page imports them, and every agent waits for it
 from nodes import agents, routing
 from nodes.agents import door  # they have models, so Django must be set up by the line above
 

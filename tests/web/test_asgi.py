@@ -165,3 +165,18 @@ async def test_forwarded_headers(proxies, seen):
     headers = [(b"x-forwarded-for", b"203.0.113.1, 192.0.2.7"), (b"x-forwarded-proto", b"https")]
     await asgi.behind(proxies, app)(http("/", headers=headers), None, None)
     assert found == [seen]
+
+
+FOUND_LATE = """
+import sys
+import kubespan_web.asgi
+from django.urls import resolve
+before = set(sys.modules)
+resolve("/login/")
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_no_page_has_to_import_its_views_while_agents_wait(python, production):
+    ran = python("-c", FOUND_LATE, **production)
+    assert (ran.returncode, ran.stdout.split()) == (0, []), ran.stderr
