@@ -35,6 +35,7 @@ from nodes.models import Grant
 from nodes.models.roles import roles_of
 from nodes.services import audit, invitations, people
 from nodes.services.refused import Refused
+from nodes.services.tokens import digest_token
 from nodes.views.settings.frame import sections_for
 
 log = structlog.get_logger(__name__)
@@ -94,14 +95,14 @@ class InvitationView(View):
     """Where an invitation's link leads: choose name and password, or go on with single sign-on."""
 
     def get(self, request, token):
-        invitation = invitations.find_open(invitations.digest_of(token), timezone.now())
+        invitation = invitations.find_open(digest_token(token), timezone.now())
         if invitation is None:
             return render(request, "people/invitation_gone.html", status=410)
         request.session[INVITED] = invitation.digest
         return self.show(invitation, PersonForm(initial={"username": invitation.name.replace(" ", ".").lower()}))
 
     def post(self, request, token):
-        invitation = invitations.find_open(invitations.digest_of(token), timezone.now())
+        invitation = invitations.find_open(digest_token(token), timezone.now())
         if invitation is None:
             return render(request, "people/invitation_gone.html", status=410)
         form = PersonForm(request.POST)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -15,6 +14,7 @@ from nodes.models import ApiToken, Role
 from nodes.models.roles import Roles, limit_roles, roles_of
 from nodes.services import audit
 from nodes.services.refused import Refused
+from nodes.services.tokens import digest_token
 
 TOKEN_BYTES = 32
 TOKEN_MARK = "kapi_"  # noqa: S105 - lets a person, and scanners of leaked secrets, tell what it is
@@ -52,7 +52,7 @@ def create_api_token(
         if ApiToken.objects.filter(user=actor, revoked_at=None, expires__gt=now).count() >= MOST:
             raise Refused("too-many", f"You have {MOST} tokens already: revoke one that nobody needs any more.", 409)
         token = ApiToken.objects.create(
-            user=actor, name=name.strip(), digest=digest(plain), role=role, created=now, expires=now + lifetime
+            user=actor, name=name.strip(), digest=digest_token(plain), role=role, created=now, expires=now + lifetime
         )
         audit.write(actor, "api-token.created", token, now, role=role, expires=token.expires.isoformat())
     return token, plain
@@ -75,14 +75,9 @@ def revoke_api_token(actor: audit.Actor, uuid: UUID, now: datetime) -> ApiToken:
     return token
 
 
-def digest(plain: str) -> str:
-    """What is kept of a token: it is random and long, so a plain hash cannot be turned back."""
-    return hashlib.sha256(plain.encode()).hexdigest()
-
-
 def authenticate(plain: str, now: datetime) -> User:
     """Whose token it is, with no more roles than it gives; raises Refused."""
-    token = ApiToken.objects.select_related("user").filter(digest=digest(plain)).first()
+    token = ApiToken.objects.select_related("user").filter(digest=digest_token(plain)).first()
     if token is None:
         raise Refused("api-token-unknown", "This token is not known here.", 401)
     if why := token.worthless(now):

@@ -10,7 +10,7 @@ from django.utils import timezone
 from nodes import bearer
 from nodes.models import ApiToken, Audit, Cluster, Role
 from nodes.models.roles import Roles, limit_roles, roles_of
-from nodes.services import api_tokens
+from nodes.services import api_tokens, tokens
 from nodes.services.refused import Refused
 from tests.factories import NOW, enrol, make_cluster, make_user
 
@@ -193,7 +193,7 @@ def test_a_token_is_made_shown_once_and_revoked_by_its_page(client):
     token = ApiToken.objects.get()
     text = made.content.decode()
     plain = text.partition("data-secret>")[2].partition("<")[0]
-    assert api_tokens.digest(plain) == token.digest
+    assert tokens.digest_token(plain) == token.digest
     assert 'data-stay-with="[data-secret]"' in text
     assert "no-store" in made.headers["Cache-Control"]
     again = client.get(reverse(PAGE)).content.decode()
