@@ -12,7 +12,7 @@ from django.db import transaction
 from nodes.access import ENTER, may, needs
 from nodes.models import ApiToken, Role
 from nodes.models.roles import Roles, limit_roles, roles_of
-from nodes.services import audit
+from nodes.services import audit, people
 from nodes.services.refused import Refused
 from nodes.services.tokens import digest_token
 
@@ -84,6 +84,8 @@ def authenticate(plain: str, now: datetime) -> User:
         raise Refused(f"api-token-{why}", f"This token is {why}; make another under Settings → API tokens.", 401)
     if not token.user.is_active:
         raise Refused("api-token-user", "Whose token this is may not sign in any more.", 401)
+    if people.lacks_second_factor(token.user):
+        raise Refused("second-factor", "Whose token this is must add a second factor first.", 403)
     if token.last_used is None or now - token.last_used >= USED_EVERY:
         ApiToken.objects.filter(pk=token.pk).update(last_used=now)
     return limit_roles(token.user, Role(token.role))

@@ -4,6 +4,7 @@ import json
 from datetime import timedelta
 
 import pytest
+from allauth.mfa.models import Authenticator
 from django.urls import reverse
 from django.utils import timezone
 
@@ -72,6 +73,14 @@ def test_what_a_token_is_not_for(path, expected, client):
     assert said(client.get(path, **bear(plain))) == expected
 
 
+@pytest.mark.parametrize(
+    "page", ["overview", "account", "settings-about", "settings-people", "settings-keys", "help", "admin:index"]
+)
+def test_a_page_that_has_no_file_is_not_read_as_one(page, client):
+    _, plain = make_api_token(make_user("root", is_superuser=True), "administrator")
+    assert said(client.get(reverse(page), {"_export": "json"}, **bear(plain))) == (403, "not-a-page")
+
+
 @pytest.mark.parametrize("method", ["post", "put", "patch", "delete"])
 def test_a_token_changes_nothing(method, client, cluster):
     _, plain = make_api_token(make_user("root", is_superuser=True), "administrator")
@@ -126,6 +135,17 @@ def test_a_token_that_is_worth_nothing(spoil, code, client):
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
 
 
+def test_a_token_needs_the_second_factor_that_its_owner_needs(client, settings):
+    settings.SECOND_FACTOR = "administrators"
+    root = make_user("root", "administrator")
+    _, plain = make_api_token(root)
+    _, of_a_viewer = make_api_token(make_user("bob", "viewer"))
+    assert said(client.get(NODES, **bear(plain))) == (403, "second-factor")
+    assert client.get(NODES, **bear(of_a_viewer)).status_code == 200
+    Authenticator.objects.create(user=root, type=Authenticator.Type.TOTP, data={"secret": ""})
+    assert client.get(NODES, **bear(plain)).status_code == 200
+
+
 def test_whoever_guesses_waits_and_others_do_not(client, valkey):
     _, plain = make_api_token(make_user("bob", "viewer"))
     for _ in range(bearer.ATTEMPTS):
@@ -140,6 +160,7 @@ def test_a_token_is_let_in_without_redis(client, valkey):
     _, plain = make_api_token(make_user("bob", "viewer"))
     valkey.stop()
     assert client.get(NODES, **bear(plain)).status_code == 200
+    assert client.get(NODES, **bear("kapi_guess")).status_code == 401
 
 
 @pytest.mark.parametrize(
