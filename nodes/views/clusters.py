@@ -156,7 +156,7 @@ class ClusterNodesView(ClusterTab):
             pending=list(Node.objects.pending().filter(cluster=self.cluster).order_by("name")),
             page=page,
             size=self.cluster.approved_count,
-            connected=members.connected().count() + members.filter(kind=Node.Kind.TALOS, left_at=None).count(),
+            connected=members.here().count(),
             hindered=hindered(self.cluster),
         )
 
