@@ -219,6 +219,7 @@ def test_slack_names_the_links():
     ("answer", "result"),
     [
         pytest.param((500, {}, b"no\n disk"), "Answered 500 Internal Server Error: no disk", id="their fault"),
+        pytest.param((500, {}, b"\0"), "Answered 500 Internal Server Error: \ufffd", id="what PostgreSQL cannot keep"),
         pytest.param((404, {}, b""), "Answered 404 Not Found", id="not there"),
         pytest.param((302, {"Location": "http://127.0.0.1/"}, b""), "Answered 302 Found: redirects are not", id="away"),
     ],
@@ -321,7 +322,7 @@ PUBLIC = ["1.1.1.1", "2606:4700::1111"]
 LOCAL = [
     "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
     "255.255.255.255", "240.0.0.1", "::1", "::", "fe80::1", "fd00:ec2::254", "fc00::1", "ff02::1", "::ffff:127.0.0.1",
-    "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1", "::127.0.0.1",
+    "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1", "::127.0.0.1", "fec0::1", "feff::1",
 ]  # fmt: skip
 
 
@@ -365,6 +366,19 @@ def test_nobody_there(settings):
         port = listener.getsockname()[1]
     with pytest.raises(carry.Undelivered, match="cannot be reached"):
         carry.post(f"http://127.0.0.1:{port}/", b"{}", {}, [ip_network("127.0.0.0/8")])
+
+
+@pytest.mark.parametrize(
+    ("host", "fault"),
+    [
+        pytest.param("a" * 64, "cannot be looked up", id="longer than names are"),
+        pytest.param("a..b", "cannot be looked up", id="an empty part"),
+        pytest.param("\N{LATIN SMALL LETTER A WITH DIAERESIS}" * 64, "is no host", id="none in any alphabet"),
+    ],
+)
+def test_a_name_that_no_host_can_have(host, fault):
+    with pytest.raises(carry.Undelivered, match=fault):
+        carry.post(f"http://{host}/", b"{}", {}, [])
 
 
 def test_an_answer_that_never_ends_is_cut_off(monkeypatch):
