@@ -113,6 +113,7 @@ def test_every_table_is_counted_by_one_query(django_assert_max_num_queries):
         tables = {table.name: table for table in kept.read_tables()}
     assert (tables["clusters"].rows, tables["clusters"].forgotten) == (1, "never")
     assert tables["transitions"].forgotten == "after 30 days"
+    assert tables["changes"].forgotten == "after 7 days, but for the newest 10,000 of a cluster"
     assert kept.database_size() > 0
 
 
