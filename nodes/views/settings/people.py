@@ -161,7 +161,9 @@ class PersonDeed(PersonPage):
             messages.error(request, refusal.reason)
         else:
             messages.success(request, said)
-        return redirect("settings-person", pk)
+        # Who took somebody's last role in their cluster does not see them any more.
+        there = people_for(request.user).filter(pk=pk).exists()
+        return redirect("settings-person", pk) if there else redirect("settings-people")
 
     def do(self, person: User) -> str:
         """Do it; what to say then. Raises Refused."""
