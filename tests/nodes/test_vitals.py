@@ -1,5 +1,6 @@
 """How the console itself stands: each part, by what it last said; and the page that shows it."""
 
+import threading
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -96,6 +97,20 @@ def test_parts_that_are_away_are_named(valkey):
         "database": "up", "redis": "down", "workers": "unknown", "beat": "unknown", "discovery": "none"
     }  # fmt: skip
     assert parts.read_vitals(timezone.now()).worst == "down"
+
+
+def test_migrations_are_looked_for_until_none_is_left(monkeypatch):
+    def look(checked, pinged="ok"):
+        monkeypatch.setattr(parts, "check_database", lambda: checked)
+        monkeypatch.setattr(parts, "ping_database", lambda: pinged)
+        part, *_ = parts.read_vitals(NOW).parts
+        return part.state
+
+    monkeypatch.setattr(parts, "_migrated", threading.Event())
+    assert look("1 migrations are not applied") == "down"
+    assert look("ok") == "up"
+    assert look("not asked") == "up"
+    assert look("not asked", "cannot connect: OperationalError") == "down"
 
 
 def test_discovery_is_up_while_somebody_serves(valkey):
