@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from allauth.mfa.models import Authenticator
 from django.contrib import messages
 from django.contrib.auth.models import User
@@ -57,6 +59,7 @@ class PeopleView(SettingsTab):
     template = "settings/people.html"
     permission = MANAGE
 
+    @cached_property
     def subject(self):
         return managed(self.request.user)
 
@@ -103,13 +106,14 @@ class PersonPage(SettingsTab):
     whole = False
     """Whether it concerns the account itself, and not only roles in clusters."""
 
+    @cached_property
     def subject(self):
         manages = managed(self.request.user)
         if self.whole and manages is not None:
             return None
         return manages
 
-    @property
+    @cached_property
     def person(self) -> User:
         return get_object_or_404(people_for(self.request.user), pk=self.kwargs["pk"])
 
@@ -220,6 +224,7 @@ class WithdrawView(RoleMixin, View):
 
     permission = MANAGE
 
+    @cached_property
     def subject(self):
         return managed(self.request.user)
 
