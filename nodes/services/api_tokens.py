@@ -11,7 +11,7 @@ from django.db import transaction
 
 from nodes.access import ENTER, may, needs
 from nodes.models import ApiToken, Role
-from nodes.models.roles import Roles, limit_roles, roles_of
+from nodes.models.roles import limit_roles, roles_of
 from nodes.services import audit, people
 from nodes.services.refused import Refused
 from nodes.services.tokens import digest_token
@@ -26,12 +26,6 @@ USED_EVERY = timedelta(minutes=1)
 """The last use is noted no more often: a program may ask many times a second."""
 
 
-def highest_role(roles: Roles) -> Role | None:
-    """The most that somebody may anywhere; none where they may nothing."""
-    given = [role for role in (roles.console, *roles.clusters.values()) if role is not None]
-    return max(given, key=lambda role: role.rank) if given else None
-
-
 @needs(ENTER)
 def create_api_token(
     actor: audit.Actor, *, name: str, role: str, lifetime: timedelta, now: datetime
@@ -39,7 +33,7 @@ def create_api_token(
     """Make a token of one's own; gives it with its text, which is not to be had again."""
     if not isinstance(actor, User):
         raise Refused("actor", "A token is somebody's: who makes one can sign in.", 403)
-    highest = highest_role(roles_of(actor))
+    highest = roles_of(actor).highest
     if not 0 < len(name.strip()) <= NAME_LENGTH or not name.isprintable():
         raise Refused("name", f"Give the token a name of 1 to {NAME_LENGTH} characters.")
     if role not in Role.values or highest is None or not highest.includes(Role(role)):
