@@ -79,7 +79,6 @@ INSTALLED_APPS = [
     "django_htmx",
     "django_structlog",
     "django_tables2",
-    "rules.apps.RulesConfig",
 ]
 
 MIDDLEWARE = [
@@ -199,10 +198,7 @@ AUTH_PASSWORD_VALIDATORS = [
         "NumericPasswordValidator",
     )
 ]
-AUTHENTICATION_BACKENDS = [
-    "allauth.account.auth_backends.AuthenticationBackend",
-    "rules.permissions.ObjectPermissionBackend",  # roles: nodes/access.py
-]
+AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]
 LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = "overview"
 LOGOUT_REDIRECT_URL = "account_login"

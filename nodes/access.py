@@ -15,8 +15,6 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.models import AnonymousUser, User
 from django.db.models import Model, Q, QuerySet
-from rules.permissions import add_perm
-from rules.predicates import Predicate
 
 from nodes.models import Cluster, Grant, Role, RolloutStep
 from nodes.models.clusters import ClusterQuerySet
@@ -65,11 +63,6 @@ ACTIONS = {
 }
 
 
-def permission_of(action: str) -> str:
-    """An action's name as Django's permissions are called: `user.has_perm("nodes.approve_node", node)`."""
-    return f"nodes.{action}"
-
-
 def cluster_of(subject: Model | None) -> int | None:
     """The cluster that a row belongs to, by its primary key; none is the whole console."""
     if subject is None:
@@ -84,22 +77,6 @@ def cluster_of(subject: Model | None) -> int | None:
     if field.related_model is not Cluster:
         raise TypeError(f"{type(subject).__name__} belongs to no cluster of the console")
     return subject.cluster_id  # type: ignore[attr-defined]
-
-
-def _has_role(role: Role) -> Predicate:
-    def check(user: AbstractBaseUser | AnonymousUser, subject: Model | None = None) -> bool:
-        given = roles_of(user).of(cluster_of(subject))
-        return given is not None and given.includes(role)
-
-    return Predicate(check, name=f"is {role}")
-
-
-def _has_any_role(user: AbstractBaseUser | AnonymousUser) -> bool:
-    return bool(roles_of(user))
-
-
-for _name, _action in ACTIONS.items():
-    add_perm(permission_of(_name), Predicate(_has_any_role) if _name == ENTER else _has_role(_action.role))
 
 
 class Forbidden(Refused):
@@ -137,11 +114,14 @@ def administrators(cluster: int | None) -> QuerySet[User]:
 
 def may(actor: Actor, action: str, subject: Model | None = None) -> bool:
     """Whether somebody may do that to a row, or with none to the console as a whole."""
-    if action not in ACTIONS:
-        raise KeyError(action)
-    if isinstance(actor, User):
-        return actor.has_perm(permission_of(action), subject)
-    return not isinstance(actor, AbstractBaseUser | AnonymousUser)
+    needed = ACTIONS[action].role
+    if not isinstance(actor, AbstractBaseUser | AnonymousUser):
+        return True
+    roles = roles_of(actor)
+    if action == ENTER:
+        return bool(roles)
+    given = roles.of(cluster_of(subject))
+    return given is not None and given.includes(needed)
 
 
 def may_somewhere(user: AbstractBaseUser | AnonymousUser, action: str) -> bool:

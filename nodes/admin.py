@@ -105,6 +105,10 @@ class CandidateInline(admin.TabularInline):
     extra = 0
     can_delete = False
 
+    def has_view_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
+        """Whoever sees the node."""
+        return access.may(request.user, "manage_console")
+
     def has_add_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         """Endpoints come from claims, connections and neighbours."""
         return False

@@ -6,11 +6,10 @@ opens no page, changes nothing, and is believed from no other place than this he
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable
 
-import redis
-import structlog
 from django.core.cache import cache
 from django.core.exceptions import BadRequest, PermissionDenied
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -30,8 +29,10 @@ PROGRAMS = "/api/"
 """Where what is made for programs begins."""
 
 NOT_FOUND = Refused("not-found", "There is nothing here that this token may see.", 404)
-
-log = structlog.get_logger(__name__)
+NOT_A_PAGE = Refused(
+    "not-a-page", "A token reads lists as files (?_export=json or csv) and what is under /api/, not pages.", 403
+)
+BAD_REQUEST = 400
 
 
 class BearerTokens:
@@ -54,7 +55,10 @@ class BearerTokens:
             return refuse(refusal)
         request.by_token = True  # type: ignore[attr-defined] # for `process_exception`
         answer = self._get_response(request)
-        return refuse(NOT_FOUND) if answer.status_code == NOT_FOUND.status else answer
+        if answer.status_code == NOT_FOUND.status:
+            return refuse(NOT_FOUND)
+        # A page that knows no files answers with itself, whatever its address asks for.
+        return answer if is_for_programs(request, answer) else refuse(NOT_A_PAGE)
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         """A program is answered in its own language."""
@@ -77,9 +81,13 @@ def check_place(request: HttpRequest) -> None:
     if request.method not in SAFE_METHODS:
         raise Refused("read-only", "A token only reads.", 405)
     if exports.PARAMETER not in request.GET and not request.path.startswith(PROGRAMS):
-        raise Refused(
-            "not-a-page", "A token reads lists as files (?_export=json or csv) and what is under /api/, not pages.", 403
-        )
+        raise NOT_A_PAGE
+
+
+def is_for_programs(request: HttpRequest, answer: HttpResponse) -> bool:
+    """Whether an answer is a list's file, a fault, or from where programs ask."""
+    refused = answer.status_code >= BAD_REQUEST
+    return refused or request.path.startswith(PROGRAMS) or exports.TOTAL in answer.headers
 
 
 class throttled:  # noqa: N801 - used as a word
@@ -89,22 +97,14 @@ class throttled:  # noqa: N801 - used as a word
         self._key = "api-" + hashlib.sha256(address.encode()).hexdigest()
 
     def __enter__(self) -> None:
-        try:
-            attempts = cache.get(self._key, 0)
-        except redis.RedisError as error:
-            log.warning("attempts not known", error=str(error))
-            return
-        if attempts >= ATTEMPTS:
+        if cache.get(self._key, 0) >= ATTEMPTS:
             raise Refused("throttled", f"Too many tokens that were worth nothing: wait {WAIT_SECONDS // 60} m.", 429)
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if not isinstance(error, Refused):
-            return
-        try:
+        if isinstance(error, Refused):
             cache.add(self._key, 0, WAIT_SECONDS)
-            cache.incr(self._key)
-        except (ValueError, redis.RedisError) as fault:  # it expired between the two; or Redis is away
-            log.warning("attempt not counted", error=str(fault))
+            with contextlib.suppress(ValueError):  # it expired between the two
+                cache.incr(self._key)
 
 
 def refuse(refusal: Refused) -> HttpResponse:

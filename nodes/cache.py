@@ -38,6 +38,10 @@ class ForgetfulCache(RedisCache):
         """Keep it, if anything can be kept."""
         _ask(lambda: super(ForgetfulCache, self).set(key, value, timeout, version), otherwise=None)
 
+    def incr(self, key: Any, delta: int = 1, version: int | None = None) -> int:
+        """Count it up; ValueError where nothing is kept."""
+        return _ask(lambda: super(ForgetfulCache, self).incr(key, delta, version), otherwise=delta)
+
     def delete(self, key: Any, version: int | None = None) -> bool:
         """Forget it; whether there was anything."""
         return _ask(lambda: super(ForgetfulCache, self).delete(key, version), otherwise=False)

@@ -18,6 +18,7 @@ from django.core.exceptions import BadRequest
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import strip_tags
 
+from nodes import words
 from nodes.models import Node
 from nodes.templatetags.kubespan import audit_sentence, transition_sentence
 
@@ -75,11 +76,10 @@ def defuse(value: Value) -> Value:
 
 
 def moment(at: datetime | float | None) -> str | None:
-    """A time, or Unix time, to the second: `2026-03-01T12:00:00Z`."""
+    """A time, or Unix time, if there is one."""
     if at is None:
         return None
-    exact = datetime.fromtimestamp(at, UTC) if isinstance(at, (int, float)) else at.astimezone(UTC)
-    return exact.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return words.moment(datetime.fromtimestamp(at, UTC) if isinstance(at, (int, float)) else at)
 
 
 def _plain(sentence: str) -> str:

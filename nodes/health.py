@@ -87,6 +87,16 @@ def check_database() -> str:
     return f"{len(missing)} migrations are not applied" if missing else "ok"
 
 
+def ping_database() -> str:
+    """Whether it answers, whatever its tables are like: `ok`, or what is wrong in a few words."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except DatabaseError as error:
+        return _cannot_connect("database", error)
+    return "ok"
+
+
 def _check_redis() -> dict[str, str]:
     try:
         with redis.Redis.from_url(

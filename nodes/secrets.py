@@ -7,9 +7,9 @@ when its key is missing, the name of that key can be said.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cryptography.fernet import Fernet, InvalidToken
 from django.apps import apps
@@ -130,16 +130,49 @@ def secret_fields() -> list[tuple[type[models.Model], SecretField]]:
     ]
 
 
+FACTOR_SECRETS = ("secret", "seed")
+"""What in a second factor's data is a stored secret: an app's key, and the seed of recovery codes."""
+
+
+class Sealed(NamedTuple):
+    """A stored secret, what all of its kind are called, what one is, and of which row this one is."""
+
+    secret: Secret
+    kind: str
+    what: str
+    row: models.Model
+
+    @property
+    def name(self) -> str:
+        """Such as `secret of cluster homelab`; a row's own name may cost a query."""
+        return f"{self.what} {self.row}"
+
+    @property
+    def fault(self) -> str:
+        """Why it cannot be opened, which completes its name to a sentence; empty where it can."""
+        try:
+            self.secret.reveal()
+        except Unreadable as fault:
+            return str(fault)
+        return ""
+
+
+def sealed() -> Iterator[Sealed]:
+    """Every stored secret, second factors among them: one query a column, and one for those."""
+    for model, field in secret_fields():
+        meta, what = model._meta, field.verbose_name
+        rows = model._default_manager.exclude(**{field.attname: None})
+        for row in rows.only("pk", field.attname, *_title_fields(model)):
+            secret = getattr(row, field.attname)
+            yield Sealed(secret, f"{what} of {meta.verbose_name_plural}", f"{what} of {meta.verbose_name}", row)
+    for factor in apps.get_model("mfa", "Authenticator")._default_manager.select_related("user"):
+        for stored in (factor.data[name] for name in FACTOR_SECRETS if name in factor.data):
+            yield Sealed(Secret(stored=stored), "second factors", "second factor of", factor.user)
+
+
 def unreadable() -> list[str]:
     """One sentence for each stored secret that cannot be opened, naming row and missing key."""
-    faults = []
-    for model, field in secret_fields():
-        for row in model._default_manager.only("pk", field.attname, *_title_fields(model)):
-            try:
-                getattr(row, field.attname).reveal()
-            except Unreadable as fault:
-                faults.append(f"the {field.verbose_name} of {model._meta.verbose_name} {row} {fault}")
-    return faults
+    return [f"the {one.name} {fault}" for one in sealed() if (fault := one.fault)]
 
 
 @checks.register(checks.Tags.database)

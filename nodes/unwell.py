@@ -20,6 +20,9 @@ from nodes import live, pairs
 from nodes.live import ABSENT, DOWN, STATES, UNKNOWN, UP, Seen
 from nodes.models import Cluster, Node, Transition
 
+PAIRS_AT_ONCE = 200
+"""Pairs asked for in one query: SQLite takes no expression deeper than 1,000."""
+
 NOT_SAID = "not said"
 ONE_WAY = "one-way"
 _BY_RANK = (DOWN, UNKNOWN, UP, ABSENT)
@@ -171,15 +174,12 @@ def look_up(ends: Sequence[End], chosen: Iterable[Found], clusters: Mapping[int,
 
 
 def _read_since(chosen: Sequence[Unwell]) -> dict[frozenset[int], datetime]:
-    if not chosen:
-        return {}
-    ways = Q()
-    for pair in chosen:
-        one, other = pair.key
-        ways |= Q(node=one, peer=other) | Q(node=other, peer=one)
-    rows = Transition.objects.filter(ways, kind=Transition.Kind.LINK).order_by().values_list("node", "peer")
     found: dict[frozenset[int], datetime] = {}
-    for node, peer, at in rows.annotate(last=Max("at")):
-        key = frozenset((node, peer))
-        found[key] = max(at, found.get(key, at))
+    links = Transition.objects.filter(kind=Transition.Kind.LINK).order_by().values_list("node", "peer")
+    for start in range(0, len(chosen), PAIRS_AT_ONCE):
+        keys = [pair.key for pair in chosen[start : start + PAIRS_AT_ONCE]]
+        ways = [Q(node=one, peer=other) for key in keys for one, other in (key, key[::-1])]
+        for node, peer, at in links.filter(Q(*ways, _connector=Q.OR)).annotate(last=Max("at")):
+            key = frozenset((node, peer))
+            found[key] = max(at, found.get(key, at))
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from kubespan.core.duration import age
@@ -66,3 +67,8 @@ class LinkCounts(NamedTuple):
     def sentence(self) -> str:
         """For whoever cannot see a bar."""
         return f"{self.up:,} of {count(self.all, 'link')} up, {self.unknown:,} unknown, {self.down:,} down"
+
+
+def moment(at: datetime) -> str:
+    """A time for programs, to the second: `2026-03-01T12:00:00Z`."""
+    return at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

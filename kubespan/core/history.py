@@ -122,14 +122,15 @@ def fold(points: Iterable[Point | None]) -> Point | None:
     return Point(
         state=state,
         up=sum(point.up for point in known) / len(known),
-        rtt=_mean(point.rtt for point in known),
-        loss=_mean(point.loss for point in known),
+        rtt=mean(point.rtt for point in known),
+        loss=mean(point.loss for point in known),
         received=sum(point.received for point in known),
         sent=sum(point.sent for point in known),
     )
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of those that were measured; none where none was."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 

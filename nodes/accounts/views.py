@@ -22,6 +22,7 @@ from django.http import Http404
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.crypto import constant_time_compare
 from django.utils.decorators import method_decorator
 from django.views import View
 from django.views.decorators.cache import never_cache
@@ -35,6 +36,7 @@ from nodes.models import Grant
 from nodes.models.roles import roles_of
 from nodes.services import audit, invitations, people
 from nodes.services.refused import Refused
+from nodes.services.tokens import digest_token
 from nodes.views.settings.frame import sections_for
 
 log = structlog.get_logger(__name__)
@@ -94,14 +96,14 @@ class InvitationView(View):
     """Where an invitation's link leads: choose name and password, or go on with single sign-on."""
 
     def get(self, request, token):
-        invitation = invitations.find_open(invitations.digest_of(token), timezone.now())
+        invitation = invitations.find_open(digest_token(token), timezone.now())
         if invitation is None:
             return render(request, "people/invitation_gone.html", status=410)
         request.session[INVITED] = invitation.digest
         return self.show(invitation, PersonForm(initial={"username": invitation.name.replace(" ", ".").lower()}))
 
     def post(self, request, token):
-        invitation = invitations.find_open(invitations.digest_of(token), timezone.now())
+        invitation = invitations.find_open(digest_token(token), timezone.now())
         if invitation is None:
             return render(request, "people/invitation_gone.html", status=410)
         form = PersonForm(request.POST)
@@ -186,7 +188,8 @@ def sign_on(request, provider_id):
     Else another site could send a browser here, and so link whomever it is signed in as at the provider.
     """
     if request.GET.get("process") == "connect":
-        if not request.user.is_authenticated or request.GET.get("key") != request.session.get(LINKING, ""):
+        key = request.session.get(LINKING)
+        if not (request.user.is_authenticated and key and constant_time_compare(request.GET.get("key", ""), key)):
             raise PermissionDenied("Link it from your own page: Settings, Sign-in.")
         if request.user.has_usable_password() and (asked := ask_again(request, request.get_full_path())) is not None:
             return asked

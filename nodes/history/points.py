@@ -14,11 +14,11 @@ from datetime import UTC, datetime, timedelta
 from math import isnan, nan
 from typing import NamedTuple
 
+from kubespan.core.history import mean
 from nodes.models.history import Period
 
 _POINT = struct.Struct("<BBHHHIHff")  # looks, connected, up, unknown, down, round trip, loss, received, sent
 SIZE = _POINT.size
-_GAP = bytes(SIZE)
 _NOT_MEASURED_RTT, _NOT_MEASURED_LOSS = 2**32 - 1, 2**16 - 1
 MOST_PLACES = 96
 """Points of a row: the quarters of a day."""
@@ -150,13 +150,8 @@ def merge(points: Iterable[Point]) -> Point:
     if not found:
         return GAP
     sums = [sum(column) for column in zip(*(point[:5] for point in found), strict=True)]
-    means = [_mean(column) for column in zip(*(point[5:] for point in found), strict=True)]
+    means = [mean(column) for column in zip(*(point[5:] for point in found), strict=True)]
     return Point(*sums, *means)
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
 
 
 def rates(before: Total | None, now: Total) -> tuple[float | None, float | None]:

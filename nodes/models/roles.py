@@ -51,6 +51,12 @@ class Roles:
             return None
         return frozenset(pk for pk, given in self.clusters.items() if given.includes(role))
 
+    @property
+    def highest(self) -> Role | None:
+        """The most that somebody may anywhere; none where they may nothing."""
+        found = [role for role in (self.console, *self.clusters.values()) if role is not None]
+        return max(found, key=lambda role: role.rank) if found else None
+
     def __bool__(self) -> bool:
         return self.console is not None or bool(self.clusters)
 

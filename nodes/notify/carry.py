@@ -58,7 +58,9 @@ def allowed(address: Address, networks: Sequence[Network]) -> bool:
         address = address.ipv4_mapped
     if any(address in network for network in networks if network.version == address.version):
         return True
-    if isinstance(address, ipaddress.IPv6Address) and any(address in network for network in EMBEDDING):
+    if isinstance(address, ipaddress.IPv6Address) and (
+        address.is_site_local or any(address in network for network in EMBEDDING)
+    ):
         return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
@@ -81,8 +83,8 @@ def connect(host: str, port: int, networks: Sequence[Network], timeout: float | 
     """A connection to one of the host's addresses at which a webhook may be; raises Undelivered."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise Undelivered(f"{host} cannot be looked up: {error.strerror or error}.") from None
+    except (OSError, UnicodeError) as error:  # the latter of a name that no name can be
+        raise Undelivered(f"{host} cannot be looked up: {getattr(error, 'strerror', None) or error}.") from None
     fault = f"{host} has no address."
     for family, kind, protocol, _, where in found:
         address = ipaddress.ip_address(str(where[0]).partition("%")[0])
@@ -147,9 +149,12 @@ def post(url: str, body: bytes, headers: Mapping[str, str], networks: Sequence[N
     options: dict[str, Any] = {"timeout": Timeout(connect=SECONDS, read=SECONDS), "retries": False}
     kinds = {"http": (urllib3.HTTPConnectionPool, Plain), "https": (urllib3.HTTPSConnectionPool, Secure)}
     pool_class, connection_class = kinds[parts.scheme]
-    pool = pool_class(parts.hostname or "", parts.port, **options)
-    pool.ConnectionCls = connection_class
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    try:
+        pool = pool_class(parts.hostname or "", parts.port, **options)
+    except urllib3.exceptions.HTTPError as error:
+        raise Undelivered(f"{parts.hostname} is no host: {error}") from None
+    pool.ConnectionCls = connection_class
     try:
         answer = pool.urlopen("POST", target, body=body, headers=dict(headers), redirect=False, preload_content=False)
         return judge(answer.status, answer.reason or "", answer.read(ANSWER_BYTES))
@@ -174,4 +179,5 @@ def judge(status: int, reason: str, answer: bytes) -> Arrived:
     text = f"Answered {status} {reason}".strip() + (f": {said}" if said else "")
     if family == HTTPStatus.MULTIPLE_CHOICES:
         text = f"Answered {status} {reason}: redirects are not followed; give the address where it leads to."
+    text = text.replace("\0", "\ufffd")  # PostgreSQL keeps no NUL
     raise Undelivered(text, gone=status == HTTPStatus.GONE)

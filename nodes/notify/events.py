@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.urls import reverse
@@ -11,7 +11,7 @@ from django.urls import reverse
 from kubespan.core.duration import age
 from nodes.models import Audit, Cluster, Node, Transition
 from nodes.notify import TEST, Event
-from nodes.words import count
+from nodes.words import count, moment
 
 LINKS_NAMED = 20
 """Links that one message names; a network that splits takes down half a million."""
@@ -113,11 +113,6 @@ def of_test(actor: str, name: str, now: datetime) -> Event:
     """A message that says that messages arrive."""
     text = f"This is a test of the webhook {name}, asked for by {actor}."
     return Event(TEST, moment(now), text, url=page(reverse("settings-alerts")))
-
-
-def moment(at: datetime) -> str:
-    """A time for programs, to the second."""
-    return at.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def page(path: str) -> str:

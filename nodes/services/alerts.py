@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from ipaddress import ip_network
 
+import redis
 import structlog
 from celery import current_app
 from django.conf import settings
@@ -23,9 +24,11 @@ from django.db import transaction
 from django.db.models import Max, Q
 from kombu.exceptions import OperationalError
 
-from nodes.models import Audit, Delivery, Node, Outage, Transition, Webhook
+from nodes import live
+from nodes.models import Audit, Cluster, Delivery, Node, Outage, Transition, Webhook
 from nodes.notify import Event, events, signed, slack
 from nodes.notify.carry import Undelivered, post
+from nodes.secrets import Unreadable
 from nodes.services import after, audit
 
 SETTLE = timedelta(seconds=5)
@@ -36,6 +39,9 @@ ROWS = 2000
 
 AT_ONCE = 20
 """Deliveries of one webhook in one task: others want the worker too."""
+
+BUSY_SECONDS = 200.0
+"""After which a task begins no further one: its lock (nodes.tasks.DELIVERY_SECONDS) must outlast the last it began."""
 
 DISABLE_AFTER = 50
 """Attempts in a row that fail until a webhook is disabled: some eight hours, at the pace of `pause`."""
@@ -48,6 +54,9 @@ LONGEST_PAUSE = timedelta(hours=2)
 
 KEPT_FOR = timedelta(days=30)
 """How long it is known what became of a delivery."""
+
+Came = tuple[Cluster, Node, Node, datetime]
+"""A link that came up, and when that was."""
 
 log = structlog.get_logger(__name__)
 
@@ -76,6 +85,7 @@ def _gather_for(pk: int, now: datetime) -> int:
             webhook.transition_ahead = Transition.objects.aggregate(last=Max("pk"))["last"] or 0
             webhook.ahead_at = now
             webhook.save(update_fields=["audit", "transition", "audit_ahead", "transition_ahead", "ahead_at"])
+        found += _read_recovered(webhook, now)
         found += _due_outages(webhook, now)
         made = enqueue(webhook, found, now)
         if made:
@@ -136,33 +146,48 @@ def _kinds(webhook: Webhook) -> list[str]:
 
 def _follow_links(webhook: Webhook, rows: Sequence[Transition], now: datetime) -> list[Event]:
     """Note which links went down; those that came up are told, if it was told that they were down."""
-    outages = {(one.node_id, one.peer_id): one for one in webhook.outages.all()} if rows else {}
-    up: dict[int, list[Transition]] = defaultdict(list)
+    concerned = webhook.outages.filter(node__in={row.node_id for row in rows if row.node_id})
+    outages = {(one.node_id, one.peer_id): one for one in concerned}
+    over: list[int] = []
+    up: list[Came] = []
     for row in rows:
-        if row.node_id is None or row.peer_id is None:
+        if row.node is None or row.peer is None:
             continue
-        link = row.node_id, row.peer_id
+        link = row.node.pk, row.peer.pk
         if row.after == "down" and link not in outages:
             outages[link] = Outage(webhook=webhook, node_id=link[0], peer_id=link[1], since=row.at)
         elif row.after == "up" and link in outages:
             outage = outages.pop(link)
             if outage.told:
-                up[row.cluster_id].append(row)
+                up.append((row.cluster, row.node, row.peer, row.at))
             if outage.pk:
-                outage.delete()
+                over.append(outage.pk)
+    webhook.outages.filter(pk__in=over).delete()
     Outage.objects.bulk_create([one for one in outages.values() if not one.pk])
+    return _of_recovered(webhook, up, now)
+
+
+def _read_recovered(webhook: Webhook, now: datetime) -> list[Event]:
+    """Links that are up again though no row says so: their node was away for long, or too many changed at once."""
+    outages = list(webhook.outages.select_related("node__cluster", "peer").order_by("pk")[:ROWS])
+    try:
+        seen = live.read_sights((one.node_id, one.peer.index) for one in outages)
+    except redis.RedisError as error:
+        log.warning("it is not known which links came up", error=str(error))
+        return []
+    up = [one for one, sight in zip(outages, seen, strict=True) if sight is not None and sight.state == "up"]
+    webhook.outages.filter(pk__in=[one.pk for one in up]).delete()
+    return _of_recovered(webhook, [(one.node.cluster, one.node, one.peer, now) for one in up if one.told], now)
+
+
+def _of_recovered(webhook: Webhook, up: Iterable[Came], now: datetime) -> list[Event]:
+    """One message a cluster."""
     if "link.up" not in webhook.kinds:
         return []
-    return [
-        events.of_links(
-            "link.up",
-            rows[0].cluster,
-            [(row.node, row.peer, row.at) for row in rows if row.node and row.peer],
-            timedelta(0),
-            now,
-        )
-        for rows in up.values()
-    ]
+    by_cluster: dict[Cluster, list[tuple[Node, Node, datetime]]] = defaultdict(list)
+    for cluster, node, peer, at in up:
+        by_cluster[cluster].append((node, peer, at))
+    return [events.of_links("link.up", cluster, links, timedelta(0), now) for cluster, links in by_cluster.items()]
 
 
 def _due_outages(webhook: Webhook, now: datetime) -> list[Event]:
@@ -195,11 +220,11 @@ def deliver(webhook_pk: int, now: datetime) -> int:
 
     Raises Undelivered, after which it is worth trying again soon. No transaction is open while others are waited for.
     """
-    arrived = 0
+    arrived, begun = 0, time.monotonic()
     waiting = Delivery.objects.filter(webhook=webhook_pk, state=Delivery.State.WAITING).order_by("pk")
     for delivery in waiting.select_related("webhook")[:AT_ONCE]:
-        if delivery.webhook.disabled_at is not None:
-            break
+        if delivery.webhook.disabled_at is not None or time.monotonic() - begun > BUSY_SECONDS:
+            break  # the rest comes with the next turn
         _carry(delivery, now)
         arrived += 1
     return arrived
@@ -210,8 +235,9 @@ def _carry(delivery: Delivery, now: datetime) -> None:
     fault: Undelivered | None = None
     try:
         result = f"{send(delivery.webhook, delivery, int(time.time()))}"
-    except Undelivered as undelivered:
-        fault, result = undelivered, str(undelivered)
+    except (Undelivered, Unreadable) as error:
+        fault = error if isinstance(error, Undelivered) else Undelivered(f"Its address or secret {error}.")
+        result = str(fault)
     took = round((time.monotonic() - begun) * 1000)
     with transaction.atomic():
         webhook = Webhook.objects.select_for_update().filter(pk=delivery.webhook_id).first()

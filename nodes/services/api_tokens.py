@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -12,9 +11,10 @@ from django.db import transaction
 
 from nodes.access import ENTER, may, needs
 from nodes.models import ApiToken, Role
-from nodes.models.roles import Roles, limit_roles, roles_of
-from nodes.services import audit
+from nodes.models.roles import limit_roles, roles_of
+from nodes.services import audit, people
 from nodes.services.refused import Refused
+from nodes.services.tokens import digest_token
 
 TOKEN_BYTES = 32
 TOKEN_MARK = "kapi_"  # noqa: S105 - lets a person, and scanners of leaked secrets, tell what it is
@@ -26,12 +26,6 @@ USED_EVERY = timedelta(minutes=1)
 """The last use is noted no more often: a program may ask many times a second."""
 
 
-def highest_role(roles: Roles) -> Role | None:
-    """The most that somebody may anywhere; none where they may nothing."""
-    given = [role for role in (roles.console, *roles.clusters.values()) if role is not None]
-    return max(given, key=lambda role: role.rank) if given else None
-
-
 @needs(ENTER)
 def create_api_token(
     actor: audit.Actor, *, name: str, role: str, lifetime: timedelta, now: datetime
@@ -39,7 +33,7 @@ def create_api_token(
     """Make a token of one's own; gives it with its text, which is not to be had again."""
     if not isinstance(actor, User):
         raise Refused("actor", "A token is somebody's: who makes one can sign in.", 403)
-    highest = highest_role(roles_of(actor))
+    highest = roles_of(actor).highest
     if not 0 < len(name.strip()) <= NAME_LENGTH or not name.isprintable():
         raise Refused("name", f"Give the token a name of 1 to {NAME_LENGTH} characters.")
     if role not in Role.values or highest is None or not highest.includes(Role(role)):
@@ -52,7 +46,7 @@ def create_api_token(
         if ApiToken.objects.filter(user=actor, revoked_at=None, expires__gt=now).count() >= MOST:
             raise Refused("too-many", f"You have {MOST} tokens already: revoke one that nobody needs any more.", 409)
         token = ApiToken.objects.create(
-            user=actor, name=name.strip(), digest=digest(plain), role=role, created=now, expires=now + lifetime
+            user=actor, name=name.strip(), digest=digest_token(plain), role=role, created=now, expires=now + lifetime
         )
         audit.write(actor, "api-token.created", token, now, role=role, expires=token.expires.isoformat())
     return token, plain
@@ -75,20 +69,17 @@ def revoke_api_token(actor: audit.Actor, uuid: UUID, now: datetime) -> ApiToken:
     return token
 
 
-def digest(plain: str) -> str:
-    """What is kept of a token: it is random and long, so a plain hash cannot be turned back."""
-    return hashlib.sha256(plain.encode()).hexdigest()
-
-
 def authenticate(plain: str, now: datetime) -> User:
     """Whose token it is, with no more roles than it gives; raises Refused."""
-    token = ApiToken.objects.select_related("user").filter(digest=digest(plain)).first()
+    token = ApiToken.objects.select_related("user").filter(digest=digest_token(plain)).first()
     if token is None:
         raise Refused("api-token-unknown", "This token is not known here.", 401)
     if why := token.worthless(now):
         raise Refused(f"api-token-{why}", f"This token is {why}; make another under Settings → API tokens.", 401)
     if not token.user.is_active:
         raise Refused("api-token-user", "Whose token this is may not sign in any more.", 401)
+    if people.lacks_second_factor(token.user):
+        raise Refused("second-factor", "Whose token this is must add a second factor first.", 403)
     if token.last_used is None or now - token.last_used >= USED_EVERY:
         ApiToken.objects.filter(pk=token.pk).update(last_used=now)
     return limit_roles(token.user, Role(token.role))

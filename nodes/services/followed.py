@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import transaction
+from django.db.models import Q
 
 from nodes import live
 from nodes.access import needs
@@ -69,13 +70,9 @@ def _after(until: datetime | None, now: datetime) -> bool:
 
 def _following(cluster_pk: int, members: Iterable[int], now: datetime) -> list[FollowedLink]:
     present = set(members)
-    rows = FollowedLink.objects.filter(node__cluster=cluster_pk)
-    return [
-        row
-        for row in rows
-        if (row.pinned or _after(row.looked_until, now) or _after(row.unwell_until, now))
-        and {row.node_id, row.peer_id} <= present
-    ]
+    followed = Q(pinned=True) | Q(looked_until__gt=now) | Q(unwell_until__gt=now)
+    rows = FollowedLink.objects.filter(followed, node__cluster=cluster_pk)
+    return [row for row in rows if {row.node_id, row.peer_id} <= present]
 
 
 def _find_not_up(
@@ -134,7 +131,7 @@ def _ways(one: Node, other: Node) -> tuple[tuple[Node, Node], tuple[Node, Node]]
 def _wanted(cluster_pk: int, now: datetime, *but: Node) -> int:
     """How many links are followed because somebody wants it, those between `but` left out."""
     rows = FollowedLink.objects.filter(node__cluster=cluster_pk).exclude(node__in=but, peer__in=but)
-    return rows.filter(pinned=True).count() + rows.filter(pinned=False, looked_until__gt=now).count()
+    return rows.filter(Q(pinned=True) | Q(looked_until__gt=now)).count()
 
 
 def is_pinned(one: Node, other: Node) -> bool:

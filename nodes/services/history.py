@@ -30,8 +30,8 @@ def note_minute(cluster_pk: int, now: datetime) -> bool:
     not up. Raises redis.RedisError.
     """
     minute = MINUTES.floor(now)
-    mark, _ = HistoryMark.objects.get_or_create(cluster_id=cluster_pk)
-    if mark.minute is not None and mark.minute >= minute:
+    seen, _ = HistoryMark.objects.get_or_create(cluster_id=cluster_pk)
+    if seen.minute is not None and seen.minute >= minute:
         return False
     members = Node.objects.approved().filter(cluster=cluster_pk).order_by()
     ours = list(members.filter(kind=Node.Kind.LINUX).values_list("pk", flat=True))
@@ -41,9 +41,9 @@ def note_minute(cluster_pk: int, now: datetime) -> bool:
     nodes = looks.node_points(ours, summaries, before)
     links = looks.link_points(choice.keys, choice.sights, summaries, before)
     with transaction.atomic():
-        mark = HistoryMark.objects.select_for_update().get(cluster_id=cluster_pk)
-        if mark.minute is not None and mark.minute >= minute:
-            return False
+        mark = HistoryMark.objects.select_for_update().filter(cluster_id=cluster_pk).first()
+        if mark is None or (mark.minute is not None and mark.minute >= minute):
+            return False  # the cluster was deleted meanwhile, or another worker was first
         place, start = MINUTES.place(minute), MINUTES.row_start(minute)
         followed.keep(choice, now)
         _store(NodeHistory, cluster_pk, MINUTES, start, {(pk,): {place: point} for pk, point in nodes.items()})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from datetime import datetime, timedelta
 
@@ -13,15 +12,11 @@ from nodes.access import needs
 from nodes.models import Cluster, Invitation, Role
 from nodes.services import audit, people
 from nodes.services.refused import Refused
+from nodes.services.tokens import digest_token
 
 TOKEN_BYTES = 24
 LONGEST = timedelta(days=30)
 """A link that lies about longer is one that somebody else finds."""
-
-
-def digest_of(token: str) -> str:
-    """What is kept of a link's secret."""
-    return hashlib.sha256(token.strip().encode()).hexdigest()
 
 
 @needs("manage_people")
@@ -38,7 +33,7 @@ def invite(
     with transaction.atomic():
         invitation = Invitation.objects.create(
             name=name[: Invitation._meta.get_field("name").max_length],
-            digest=digest_of(token),
+            digest=digest_token(token),
             cluster=cluster,
             role=role,
             made=now,
@@ -70,7 +65,7 @@ def find_open(digest: str, now: datetime) -> Invitation | None:
 def accept(token: str, username: str, password: str, now: datetime) -> User:
     """Make the account that somebody was invited to; raises Refused, and then the link stays good."""
     with transaction.atomic():
-        invitation = _take(digest_of(token), now)
+        invitation = _take(digest_token(token), now)
         user = people.make_user(username, password)
         _give(invitation, user, now)
     return user

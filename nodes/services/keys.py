@@ -8,7 +8,7 @@ from allauth.mfa.models import Authenticator
 from django.db import transaction
 
 from nodes.access import needs
-from nodes.secrets import Secret, Unreadable, newest_key, secret_fields
+from nodes.secrets import FACTOR_SECRETS, Secret, Unreadable, newest_key, secret_fields, unreadable
 from nodes.services import audit
 
 
@@ -18,8 +18,7 @@ def rotate_keys(actor: audit.Actor, now: datetime) -> tuple[int, list[str]]:
 
     Row by row, so that it may be ended and begun again at any time.
     """
-    rotated = 0
-    unreadable: list[str] = []
+    rotated = _rotate_second_factors()
     for model, field in secret_fields():
         for pk in model._default_manager.values_list("pk", flat=True):
             with transaction.atomic():
@@ -29,31 +28,24 @@ def rotate_keys(actor: audit.Actor, now: datetime) -> tuple[int, list[str]]:
                     continue
                 try:
                     setattr(row, field.attname, secret.reveal())
-                except Unreadable as fault:
-                    unreadable.append(f"the {field.verbose_name} of {model._meta.verbose_name} {row} {fault}")
+                except Unreadable:
                     continue
                 row.save(update_fields=[field.attname])
                 rotated += 1
-    rotated += _rotate_second_factors(unreadable)
     audit.write(actor, "keys.rotated", "", now, key=newest_key(), secrets=rotated)
-    return rotated, unreadable
+    return rotated, unreadable()
 
 
-SEALED = ("secret", "seed")
-"""What in a second factor's data is encrypted: an app's key, and the seed of recovery codes."""
-
-
-def _rotate_second_factors(unreadable: list[str]) -> int:
+def _rotate_second_factors() -> int:
     rotated = 0
     for pk in Authenticator.objects.values_list("pk", flat=True):
         with transaction.atomic():
             row = Authenticator.objects.select_for_update().get(pk=pk)
-            stale = [name for name in SEALED if name in row.data and _needs_rotation(row.data[name])]
+            stale = [name for name in FACTOR_SECRETS if name in row.data and _needs_rotation(row.data[name])]
             try:
                 for name in stale:
                     row.data[name] = Secret(Secret(stored=row.data[name]).reveal()).dump()
-            except Unreadable as fault:
-                unreadable.append(f"a second factor of {row.user} {fault}")
+            except Unreadable:
                 continue
             if stale:
                 row.save(update_fields=["data"])

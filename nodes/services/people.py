@@ -189,9 +189,7 @@ def needs_second_factor(user: User) -> bool:
     """Whether the console requires one of somebody (SECOND_FACTOR)."""
     if settings.SECOND_FACTOR != "administrators":
         return bool(settings.SECOND_FACTOR == "everybody")
-    roles = roles_of(user)
-    whole = {roles.console, *roles.clusters.values()}
-    return Role.ADMINISTRATOR in whole
+    return roles_of(user).highest == Role.ADMINISTRATOR
 
 
 def lacks_second_factor(user: User) -> bool:

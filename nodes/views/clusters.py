@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cached_property
 
 from django.contrib import messages
 from django.core.paginator import Paginator
@@ -115,18 +116,13 @@ class ClusterTab(RoleMixin, View):
     tab = ""
     template = ""
 
-    def setup(self, request, *args, **kwargs):
-        super().setup(request, *args, **kwargs)
-        self._cluster: Cluster | None = None
-
-    @property
+    @cached_property
     def cluster(self) -> Cluster:
         """The cluster that the address names."""
-        if self._cluster is None:
-            clusters = Cluster.objects.visible_to(self.request.user)
-            self._cluster = get_object_or_404(clusters.with_counts(), uuid=self.kwargs["uuid"])
-        return self._cluster
+        clusters = Cluster.objects.visible_to(self.request.user)
+        return get_object_or_404(clusters.with_counts(), uuid=self.kwargs["uuid"])
 
+    @property
     def subject(self) -> Cluster:
         return self.cluster
 
@@ -156,7 +152,7 @@ class ClusterNodesView(ClusterTab):
             pending=list(Node.objects.pending().filter(cluster=self.cluster).order_by("name")),
             page=page,
             size=self.cluster.approved_count,
-            connected=members.connected().count() + members.filter(kind=Node.Kind.TALOS, left_at=None).count(),
+            connected=members.here().count(),
             hindered=hindered(self.cluster),
         )
 
@@ -281,12 +277,13 @@ class RolloutCancelView(RoleMixin, View):
 
     permission = "upgrade_agents"
 
+    @cached_property
     def subject(self) -> Rollout:
         rollouts = Rollout.objects.visible_to(self.request.user).select_related("cluster")
         return get_object_or_404(rollouts, pk=self.kwargs["pk"])
 
     def post(self, request, pk):
-        rollout = self.subject()
+        rollout = self.subject
         try:
             rollouts.cancel_rollout(request.user, rollout, timezone.now())
         except Refused as refusal:

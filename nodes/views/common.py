@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import TypeVar
 
 import redis
@@ -38,6 +39,7 @@ class RoleMixin(AccessMixin):
     post_permission = ""
     """What sending its form needs, where that is more."""
 
+    @cached_property
     def subject(self) -> Model | None:
         """The row that the page is about; raises Http404 where there is none that may be seen."""
         return None
@@ -47,7 +49,7 @@ class RoleMixin(AccessMixin):
             return self.handle_no_permission()
         reading = request.method in SAFE_METHODS
         needed = self.permission if reading else self.post_permission or self.permission
-        subject = self.subject()
+        subject = self.subject
         if not access.may(request.user, needed, subject):
             raise PermissionDenied(access.Forbidden(needed, subject).reason)
         return super().dispatch(request, *args, **kwargs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from django.contrib import messages
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -56,6 +58,7 @@ class EnrolmentView(RoleMixin, View):
         asked = self.request.POST.get("kind") or self.request.GET.get("kind")
         return asked if asked in dict(ENROLMENT_KINDS) else ENROLMENT_KINDS[0][0]
 
+    @cached_property
     def subject(self) -> Cluster:
         return get_object_or_404(Cluster.objects.visible_to(self.request.user), uuid=self.kwargs["uuid"])
 
@@ -93,7 +96,7 @@ class EnrolmentView(RoleMixin, View):
 
     def show(self, form, status: int = 200, **context):
         page = "enrolment/_dialog.html" if self.request.htmx else "enrolment/page.html"
-        context = {"cluster": self.subject(), "token_form": form, "kind": self.kind(), "release": None} | context
+        context = {"cluster": self.subject, "token_form": form, "kind": self.kind(), "release": None} | context
         if not context.get("token"):
             context["release"] = delivery.read_release()
         # A fragment is swapped in whatever it says: a fault belongs into the dialog.
@@ -105,12 +108,13 @@ class TokenRevokeView(RoleMixin, View):
 
     permission = "revoke_token"
 
+    @cached_property
     def subject(self) -> Token:
         tokens = Token.objects.visible_to(self.request.user).select_related("cluster")
         return get_object_or_404(tokens, uuid=self.kwargs["uuid"])
 
     def post(self, request, uuid):
-        token = self.subject()
+        token = self.subject
         try:
             services.revoke_token(request.user, token, timezone.now())
         except Refused as refusal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import NamedTuple
 
 from django.core.paginator import Paginator
@@ -35,18 +36,13 @@ class NodePage(RoleMixin, View):
     follows = "/rows"
     """What its socket tells: that rows changed, whereupon the page fetches itself anew; or else the links."""
 
-    def setup(self, request, *args, **kwargs):
-        super().setup(request, *args, **kwargs)
-        self._node: Node | None = None
-
-    @property
+    @cached_property
     def node(self) -> Node:
         """The node that the address names."""
-        if self._node is None:
-            nodes = Node.objects.visible_to(self.request.user)
-            self._node = get_object_or_404(nodes.select_related("cluster", "token"), pk=self.kwargs["pk"])
-        return self._node
+        nodes = Node.objects.visible_to(self.request.user)
+        return get_object_or_404(nodes.select_related("cluster", "token"), pk=self.kwargs["pk"])
 
+    @property
     def subject(self) -> Node:
         return self.node
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from django.contrib import messages
 from django.db.models import Q
 from django.http import Http404
@@ -28,6 +30,7 @@ class PairPage(RoleMixin, View):
 
     permission = "view_cluster"
 
+    @cached_property
     def subject(self) -> Node:
         return get_object_or_404(self.nodes(), pk=self.kwargs["here"])
 
@@ -37,7 +40,7 @@ class PairPage(RoleMixin, View):
 
     def pair(self) -> tuple[Node, Node]:
         """Both of them, in the order of the address."""
-        one = self.subject()
+        one = self.subject
         other = get_object_or_404(self.nodes(), pk=self.kwargs["there"], cluster_id=one.cluster_id)
         if one == other:
             raise Http404

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from django.apps import apps
 from django.db import connection, models
 
+from nodes.history.points import MINUTES, QUARTERS
 from nodes.models import Console, DiscoveryClock
+from nodes.services import alerts, followed, revisions, transitions
+from nodes.words import count
+
+
+def _after(kept: timedelta) -> str:
+    return f"after {count(kept.days, 'day')}"
+
+
+_HISTORY = f"minutes {_after(MINUTES.kept)}, quarters of an hour {_after(QUARTERS.kept)}"
 
 FORGOTTEN = {
-    "transition": "after 30 days",
-    "change": "after 7 days, but for the newest 10,000 of a cluster",
+    "transition": _after(transitions.TRANSITIONS_KEPT_FOR),
+    "delivery": _after(alerts.KEPT_FOR),
+    "nodehistory": _HISTORY,
+    "linkhistory": _HISTORY,
+    "followedlink": f"{_after(followed.LOOKED_FOR)} without a look, where it is up and nobody keeps it",
+    "change": f"{_after(revisions.CHANGES_KEPT_FOR)}, but for the newest {revisions.CHANGES_KEPT:,} of a cluster",
     "candidate": "when nobody sees them any more",
 }
 """When rows of a table go by themselves; of those that are not named, never."""

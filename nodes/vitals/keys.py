@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db.models import Max
 
 from nodes.models import Audit, Cluster
-from nodes.secrets import Unreadable, newest_key, secret_fields
+from nodes.secrets import newest_key, sealed
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,10 @@ class Keys:
 
 
 def read_keys() -> Keys:
-    """Open every value once, to know whether it can be: one query a column that holds secrets."""
-    needed: Counter[tuple[str, str]] = Counter()
-    unreadable = []
-    for model, field in secret_fields():
-        what = f"{field.verbose_name} of {model._meta.verbose_name_plural}"
-        for row in model._default_manager.exclude(**{field.attname: None}):
-            secret = getattr(row, field.attname)
-            needed[secret.key_name, what] += 1
-            try:
-                secret.reveal()
-            except Unreadable as fault:
-                unreadable.append(f"The {field.verbose_name} of {model._meta.verbose_name} {row} {fault}.")
+    """Open every value once, to know whether it can be."""
+    values = list(sealed())
+    needed = Counter((one.secret.key_name, one.kind) for one in values)
+    unreadable = [f"The {one.name} {fault}." for one in values if (fault := one.fault)]
     names = list(dict.fromkeys([*settings.KUBESPAN_KEYS, *(name for name, _ in needed)]))
     keys = [
         Key(

@@ -289,6 +289,16 @@ def test_a_role_is_given_changed_and_taken(client, alice, cluster):
     assert verbs(verb__startswith="user.role") == ["user.role-given"] * 3 + ["user.role-taken"] * 2
 
 
+def test_who_takes_the_last_role_in_their_cluster_sees_the_person_no_more(client, cluster):
+    client.force_login(make_user("carol", "administrator", cluster))
+    bob = make_user("bob", "viewer", cluster)
+    page = f"/settings/people/{bob.pk}/"
+    answer = client.post(page + "take/", {"cluster": cluster.uuid}, follow=True)
+    assert (answer.status_code, answer.request["PATH_INFO"]) == (200, "/settings/people/")
+    assert "bob has no role of cluster homelab any more." in read(answer)
+    assert client.get(page).status_code == 404
+
+
 def test_the_last_administrator_stays(client, alice):
     client.force_login(alice)
     page = f"/settings/people/{alice.pk}/"

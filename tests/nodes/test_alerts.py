@@ -3,10 +3,12 @@
 import hashlib
 import hmac
 import socket
+import time
 from datetime import timedelta
 from ipaddress import ip_address, ip_network
 
 import pytest
+from cryptography.fernet import Fernet
 from django.contrib.auth.models import User
 from django.urls import reverse
 
@@ -15,6 +17,7 @@ from nodes.models import Audit, Delivery, Node, Transition, Webhook
 from nodes.notify import KINDS, carry, slack
 from nodes.services import alerts, clusters, nodes, rotation, transitions, webhooks
 from nodes.services.refused import Refused
+from tests.big import Live, make_mesh
 from tests.factories import NOW, Machine, enrol, make_cluster, make_user
 from tests.receiver import Receiver
 
@@ -137,6 +140,42 @@ def test_a_link_is_told_only_once_it_is_down_for_long_enough_and_up_only_if_that
     assert (up.kind, up.text) == ("link.up", "edge-1 reaches edge-2 again in cluster homelab.")
 
 
+def report_all(mesh, down=()):
+    """Have all members say that they see each other, but for those links that are down."""
+    live = Live(mesh, now := time.time())
+    live._odd.clear()
+    for here, there in down:
+        live.set_state(here, there, "down")
+    for node in live.reporting:
+        live.report(node, now)
+    live.write()
+
+
+def test_a_link_that_is_seen_up_again_is_told_though_no_row_says_so(valkey):
+    mesh = make_mesh(3, talos=0, now=NOW)
+    here, there, third = mesh.members
+    Node.objects.update(session="5e55", away=False)
+    webhook, _ = make_webhook(down=60)
+    move(here, there, "up", "down")
+    move(here, third, "up", "down")
+    report_all(mesh, down=[(here, there), (here, third)])
+    assert [one.kind for one in gathered(NOW + timedelta(seconds=70))] == ["link.down"]
+    report_all(mesh, down=[(here, third)])
+    assert texts(gathered(NOW + timedelta(seconds=80))) == [
+        ("link.up", f"{here.name} reaches {there.name} again in cluster big.")
+    ]
+    assert [(one.node, one.peer) for one in webhook.outages.all()] == [(here, third)]
+
+
+def test_a_link_that_is_seen_up_before_it_was_told_is_nothing_to_tell(valkey):
+    mesh = make_mesh(2, talos=0, now=NOW)
+    webhook, _ = make_webhook(down=60)
+    move(*mesh.members, "up", "down")
+    report_all(mesh)
+    assert gathered(NOW + timedelta(seconds=70)) == []
+    assert not webhook.outages.exists()
+
+
 def test_many_links_of_a_cluster_are_one_message(cluster):
     make_webhook(down=0)
     members = [enrol(cluster) for _ in range(6)]
@@ -219,6 +258,7 @@ def test_slack_names_the_links():
     ("answer", "result"),
     [
         pytest.param((500, {}, b"no\n disk"), "Answered 500 Internal Server Error: no disk", id="their fault"),
+        pytest.param((500, {}, b"\0"), "Answered 500 Internal Server Error: \ufffd", id="what PostgreSQL cannot keep"),
         pytest.param((404, {}, b""), "Answered 404 Not Found", id="not there"),
         pytest.param((302, {"Location": "http://127.0.0.1/"}, b""), "Answered 302 Found: redirects are not", id="away"),
     ],
@@ -263,6 +303,25 @@ def test_what_waits_is_asked_for_again_once_the_pause_is_over(valkey, receiver, 
     assert asked == []
     alerts.gather(NOW + alerts.FIRST_PAUSE)
     assert asked == [webhook.pk]
+
+
+def test_a_task_ends_before_its_lock_does(receiver, monkeypatch):
+    webhook, _ = make_webhook(receiver.url)
+    webhooks.send_test("alice", webhook.pk, NOW)
+    monkeypatch.setattr(alerts, "BUSY_SECONDS", -1)
+    assert alerts.deliver(webhook.pk, NOW) == 0
+    assert webhook.deliveries.get().state == "waiting"
+
+
+def test_a_webhook_whose_key_is_missing_fails_and_says_so(receiver, settings):
+    webhook, _ = make_webhook(receiver.url)
+    webhooks.send_test("alice", webhook.pk, NOW)
+    settings.KUBESPAN_KEYS = {"new": Fernet.generate_key().decode()}
+    with pytest.raises(carry.Undelivered, match="needs key"):
+        alerts.deliver(webhook.pk, NOW)
+    webhook.refresh_from_db()
+    assert webhook.failures == 1
+    assert "KUBESPAN_KEYS does not hold" in webhook.deliveries.get().result
 
 
 def test_two_workers_do_not_tell_the_same(valkey, receiver, cluster):
@@ -321,7 +380,7 @@ PUBLIC = ["1.1.1.1", "2606:4700::1111"]
 LOCAL = [
     "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
     "255.255.255.255", "240.0.0.1", "::1", "::", "fe80::1", "fd00:ec2::254", "fc00::1", "ff02::1", "::ffff:127.0.0.1",
-    "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1", "::127.0.0.1",
+    "::ffff:10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1", "::127.0.0.1", "fec0::1", "feff::1",
 ]  # fmt: skip
 
 
@@ -365,6 +424,19 @@ def test_nobody_there(settings):
         port = listener.getsockname()[1]
     with pytest.raises(carry.Undelivered, match="cannot be reached"):
         carry.post(f"http://127.0.0.1:{port}/", b"{}", {}, [ip_network("127.0.0.0/8")])
+
+
+@pytest.mark.parametrize(
+    ("host", "fault"),
+    [
+        pytest.param("a" * 64, "cannot be looked up", id="longer than names are"),
+        pytest.param("a..b", "cannot be looked up", id="an empty part"),
+        pytest.param("\N{LATIN SMALL LETTER A WITH DIAERESIS}" * 64, "is no host", id="none in any alphabet"),
+    ],
+)
+def test_a_name_that_no_host_can_have(host, fault):
+    with pytest.raises(carry.Undelivered, match=fault):
+        carry.post(f"http://{host}/", b"{}", {}, [])
 
 
 def test_an_answer_that_never_ends_is_cut_off(monkeypatch):

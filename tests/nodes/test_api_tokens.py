@@ -4,13 +4,15 @@ import json
 from datetime import timedelta
 
 import pytest
+from allauth.mfa.models import Authenticator
 from django.urls import reverse
 from django.utils import timezone
 
 from nodes import bearer
+from nodes.access import may
 from nodes.models import ApiToken, Audit, Cluster, Role
 from nodes.models.roles import Roles, limit_roles, roles_of
-from nodes.services import api_tokens
+from nodes.services import api_tokens, tokens
 from nodes.services.refused import Refused
 from tests.factories import NOW, enrol, make_cluster, make_user
 
@@ -72,6 +74,14 @@ def test_what_a_token_is_not_for(path, expected, client):
     assert said(client.get(path, **bear(plain))) == expected
 
 
+@pytest.mark.parametrize(
+    "page", ["overview", "account", "settings-about", "settings-people", "settings-keys", "help", "admin:index"]
+)
+def test_a_page_that_has_no_file_is_not_read_as_one(page, client):
+    _, plain = make_api_token(make_user("root", is_superuser=True), "administrator")
+    assert said(client.get(reverse(page), {"_export": "json"}, **bear(plain))) == (403, "not-a-page")
+
+
 @pytest.mark.parametrize("method", ["post", "put", "patch", "delete"])
 def test_a_token_changes_nothing(method, client, cluster):
     _, plain = make_api_token(make_user("root", is_superuser=True), "administrator")
@@ -101,7 +111,7 @@ def test_a_token_of_an_administrator_sees_no_more_than_its_role(client, cluster)
 def test_roles_are_limited(columns, role, most, expected):
     user = limit_roles(make_user("bob", role, **columns), Role(most))
     assert roles_of(user) == Roles(Role(expected))
-    assert user.has_perm("nodes.manage_console") is (expected == "administrator")
+    assert may(user, "manage_console") is (expected == "administrator")
 
 
 def test_a_role_in_one_cluster_is_limited_as_well(cluster):
@@ -126,6 +136,17 @@ def test_a_token_that_is_worth_nothing(spoil, code, client):
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
 
 
+def test_a_token_needs_the_second_factor_that_its_owner_needs(client, settings):
+    settings.SECOND_FACTOR = "administrators"
+    root = make_user("root", "administrator")
+    _, plain = make_api_token(root)
+    _, of_a_viewer = make_api_token(make_user("bob", "viewer"))
+    assert said(client.get(NODES, **bear(plain))) == (403, "second-factor")
+    assert client.get(NODES, **bear(of_a_viewer)).status_code == 200
+    Authenticator.objects.create(user=root, type=Authenticator.Type.TOTP, data={"secret": ""})
+    assert client.get(NODES, **bear(plain)).status_code == 200
+
+
 def test_whoever_guesses_waits_and_others_do_not(client, valkey):
     _, plain = make_api_token(make_user("bob", "viewer"))
     for _ in range(bearer.ATTEMPTS):
@@ -140,6 +161,7 @@ def test_a_token_is_let_in_without_redis(client, valkey):
     _, plain = make_api_token(make_user("bob", "viewer"))
     valkey.stop()
     assert client.get(NODES, **bear(plain)).status_code == 200
+    assert client.get(NODES, **bear("kapi_guess")).status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -193,7 +215,7 @@ def test_a_token_is_made_shown_once_and_revoked_by_its_page(client):
     token = ApiToken.objects.get()
     text = made.content.decode()
     plain = text.partition("data-secret>")[2].partition("<")[0]
-    assert api_tokens.digest(plain) == token.digest
+    assert tokens.digest_token(plain) == token.digest
     assert 'data-stay-with="[data-secret]"' in text
     assert "no-store" in made.headers["Cache-Control"]
     again = client.get(reverse(PAGE)).content.decode()

@@ -294,27 +294,65 @@ async def test_deltas_are_few(visit, console, monkeypatch):
     assert loop.time() - started >= (deltas - 1) * base.DELTA_SECONDS
 
 
+class Looks:
+    """What an overview takes from agents, as links up and down, and whether its looks find something to tell."""
+
+    def __init__(self, monkeypatch):
+        self._noted = asyncio.Queue()
+        take, differs = following.OverviewConsumer.take, following.OverviewConsumer.differs
+
+        def note_taken(consumer, flushed):
+            for _, summary in flushed.nodes:
+                self._noted.put_nowait((summary.up, summary.down))
+            return take(consumer, flushed)
+
+        def note_found(consumer):
+            self._noted.put_nowait(found := differs(consumer))
+            return found
+
+        monkeypatch.setattr(following.OverviewConsumer, "take", note_taken)
+        monkeypatch.setattr(following.OverviewConsumer, "differs", note_found)
+
+    async def until(self, wanted):
+        """All that comes before that."""
+        before = []
+        while (noted := await asyncio.wait_for(self._noted.get(), 15)) != wanted:
+            before.append(noted)
+        return before
+
+    async def settle(self):
+        """Have it look until all is told; twice, for a look that is under way may have begun before the last of it."""
+        while not self._noted.empty():
+            self._noted.get_nowait()
+        quiet = 0
+        while quiet < 2:
+            await in_thread(announce, None, "cluster.changed")
+            while (found := await asyncio.wait_for(self._noted.get(), 15)) not in {True, False}:
+                pass
+            quiet = 0 if found else quiet + 1
+
+
 async def test_the_overview_is_told_of_what_it_shows_and_of_nothing_else(visit, console, monkeypatch):
     monkeypatch.setattr(following.OverviewConsumer, "pause", 0.0)
     monkeypatch.setattr(base, "RENEW_SECONDS", 3600.0)  # only what is said counts
+    looks = Looks(monkeypatch)
     page = await visit("/live/overview")
     assert (await page.hear())["type"] == "snapshot"  # there need not be a cluster
     cluster, machines, _ = await in_thread(make_cluster)
-    await page.hear()
-    while not await page.communicator.receive_nothing(timeout=0.5, interval=0.02):
-        await page.hear()
+    await looks.settle()
     one = await console.connect(machines[0])
-    await page.hear()
+    await looks.until(True)
     await one.report({1: (UP, A)}, complete=True)
-    await page.hear()
-    while not await page.communicator.receive_nothing(timeout=0.5, interval=0.02):
-        await page.hear()
+    await looks.until((1, 0))
+    await looks.settle()
     await one.report({1: (UP, A)}, complete=True)  # a newer handshake, and nothing else
-    assert await page.communicator.receive_nothing(timeout=0.5)
+    assert True not in await looks.until((1, 0)) + await looks.until(False)
     await one.report({1: (DOWN, A)})
-    await page.hear()
+    assert True not in await looks.until((0, 1))
+    await looks.until(True)
     await in_thread(lambda: clusters.delete_cluster("console", cluster, cluster.name, timezone.now()))
-    assert (await page.hear())["type"] == "delta"
+    await looks.until(True)
+    assert [(await page.hear())["type"] for _ in range(5)] == ["delta"] * 5
 
 
 async def test_the_overview_looks_again_while_a_link_is_unknown(visit, console, monkeypatch):
@@ -324,12 +362,12 @@ async def test_the_overview_looks_again_while_a_link_is_unknown(visit, console, 
     _, machines, _ = await in_thread(make_cluster)
     one = await console.connect(machines[0])
     await one.report({1: (UNKNOWN, A)}, complete=True)
+    looks = Looks(monkeypatch)
     page = await visit("/live/overview")
     for number in range(4):
         assert (await page.hear())["number"] == number
     await one.report({1: (UP, A)})
-    while not await page.communicator.receive_nothing(timeout=0.5, interval=0.02):
-        await page.hear()
+    await looks.until(False)
 
 
 async def test_a_removed_nodes_page_is_told_when_a_member_drops_it(visit, console, monkeypatch):

@@ -3,10 +3,12 @@
 from datetime import timedelta
 
 import pytest
+from allauth.mfa.models import Authenticator
 from cryptography.fernet import Fernet
 from django.urls import reverse
 
 from nodes.models import Audit, Cluster
+from nodes.secrets import Secret, unreadable
 from nodes.services import rotation, webhooks
 from nodes.vitals.keys import read_cluster_secrets, read_keys
 from tests.factories import NOW, make_cluster, make_user
@@ -57,6 +59,26 @@ def test_everything_is_encrypted_anew_by_a_button(cluster, settings, page, clien
     assert Cluster.objects.get().secret.reveal() == secret
     audit = Audit.objects.get(verb="keys.rotated")
     assert (audit.actor_name, audit.details) == ("root", {"key": "new", "secrets": 1})
+
+
+def add_factor(user, kind, **data):
+    Authenticator.objects.create(user=user, type=kind, data=data)
+
+
+def test_a_key_that_second_factors_need_may_not_go(settings, page, client):
+    settings.KUBESPAN_KEYS = {"old": OLD}
+    bob = make_user("bob")
+    add_factor(bob, Authenticator.Type.TOTP, secret=Secret("an app's key").dump())
+    add_factor(bob, Authenticator.Type.RECOVERY_CODES, seed=Secret("a seed").dump(), used_mask=0)
+    add_factor(bob, Authenticator.Type.WEBAUTHN, credential={})
+    settings.KUBESPAN_KEYS = {"new": NEW, "old": OLD}
+    assert [(key.name, key.values) for key in read_keys().keys] == [("new", {}), ("old", {"second factors": 2})]
+    assert "it may be taken out" not in page()
+    assert "may go" in client.post(reverse("settings-keys-rotate"), follow=True).content.decode()
+    assert "it may be taken out" in page()
+    settings.KUBESPAN_KEYS = {"newest": OTHER}
+    assert "The second factor of bob needs key &#x27;new&#x27;" in page()
+    assert len(unreadable()) == 2
 
 
 @pytest.mark.parametrize(

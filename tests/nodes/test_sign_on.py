@@ -95,8 +95,10 @@ def test_an_account_is_linked_from_its_own_page_alone(provider):
     alice = make_user("alice", "administrator", password=PASSWORD)
     browser = Client()
     browser.post("/login/", {"login": "alice", "password": PASSWORD})
-    assert browser.get(f"{START}?process=connect").status_code == 403
+    for key in ("", "&key=", "&key=guess"):
+        assert browser.get(f"{START}?process=connect{key}").status_code == 403
     page = browser.get("/account/").content.decode()
+    assert browser.get(f"{START}?process=connect&key=\N{SNOWMAN}").status_code == 403
     (address,) = re.findall(rf'{START}\?process=connect&amp;key=[^"]+', page)
     address = address.replace("&amp;", "&")
     assert browser.get(address).headers["Location"].startswith("/account/confirm/")

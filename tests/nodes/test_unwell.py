@@ -3,6 +3,7 @@
 import json
 import time
 from datetime import timedelta
+from itertools import combinations
 
 import pytest
 from django.db import connection
@@ -154,6 +155,18 @@ def test_the_list_costs_the_same_whatever_it_finds(valkey, client):
             assert client.get(address).context["rows"]
         counted.append(len(queries))
     assert counted[0] == counted[1]
+
+
+def test_a_file_has_more_pairs_than_a_query_of_sqlite(valkey, client):
+    mesh = make_mesh(40, talos=0, now=NOW)
+    members = range(len(mesh.members))
+    say(mesh, *((one, other, "down") for one in members for other in members if one != other))
+    for one, other in combinations(mesh.members, 2):
+        Transition.objects.create(cluster=mesh.cluster, node=one, peer=other, kind="link", after="down", at=NOW)
+    client.force_login(make_user("alice", "viewer"))
+    rows = json.loads(client.get("/links/?view=list&_export=json").content)
+    assert len(rows) == len(members) * (len(members) - 1) // 2 > 500
+    assert {row["since"] for row in rows} == {"2026-03-01T12:00:00Z"}
 
 
 def test_both_ends_of_the_chosen_pairs_try_again(plain, client):

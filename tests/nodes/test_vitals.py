@@ -1,5 +1,6 @@
 """How the console itself stands: each part, by what it last said; and the page that shows it."""
 
+import threading
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -98,6 +99,20 @@ def test_parts_that_are_away_are_named(valkey):
     assert parts.read_vitals(timezone.now()).worst == "down"
 
 
+def test_migrations_are_looked_for_until_none_is_left(monkeypatch):
+    def look(checked, pinged="ok"):
+        monkeypatch.setattr(parts, "check_database", lambda: checked)
+        monkeypatch.setattr(parts, "ping_database", lambda: pinged)
+        part, *_ = parts.read_vitals(NOW).parts
+        return part.state
+
+    monkeypatch.setattr(parts, "_migrated", threading.Event())
+    assert look("1 migrations are not applied") == "down"
+    assert look("ok") == "up"
+    assert look("not asked") == "up"
+    assert look("not asked", "cannot connect: OperationalError") == "down"
+
+
 def test_discovery_is_up_while_somebody_serves(valkey):
     discovery.beat(NOW.timestamp())
 
@@ -113,6 +128,7 @@ def test_every_table_is_counted_by_one_query(django_assert_max_num_queries):
         tables = {table.name: table for table in kept.read_tables()}
     assert (tables["clusters"].rows, tables["clusters"].forgotten) == (1, "never")
     assert tables["transitions"].forgotten == "after 30 days"
+    assert tables["changes"].forgotten == "after 7 days, but for the newest 10,000 of a cluster"
     assert kept.database_size() > 0
 
 

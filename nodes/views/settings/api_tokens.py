@@ -53,7 +53,7 @@ class ApiTokensView(SettingsTab):
         return self.draw(self.form(), token=token, plain=plain, example=example)
 
     def form(self, data=None):
-        return ApiTokenForm(services.highest_role(roles_of(self.request.user)), data)
+        return ApiTokenForm(roles_of(self.request.user).highest, data)
 
     def draw(self, form, status: int = 200, **context):
         """The page; with a token that was just made, in a dialog over it."""

@@ -33,12 +33,11 @@ class KeysRotateView(SettingsTab):
 
     def post(self, request):
         try:
-            rotated, _ = services.rotate_keys(request.user, timezone.now())
+            rotated, unreadable = services.rotate_keys(request.user, timezone.now())
         except Refused as refusal:
             messages.error(request, refusal.reason)
         else:
             said = f"{count(rotated, 'value')} {'was' if rotated == 1 else 'were'} encrypted anew."
-            unreadable = read_keys().unreadable  # also what another key of the newest's name encrypted
             if unreadable:
                 messages.warning(request, f"{said} {count(len(unreadable), 'value')} cannot be opened; see below.")
             else:

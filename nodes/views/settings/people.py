@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 from allauth.mfa.models import Authenticator
 from django.contrib import messages
 from django.contrib.auth.models import User
@@ -57,6 +59,7 @@ class PeopleView(SettingsTab):
     template = "settings/people.html"
     permission = MANAGE
 
+    @cached_property
     def subject(self):
         return managed(self.request.user)
 
@@ -103,13 +106,14 @@ class PersonPage(SettingsTab):
     whole = False
     """Whether it concerns the account itself, and not only roles in clusters."""
 
+    @cached_property
     def subject(self):
         manages = managed(self.request.user)
         if self.whole and manages is not None:
             return None
         return manages
 
-    @property
+    @cached_property
     def person(self) -> User:
         return get_object_or_404(people_for(self.request.user), pk=self.kwargs["pk"])
 
@@ -161,7 +165,9 @@ class PersonDeed(PersonPage):
             messages.error(request, refusal.reason)
         else:
             messages.success(request, said)
-        return redirect("settings-person", pk)
+        # Who took somebody's last role in their cluster does not see them any more.
+        there = people_for(request.user).filter(pk=pk).exists()
+        return redirect("settings-person", pk) if there else redirect("settings-people")
 
     def do(self, person: User) -> str:
         """Do it; what to say then. Raises Refused."""
@@ -218,6 +224,7 @@ class WithdrawView(RoleMixin, View):
 
     permission = MANAGE
 
+    @cached_property
     def subject(self):
         return managed(self.request.user)
 
