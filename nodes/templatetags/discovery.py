@@ -44,7 +44,7 @@ def whose(row: Listed) -> SafeString | str:
     """Which node it is, or what keeps it from being one."""
     if row.node is not None:
         kind = "" if row.node.is_talos else " (published from here)"
-        return format_html('<a href="{}">{}</a>{}', row.node.get_absolute_url(), row.node.name, kind)
+        return format_html('<a class="ks-inline" href="{}">{}</a>{}', row.node.get_absolute_url(), row.node.name, kind)
     if row.seal in {Seal.OPENS, Seal.PARTLY}:
         return NO_NODE.get(row.why, "not a node yet")
     return "not known"

@@ -30,11 +30,6 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
 PASSWORD = "correct horse battery"
 
 
-@pytest.fixture(autouse=True)
-def _quick(settings):
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-
-
 @pytest.fixture
 def cluster():
     return make_cluster("homelab", now=timezone.now())

@@ -33,7 +33,6 @@ def running():
 
 @pytest.fixture
 def provider(running, settings):
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
     settings.OIDC_ISSUER, settings.OIDC_NAME = running.url, "Example Inc"
     app = {"provider_id": "sso", "name": "Example Inc", "client_id": CLIENT, "secret": SECRET}
     app["settings"] = {"server_url": running.url}
