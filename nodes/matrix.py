@@ -33,7 +33,7 @@ MOST_VALUES = 1 << 15
 """Where each cell has a figure besides, as each costs a look into a node's record."""
 
 MOST_VALUE_ROWS = 128
-"""Records that a view of figures reads at a time: 6 MB for 1,000 members."""
+"""Records that a view of figures reads at a time: 7 MB for 1,000 members."""
 
 RESEND_SHARE = 4
 """Where more than one cell in so many changed, the view is sent anew instead of its cells."""

@@ -15,7 +15,7 @@ from nodes.models import Cluster, Node
 from nodes.pages import FULL_LINKS, Flushed
 
 RECORDS_AT_ONCE = 32
-"""Records read in one call, 1.5 MB of 1,000 members."""
+"""Records read in one call, 1.7 MB of 1,000 members."""
 
 LINKS_A_SECOND = 10_000
 """Links that nodes in view may report each second for one page; with more members fewer nodes report at full pace."""
