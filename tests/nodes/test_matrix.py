@@ -89,6 +89,20 @@ def test_figures_stand_before_the_states():
     assert sheet.news() == (None, 0, b""), "it is the same as far as it is kept"
 
 
+def test_since_when_a_link_is_up_is_told_to_the_second():
+    since = 1_700_000_001
+    sheet = open_sheet((0,), range(1, 9), "uptime", states={0: [ABSENT] + [UP] * 8})
+    sheet.put_figures(0, [-1, since, since + 1, -1])
+    _, _, body = sheet.news()
+    assert list(struct.unpack("<8d", body[:64])) == [since, since + 1, *[NO_VALUE] * 6]
+    assert len(body) == 8 * 8 + 8
+    sheet.put_seen(0, 2, Seen("up", "", None, 0, 0, 0.0, since=since + 2))
+    sheet.put_seen(0, 1, Seen("up", "", None, 0, 0, 9.0, since=since))
+    _, cells, body = sheet.news()
+    assert cells == 1, "that time goes by changes nothing"
+    assert struct.unpack("<dHHB", body) == (since + 2, 0, 1, both(UP, GONE))
+
+
 def test_what_is_known_stays_when_the_view_moves():
     sheet = open_sheet(range(3), range(3))
     sheet.news()
