@@ -3,11 +3,13 @@
 import json
 import struct
 from array import array
+from typing import get_args
 
 import pytest
 
 from nodes.live import ABSENT, DOWN, UNKNOWN, UP, Seen
-from nodes.matrix import MOST_CELLS, MOST_LINES, NO_VALUE, MatrixDelta, Shape, Sheet, View, dump
+from nodes.matrix import FIGURES, MOST_CELLS, MOST_LINES, NO_VALUE, MatrixDelta, Mode, Shape, Sheet, View, dump
+from nodes.views.links import MODES
 
 GONE = 3
 
@@ -101,6 +103,10 @@ def test_since_when_a_link_is_up_is_told_to_the_second():
     _, cells, body = sheet.news()
     assert cells == 1, "that time goes by changes nothing"
     assert struct.unpack("<dHHB", body) == (since + 2, 0, 1, both(UP, GONE))
+
+
+def test_a_page_offers_every_mode_and_each_but_the_state_has_its_figure():
+    assert [mode for mode, _ in MODES] == list(get_args(Mode)) == ["state", *FIGURES]
 
 
 def test_what_is_known_stays_when_the_view_moves():
