@@ -1,17 +1,23 @@
 """The last reports of all nodes: merged per connection, flushed to Redis many at a time, read by pages.
 
-Redis holds three values a node, each with a time to live: its **record**, its **states** and its **summary**. A record
-is a header and one row of fixed width per member index, so that merging writes in place, storing is a copy, and what
-thousand peers see of one node is read by ranges instead of whole records. Its states are one byte of each row, so that
-all links of a large cluster can be looked at together: a thousand records are 50 MB, their states one. A summary is the
-counts by state, all that lists need; it exists for as long as the node is connected, and so tells presence. Everything
-here may be lost and is refilled by reports.
+Redis holds four values a node, each with a time to live: its **record**, its **states**, its **ages** and its
+**summary**. A record is a header and one row of fixed width per member index, so that merging writes in place, storing
+is a copy, and what thousand peers see of one node is read by ranges instead of whole records. Its states are one byte
+of each row and its ages four, so that all links of a large cluster can be looked at together: a thousand records are
+54 MB, their states one, their ages four. A summary is the counts by state, all that lists need; it exists for as long
+as the node is connected, and so tells presence. Everything here may be lost and is refilled by reports.
+
+How old a link's state is, is by the console's clock: agents report what is, not since when. It is the time since the
+link came up, or ceased to be: one that is not up turns from unknown to down and back with each endpoint that is tried,
+and its age is for how long it has been lost. What was so when the record began may be older: then the age is a least.
 """
 
 from __future__ import annotations
 
 import re
 import struct
+import sys
+from array import array
 from collections.abc import Container, Iterable, Iterator
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
@@ -30,18 +36,20 @@ TIME_TO_LIVE = 2.5 * REPORT_SECONDS
 STATES = ("unknown", "up", "down")
 UNKNOWN, UP, DOWN = range(3)
 
-_HEADER = struct.Struct("<4sIq")  # format, report number, unix time of the report in ms
-# State, IP version, port, address, handshake as unix time in ms, received, sent, round trip in µs, loss per mille.
-_ROW = struct.Struct("<BBH16sqqqih")
-_FORMAT = b"KSR2"
+# Format, report number, unix time of the report in ms, unix time in s at which the record began.
+_HEADER = struct.Struct("<4sIqI")
+# State, IP version, port, address, handshake as unix time in ms, received, sent, round trip in µs, loss per mille,
+# unix time in s since when it is up, or is not.
+_ROW = struct.Struct("<BBH16sqqqihI")
+_FORMAT = b"KSR3"
 ABSENT = 255
 """In the place of a state: nothing was said of this member."""
 _NEVER = -1
 _NOT_MEASURED = -1
 _MOST = 2**63 - 1  # a node may claim that of each link, and no encoding takes their sum
-_NO_ROW = _ROW.pack(ABSENT, 0, 0, bytes(16), _NEVER, 0, 0, _NOT_MEASURED, _NOT_MEASURED)
+_NO_ROW = _ROW.pack(ABSENT, 0, 0, bytes(16), _NEVER, 0, 0, _NOT_MEASURED, _NOT_MEASURED, 0)
 
-Figure = Literal["received", "sent", "rtt", "loss"]
+Figure = Literal["received", "sent", "rtt", "loss", "since"]
 
 
 def _only(place: int) -> struct.Struct:
@@ -54,7 +62,13 @@ def _only(place: int) -> struct.Struct:
     return struct.Struct(f"<B{before}x{columns[place]}{after}x")
 
 
-_FIGURES: dict[Figure, struct.Struct] = {"received": _only(5), "sent": _only(6), "rtt": _only(7), "loss": _only(8)}
+_FIGURES: dict[Figure, struct.Struct] = {
+    "received": _only(5),
+    "sent": _only(6),
+    "rtt": _only(7),
+    "loss": _only(8),
+    "since": _only(9),
+}
 
 
 def record_key(node_pk: int) -> str:
@@ -65,6 +79,11 @@ def record_key(node_pk: int) -> str:
 def states_key(node_pk: int) -> str:
     """Where the states of a node's links are."""
     return f"kubespan:states:{node_pk}"
+
+
+def ages_key(node_pk: int) -> str:
+    """Where it is since when each of a node's links is up, or is not."""
+    return f"kubespan:ages:{node_pk}"
 
 
 def summary_key(node_pk: int) -> str:
@@ -87,6 +106,10 @@ class Seen(msgspec.Struct, frozen=True, array_like=True):
     """Seconds of a round trip through the tunnel, smoothed; none while not measured."""
     loss: float | None = None
     """Share of the last probes that were not answered, 0 to 1; none while not measured."""
+    since: int | None = None
+    """Unix time at which it came up, or, of a link that is not, ceased to be."""
+    at_least: bool = False
+    """Whether it was so before, for all that is known: the console heard of it for the first time then."""
 
 
 class Summary(msgspec.Struct, frozen=True, array_like=True):
@@ -108,6 +131,8 @@ class Summary(msgspec.Struct, frozen=True, array_like=True):
     """Mean in seconds over the links that are measured; none where none is."""
     loss: float | None = None
     """Mean share, likewise."""
+    began: int = 0
+    """Unix time at which its record began: what is said to be so since then may be so for longer."""
 
 
 class Moved(msgspec.Struct, frozen=True):
@@ -168,13 +193,13 @@ class Table:
         self._rows = bytearray()
         self.counts = [0, 0, 0]
         self._totals = _Totals()
-        self.number, self.at = 0, 0
+        self.number, self.at, self.began = 0, 0, 0
         if record is not None and self.known:
-            _, self.number, self.at = _HEADER.unpack_from(record)
+            _, self.number, self.at, self.began = _HEADER.unpack_from(record)
             self._rows += record[_HEADER.size :]
             states = self.states()
             self.counts = [states.count(state) for state in range(3)]
-            for state, *_, received, sent, rtt, loss in _ROW.iter_unpack(self._rows):
+            for state, *_, received, sent, rtt, loss, _ in _ROW.iter_unpack(self._rows):
                 if state != ABSENT:
                     self._totals.count(received, sent, rtt, loss, 1)
 
@@ -189,6 +214,8 @@ class Table:
         except ValueError as error:
             raise MessageError(f"report: {error}") from None
         quiet = report.complete and not self.known
+        if not self.known:
+            self.began = int(now)
         changed: list[int] = []
         moved: list[Moved] = []
         if report.complete:
@@ -202,11 +229,12 @@ class Table:
             if index == own or index not in members:
                 continue
             handshake = _NEVER if age < 0 else max(0, now_ms - age)  # an age may be any number
-            news = self._put(index, state, endpoint, handshake, counted)
+            news = self._put(index, state, endpoint, handshake, counted, int(now))
             changed.append(index)
             if news is not None and not quiet:
                 moved.append(news)
-        self.number, self.at, self.known = report.number, now_ms, True
+        # What a first report leaves out is not heard of before the complete one, which is asked for.
+        self.number, self.at, self.known = report.number, now_ms, self.known or report.complete
         return changed, moved
 
     def _put(
@@ -216,18 +244,21 @@ class Table:
         endpoint: tuple[int, int, bytes],
         handshake: int,
         figures: tuple[int, int, int, int],
+        now: int,
     ) -> Moved | None:
         offset = index * _ROW.size
         if offset >= len(self._rows):
             self._rows += _NO_ROW * (index + 1 - len(self._rows) // _ROW.size)
-        before, *endpoint_before, _, received, sent, rtt, loss = _ROW.unpack_from(self._rows, offset)
+        before, *endpoint_before, _, received, sent, rtt, loss, since = _ROW.unpack_from(self._rows, offset)
         self._totals.count(received, sent, rtt, loss, -1)  # of an absent link they are 0 and not measured
         self._totals.count(*figures, 1)
         if before != state:
             if before != ABSENT:
                 self.counts[before] -= 1
             self.counts[state] += 1
-        _ROW.pack_into(self._rows, offset, state, *endpoint, handshake, *figures)
+        if before == ABSENT or (before == UP) != (state == UP):
+            since = now
+        _ROW.pack_into(self._rows, offset, state, *endpoint, handshake, *figures, since)
         before = UNKNOWN if before == ABSENT else before
         elsewhere = endpoint_before[0] and endpoint[0] and tuple(endpoint_before) != endpoint
         if before == state and not elsewhere:
@@ -241,7 +272,7 @@ class Table:
             state = self._rows[offset]
             if state != ABSENT:
                 self.counts[state] -= 1
-                *_, received, sent, rtt, loss = _ROW.unpack_from(self._rows, offset)
+                *_, received, sent, rtt, loss, _ = _ROW.unpack_from(self._rows, offset)
                 self._totals.count(received, sent, rtt, loss, -1)
                 self._rows[offset : offset + _ROW.size] = _NO_ROW
 
@@ -255,10 +286,14 @@ class Table:
         """The state of each link by member index; ABSENT where it says nothing."""
         return bytes(self._rows[:: _ROW.size])
 
+    def ages(self) -> bytes:
+        """Since when each link is up, or is not, by member index: as `read_ages` has it."""
+        return _little(array("I", (since for _, since in _FIGURES["since"].iter_unpack(self._rows)))).tobytes()
+
     def seen(self, index: int) -> Seen | None:
         """One link."""
         offset = index * _ROW.size
-        return _seen(bytes(self._rows[offset : offset + _ROW.size]), self.at)
+        return _seen(bytes(self._rows[offset : offset + _ROW.size]), self.at, self.began)
 
     def links(self, *states: int) -> Iterator[tuple[int, Seen]]:
         """All links, or those in one of the states, by member index."""
@@ -278,7 +313,7 @@ class Table:
 
     def dump(self) -> bytes:
         """The record."""
-        return _HEADER.pack(_FORMAT, self.number & 0xFFFFFFFF, self.at) + self._rows
+        return _HEADER.pack(_FORMAT, self.number & 0xFFFFFFFF, self.at, self.began) + self._rows
 
     def summary(self, session: str) -> bytes:
         """The summary, encoded."""
@@ -300,13 +335,21 @@ class Table:
             sent=min(totals.sent, _MOST),
             rtt=totals.rtt / totals.rtts / 1_000_000 if totals.rtts else None,
             loss=totals.loss / totals.losses / 1000 if totals.losses else None,
+            began=self.began,
         )
 
 
-def _seen(row: bytes, at_ms: int) -> Seen | None:
+def _little(numbers: array[int]) -> array[int]:
+    """To or from the order of bytes that is kept."""
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers
+
+
+def _seen(row: bytes, at_ms: int, began: int) -> Seen | None:
     if len(row) < _ROW.size or row[0] == ABSENT:
         return None
-    state, version, port, address, handshake, received, sent, rtt, loss = _ROW.unpack(row)
+    state, version, port, address, handshake, received, sent, rtt, loss, since = _ROW.unpack(row)
     return Seen(
         STATES[state],
         _endpoint_text(version, port, address),
@@ -316,6 +359,8 @@ def _seen(row: bytes, at_ms: int) -> Seen | None:
         at_ms / 1000,
         rtt=None if rtt == _NOT_MEASURED else rtt / 1_000_000,
         loss=None if loss == _NOT_MEASURED else loss / 1000,
+        since=since,
+        at_least=since <= began,
     )
 
 
@@ -363,7 +408,7 @@ def read_sights(wanted: Iterable[tuple[int, int | None]]) -> list[Seen | None]:
             pipeline.getrange(record_key(pk), start, start + _ROW.size - 1)
         values = pipeline.execute()
     return [
-        _seen(row, _HEADER.unpack(header)[2]) if index is not None and header[:4] == _FORMAT else None
+        _seen(row, *_HEADER.unpack(header)[2:]) if index is not None and header[:4] == _FORMAT else None
         for (_, index), header, row in zip(asked, values[::2], values[1::2], strict=True)
     ]
 
@@ -375,10 +420,20 @@ def read_states(node_pks: Iterable[int]) -> dict[int, bytes]:
     return {pk: value for pk, value in zip(pks, values, strict=True) if value is not None}
 
 
+def read_ages(node_pks: Iterable[int]) -> dict[int, array[int]]:
+    """Since when each link of these nodes is up, or is not, as Unix time by member index, by the node's primary key.
+
+    It is 0 where nothing was said.
+    """
+    pks = list(node_pks)
+    values = sync_redis().mget([ages_key(pk) for pk in pks]) if pks else []
+    return {pk: _little(array("I", value)) for pk, value in zip(pks, values, strict=True) if value is not None}
+
+
 def read_figures(node_pks: Iterable[int], name: Figure) -> Iterator[tuple[int, list[int]]]:
     """One figure of each link of these nodes by member index, by the node's primary key.
 
-    In the units of a record, and below nought where there is none; of a thousand nodes 50 MB travel.
+    In the units of a record, and below nought where there is none; of a thousand nodes 54 MB travel.
     """
     pks = list(node_pks)
     values = sync_redis().mget([record_key(pk) for pk in pks]) if pks else []
@@ -389,7 +444,7 @@ def read_figures(node_pks: Iterable[int], name: Figure) -> Iterator[tuple[int, l
 
 
 def read_matrix(node_pks: Iterable[int]) -> Iterator[tuple[int, Table]]:
-    """The tables of these nodes, by the node's primary key; of a thousand, 50 MB travel."""
+    """The tables of these nodes, by the node's primary key; of a thousand, 54 MB travel."""
     pks = list(node_pks)
     values = sync_redis().mget([record_key(pk) for pk in pks]) if pks else []
     for pk, value in zip(pks, values, strict=True):

@@ -21,7 +21,7 @@ import msgspec
 
 from nodes.live import ABSENT, STATES, Figure, Seen
 
-Mode = Literal["state", "rtt", "loss", "received", "sent"]
+Mode = Literal["state", "rtt", "loss", "received", "sent", "uptime"]
 
 MOST_CELLS = 1 << 20
 """Cells that a view may have: all of a cluster of 1,024 nodes, half a megabyte of states."""
@@ -33,7 +33,7 @@ MOST_VALUES = 1 << 15
 """Where each cell has a figure besides, as each costs a look into a node's record."""
 
 MOST_VALUE_ROWS = 128
-"""Records that a view of figures reads at a time: 6 MB for 1,000 members."""
+"""Records that a view of figures reads at a time: 7 MB for 1,000 members."""
 
 RESEND_SHARE = 4
 """Where more than one cell in so many changed, the view is sent anew instead of its cells."""
@@ -52,8 +52,15 @@ FIGURES: dict[Mode, tuple[Figure, float]] = {
     "loss": ("loss", 1e-3),
     "received": ("received", 1.0),
     "sent": ("sent", 1.0),
+    "uptime": ("since", 1.0),
 }
-"""By mode, which figure of a link is shown besides its state, and in which unit a record keeps it."""
+"""By mode, which figure of a link is shown besides its state, and in which unit a record keeps it.
+
+Of `uptime` it is not the age, which would be another one each second, but the Unix time since when: a page counts on.
+"""
+
+_WIDE: set[Mode] = {"uptime"}
+"""Modes whose figures need more digits than the seven of four bytes."""
 
 
 class View(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="view"):
@@ -89,6 +96,8 @@ class Member(msgspec.Struct, frozen=True, array_like=True):
     up: int
     unknown: int
     down: int
+    began: int
+    """Unix time at which its record began: what it sees since then, it may have seen for longer."""
 
 
 class MatrixSnapshot(msgspec.Struct, frozen=True, tag_field="type", tag="snapshot"):
@@ -100,7 +109,10 @@ class MatrixSnapshot(msgspec.Struct, frozen=True, tag_field="type", tag="snapsho
 
 
 class Shape(msgspec.Struct, frozen=True):
-    """A view that follows as a whole: figures (unless the mode is `state`), then a byte a cell, row by row."""
+    """A view that follows as a whole: figures (unless the mode is `state`), then a byte a cell, row by row.
+
+    A figure has four bytes, those of `uptime` eight.
+    """
 
     id: int
     rows: int
@@ -183,7 +195,8 @@ class Sheet:
         self._size = max(self.shown, default=-1) + 1
         shown = self.shown
         self._states = {index: self._fit(row) for index, row in self._states.items() if index in shown}
-        self._values = array("f", [NO_VALUE]) * (0 if view.mode == "state" else len(view.rows) * len(view.columns))
+        none = array("d" if view.mode in _WIDE else "f", [NO_VALUE])
+        self._values = none * (0 if view.mode == "state" else len(view.rows) * len(view.columns))
         self._changed.clear()
         self._whole = True
 
@@ -277,7 +290,8 @@ class Sheet:
             return b""
         assert self.view is not None  # noqa: S101 - `news` returned else
         width = len(self._column_at)
-        values = array("f", [self._values[row * width + column] for row, column in changed] if self._values else [])
+        kept = self._values
+        values = array(kept.typecode, [kept[row * width + column] for row, column in changed] if kept else [])
         places = array("H", [row for row, _ in changed]) + array("H", [column for _, column in changed])
         cells = bytes(self._cell(self.view.rows[row], self.view.columns[column]) for row, column in changed)
         return _little(values) + _little(places) + cells

@@ -64,6 +64,11 @@ class View:
         return datetime.fromtimestamp(self.seen.handshake, UTC)
 
     @property
+    def since(self) -> datetime | None:
+        """Since when it is up, or is not."""
+        return None if self.seen is None or not self.seen.since else datetime.fromtimestamp(self.seen.since, UTC)
+
+    @property
     def roamed(self) -> str:
         """The endpoint that WireGuard has and that nobody told it: the peer came from there."""
         told = {one.candidate.endpoint for one in self.tried}

@@ -1,7 +1,8 @@
 """Pairs whose link is not up, as at least one end says: found for all clusters at once, looked up a page at a time.
 
 A network that is split has hundreds of thousands of them. So what a whole list is found, filtered and sorted by costs a
-byte a link (nodes.live.read_states); reasons, endpoints and ages are read for those alone that are shown.
+byte a link (nodes.live.read_states), and four more where it is sorted by age; reasons and endpoints are read for those
+alone that are shown.
 """
 
 from __future__ import annotations
@@ -9,19 +10,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from math import inf
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
-from django.db.models import Max, Q
 
 from kubespan.core.reason import Reason
 from nodes import live, pairs
 from nodes.live import ABSENT, DOWN, STATES, UNKNOWN, UP, Seen
-from nodes.models import Cluster, Node, Transition
-
-PAIRS_AT_ONCE = 200
-"""Pairs asked for in one query: SQLite takes no expression deeper than 1,000."""
+from nodes.models import Cluster, Node
 
 NOT_SAID = "not said"
 ONE_WAY = "one-way"
@@ -73,6 +72,11 @@ Found = tuple[int, int, int]
 """How bad a pair is, and both ends as places in the list of ends, which is sorted by name: so it sorts by itself."""
 
 SORTS: dict[str, Callable[[Found], Any] | None] = {"worst": None, "from": itemgetter(1, 2), "to": itemgetter(2, 1)}
+AGE = "age"
+"""A further one: the longest not up first, of those that were lost at once the worst."""
+
+Ages = Mapping[int, Sequence[int]]
+"""As nodes.live.read_ages has them."""
 
 
 def read_ends(clusters: Iterable[Cluster]) -> list[End]:
@@ -107,8 +111,16 @@ def find(ends: Sequence[End]) -> list[Found]:
     return found
 
 
-def choose(ends: Sequence[End], found: Iterable[Found], query: Query, sort: str) -> list[Found]:
-    """Those that are wanted, in order: `sort` is one of SORTS, turned round by a `-` before it."""
+def read_ages(ends: Iterable[End], found: Iterable[Found]) -> Ages:
+    """What it takes to sort these by age: one call to Redis; raises redis.RedisError."""
+    places = {place for _, *both in found for place in both}
+    return live.read_ages(end.pk for place, end in enumerate(ends) if place in places)
+
+
+def choose(
+    ends: Sequence[End], found: Iterable[Found], query: Query, sort: str, ages: Ages = MappingProxyType({})
+) -> list[Found]:
+    """Those that are wanted, in order: `sort` is AGE or one of SORTS, turned round by a `-` before it."""
     text = query.text.casefold()
     named = {place for place, end in enumerate(ends) if text in end.name.casefold()}
     here = {place for place, end in enumerate(ends) if end.here}
@@ -120,7 +132,22 @@ def choose(ends: Sequence[End], found: Iterable[Found], query: Query, sort: str)
         and (not text or pair[1] in named or pair[2] in named)
         and (not query.connected or (pair[1] in here and pair[2] in here))
     ]
-    return sorted(chosen, key=SORTS.get(sort.removeprefix("-")), reverse=sort.startswith("-"))
+    by = sort.removeprefix("-")
+    key = (lambda pair: (_lost_at(ends, pair, ages), pair)) if by == AGE else SORTS.get(by)
+    return sorted(chosen, key=key, reverse=sort.startswith("-"))
+
+
+def _lost_at(ends: Sequence[End], pair: Found, ages: Ages) -> float:
+    """Unix time since when the pair is not up as an end says that does not see it up; late where nobody told."""
+    badness, one, other = pair
+    ways = ((one, other), (other, one))
+    lost = [way for way, state in zip(ways, _states(badness), strict=True) if state in {DOWN, UNKNOWN}]
+    return min((_age(ages, ends[here], ends[there].member) for here, there in lost), default=inf)
+
+
+def _age(ages: Ages, end: End, member: int) -> float:
+    said = ages.get(end.pk, ())
+    return (said[member] if member < len(said) else 0) or inf
 
 
 def _is(ours: int, theirs: int, state: str) -> bool:
@@ -139,8 +166,22 @@ class Shown(msgspec.Struct, frozen=True):
     reason: Reason | None
     ours: Seen | None
     theirs: Seen | None
-    since: datetime | None
-    """When either end last changed its mind, as far as that is written down."""
+
+    @property
+    def lost(self) -> Seen | None:
+        """The end that lost the other first, of those that do not see it up: their link is that old."""
+        said = [seen for seen in (self.ours, self.theirs) if seen is not None and seen.state != "up"]
+        return min(said, key=lambda seen: (seen.since or 0, not seen.at_least), default=None)
+
+    @property
+    def since(self) -> datetime | None:
+        """Since when it is not up."""
+        return datetime.fromtimestamp(self.lost.since, UTC) if self.lost and self.lost.since else None
+
+    @property
+    def at_least(self) -> bool:
+        """Whether it may be so for longer."""
+        return self.lost is not None and self.lost.at_least
 
     @property
     def handshake(self) -> datetime | None:
@@ -161,25 +202,12 @@ class Shown(msgspec.Struct, frozen=True):
 
 
 def look_up(ends: Sequence[End], chosen: Iterable[Found], clusters: Mapping[int, Cluster], now: float) -> list[Shown]:
-    """What a page says of these: four queries and two calls to Redis for all; raises redis.RedisError."""
+    """What a page says of these: three queries and two calls to Redis for all; raises redis.RedisError."""
     unwell = [Unwell(ends[one], ends[other], *_states(badness)) for badness, one, other in chosen]
     reasons = pairs.read_reasons([pair.key for pair in unwell], clusters, now)
     wanted = [way for pair in unwell for way in ((pair.one.pk, pair.other.member), (pair.other.pk, pair.one.member))]
     sights = live.read_sights(wanted)
-    since = _read_since(unwell)
     return [
-        Shown(pair, clusters[pair.one.cluster], reasons.get(pair.key), ours, theirs, since.get(frozenset(pair.key)))
+        Shown(pair, clusters[pair.one.cluster], reasons.get(pair.key), ours, theirs)
         for pair, ours, theirs in zip(unwell, sights[::2], sights[1::2], strict=True)
     ]
-
-
-def _read_since(chosen: Sequence[Unwell]) -> dict[frozenset[int], datetime]:
-    found: dict[frozenset[int], datetime] = {}
-    links = Transition.objects.filter(kind=Transition.Kind.LINK).order_by().values_list("node", "peer")
-    for start in range(0, len(chosen), PAIRS_AT_ONCE):
-        keys = [pair.key for pair in chosen[start : start + PAIRS_AT_ONCE]]
-        ways = [Q(node=one, peer=other) for key in keys for one, other in (key, key[::-1])]
-        for node, peer, at in links.filter(Q(*ways, _connector=Q.OR)).annotate(last=Max("at")):
-            key = frozenset((node, peer))
-            found[key] = max(at, found.get(key, at))
-    return found

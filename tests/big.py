@@ -275,6 +275,7 @@ class Live:
                     table = self.tables[node.pk]
                     pipeline.set(live.record_key(node.pk), table.dump(), ex=seconds)
                     pipeline.set(live.states_key(node.pk), table.states(), ex=seconds)
+                    pipeline.set(live.ages_key(node.pk), table.ages(), ex=seconds)
                     pipeline.set(live.summary_key(node.pk), table.summary(node.session), ex=seconds)
                 pipeline.execute()
 
@@ -283,7 +284,8 @@ class Live:
         from nodes import live  # noqa: PLC0415
         from nodes.connections import sync_redis  # noqa: PLC0415
 
-        sync_redis().delete(live.record_key(node.pk), live.states_key(node.pk), live.summary_key(node.pk))
+        keys = (live.record_key, live.states_key, live.ages_key, live.summary_key)
+        sync_redis().delete(*(key(node.pk) for key in keys))
 
     def tell(self, nodes: Iterable[Node], changed: Iterable[tuple[Node, int]] = ()) -> None:
         """Tell open pages that these nodes reported, and that these links (node, member index) changed."""

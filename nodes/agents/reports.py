@@ -34,7 +34,7 @@ RETRY_SECONDS = 1.0
 """How long the next try waits after Redis was found away."""
 
 BATCH = 500
-"""Nodes a pipeline: a thousand records of 50 kB each would stop everybody else for too long."""
+"""Nodes a pipeline: a thousand records of 54 kB each would stop everybody else for too long."""
 
 PRESENCE_SECONDS = REPORT_SECONDS
 """A connected node's values are renewed at least this often, whether it reports or not."""
@@ -315,6 +315,7 @@ class Reports:
                 if line.table.at:
                     pipeline.set(live.record_key(node), line.table.dump(), ex=seconds)
                     pipeline.set(live.states_key(node), line.table.states(), ex=seconds)
+                    pipeline.set(live.ages_key(node), line.table.ages(), ex=seconds)
                 pipeline.set(live.summary_key(node), line.table.summary(line.socket.session), ex=seconds)
             counted = self.tally.move(pipeline)
             try:

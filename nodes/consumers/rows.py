@@ -11,6 +11,9 @@ from nodes import live
 from nodes.models import Cluster, Node
 from nodes.pages import Link, LinkCounts, NodeRow, Sight
 
+_TOLD = len(Sight.__struct_fields__)
+"""Of what is known of a link, what pages are told; since when it is so, the server writes."""
+
 
 def node_rows(cluster: Cluster, summaries: dict[int, live.Summary], nodes: Iterable[Node]) -> dict[int, NodeRow]:
     """Rows by primary key; `summaries` are of those that report."""
@@ -49,12 +52,12 @@ def reported(row: NodeRow, summary: live.Summary) -> NodeRow:
 
 def link(node: int, peer: int, seen: live.Seen) -> Link:
     """How a node sees a peer."""
-    return Link(node, peer, *msgspec.structs.astuple(seen))
+    return Link(node, peer, *msgspec.structs.astuple(seen)[:_TOLD])
 
 
 def sight(seen: live.Seen | None) -> Sight | None:
     """How one end sees the other, if it does."""
-    return None if seen is None else Sight(*msgspec.structs.astuple(seen))
+    return None if seen is None else Sight(*msgspec.structs.astuple(seen)[:_TOLD])
 
 
 def on_page(queryset: Any) -> Any:

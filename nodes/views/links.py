@@ -21,6 +21,7 @@ MODES = (
     ("loss", "Loss"),
     ("received", "Received"),
     ("sent", "Sent"),
+    ("uptime", "Uptime"),
 )
 """What a matrix shows of each link (nodes.matrix), and what that is called."""
 

@@ -78,6 +78,7 @@ EXPORT = exports.Export(
         "why": lambda row: row.reason.text if row.reason else None,
         "what_to_do": lambda row: row.reason.remedy if row.reason else None,
         "since": lambda row: exports.moment(row.since),
+        "since_at_least": lambda row: row.at_least,
         "last_handshake": lambda row: exports.moment(row.handshake),
         "endpoint": lambda row: row.endpoint or None,
     },
@@ -85,7 +86,7 @@ EXPORT = exports.Export(
 
 
 def unwell_context(request: HttpRequest, one: Cluster | None = None) -> dict[str, Any]:
-    """What the list shows, of one cluster or of all that may be seen: six queries and three calls to Redis."""
+    """What the list shows, of one cluster or of all that may be seen: five queries, three calls to Redis or four."""
     visible = Cluster.objects.visible_to(request.user)
     form = UnwellForm(visible, one, request.GET)
     named = one or (form.cleaned_data.get("cluster") if form.is_valid() else None)
@@ -93,7 +94,9 @@ def unwell_context(request: HttpRequest, one: Cluster | None = None) -> dict[str
     ends = unwell.read_ends(clusters.values())
     found = read_live(lambda: unwell.find(ends), None)
     sort = request.GET.get("sort", "worst")
-    chosen = unwell.choose(ends, found or (), form.query(), sort)
+    by_age = sort.removeprefix("-") == unwell.AGE
+    ages = read_live(lambda: unwell.read_ages(ends, found or ()), {}) if by_age else {}
+    chosen = unwell.choose(ends, found or (), form.query(), sort, ages)
 
     def look_up(pairs: Iterable[unwell.Found]) -> list[Shown]:
         return read_live(lambda: unwell.look_up(ends, pairs, clusters, timezone.now().timestamp()), [])
@@ -112,7 +115,7 @@ def unwell_context(request: HttpRequest, one: Cluster | None = None) -> dict[str
     }
 
 
-HEADS = (("From", "from"), ("To", "to"), ("State", "worst"))
+HEADS = (("From", "from"), ("To", "to"), ("State", "worst"), ("Not up since", unwell.AGE))
 
 
 def _head(request: HttpRequest, sort: str, title: str, name: str) -> dict[str, str]:

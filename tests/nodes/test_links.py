@@ -47,14 +47,14 @@ def page(client):
     return client
 
 
-def say(node, peer, state, *, endpoint="", age=-1, received=0, sent=0):
-    """What a node's agent reports of a peer, as the console keeps it."""
-    table = Table()
+def say(node, peer, state, *, endpoint="", age=-1, received=0, sent=0, ago=0):
+    """What a node's agent reports of a peer, so many seconds ago, as the console keeps it."""
+    table = Table(sync_redis().get(live.record_key(node.pk)))
     said = Report(
         number=0, complete=True, revision=Revision(1, 1), members=(peer.index,), states=(state,),
         endpoints=(endpoint,), handshakes=(age,), received=(received,), sent=(sent,),
     )  # fmt: skip
-    table.merge(said, node.index, {peer.index}, timezone.now().timestamp())
+    table.merge(said, node.index, {peer.index}, timezone.now().timestamp() - ago)
     sync_redis().set(live.record_key(node.pk), table.dump(), ex=SECONDS)
 
 
@@ -84,6 +84,18 @@ def test_both_ends_stand_beside_each_other_with_why_and_what_to_do(page, ends):
     assert content.index(endpoint_of(there)) < content.index(endpoint_of(there, 1))
     assert content.count(">in use, no answer</span>") == 2
     assert content.count('name="next" value="pair"') == 2
+
+
+def test_each_end_says_since_when_it_is_so(page, ends):
+    here, there = ends
+    assert "p since</dt>" not in read(page, here, there), "nobody said anything"
+    say(here, there, UP, ago=600)
+    say(there, here, DOWN, ago=600)
+    content = read(page, here, there)
+    assert "<dt>Up since</dt><dd>at least <time" in content
+    assert "<dt>Not up since</dt><dd>at least <time" in content
+    say(there, here, UP)
+    assert "<dt>Up since</dt><dd><time" in read(page, here, there), "the console saw that"
 
 
 def test_a_link_that_is_up_has_no_why(page, ends):

@@ -1,6 +1,7 @@
 """Reports: merged to tables, flushed to a real Redis, read back; what moved becomes rows."""
 
 import asyncio
+import time
 
 import msgspec
 import pytest
@@ -97,18 +98,49 @@ def test_a_complete_report_forgets_what_it_leaves_out():
 
 def test_a_link_is_read_as_it_was_reported():
     told = table({1: (UP, B)})
-    assert told.seen(1) == Seen("up", B, NOW - 2, 7, 8, NOW)
-    told.merge(report({1: (DOWN, "")}, ages=(-1,)), OWN, MEMBERS, NOW)
-    assert told.seen(1) == Seen("down", "", None, 7, 8, NOW)
+    assert told.seen(1) == Seen("up", B, NOW - 2, 7, 8, NOW, since=NOW, at_least=True)
+    told.merge(report({1: (DOWN, "")}, ages=(-1,)), OWN, MEMBERS, NOW + 9)
+    assert told.seen(1) == Seen("down", "", None, 7, 8, NOW + 9, since=NOW + 9)
 
 
 def test_round_trip_and_loss_are_read_as_they_were_reported():
     told = Table()
     told.merge(report({1: (UP, A), 2: (UP, B)}, rtts=(1500, -1), losses=(250, 1000)), OWN, MEMBERS, NOW)
-    assert told.seen(1) == Seen("up", A, NOW - 2, 7, 8, NOW, 0.0015, 0.25)
-    assert told.seen(2) == Seen("up", B, NOW - 2, 7, 8, NOW, None, 1.0)
+    assert [(seen.rtt, seen.loss) for _, seen in told.links()] == [(0.0015, 0.25), (None, 1.0)]
     told.merge(report({1: (UP, A)}), OWN, MEMBERS, NOW)
     assert (told.seen(1).rtt, told.seen(1).loss) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("states", "since", "at_least"),
+    [
+        pytest.param([UP], 0, True, id="heard of first"),
+        pytest.param([UP, UP, UP], 0, True, id="as it was"),
+        pytest.param([UP, DOWN], 1, False, id="lost"),
+        pytest.param([UP, UNKNOWN, DOWN, UNKNOWN], 1, False, id="lost, and tried at one endpoint after the other"),
+        pytest.param([DOWN, UNKNOWN], 0, True, id="tried ever since it was heard of"),
+        pytest.param([DOWN, UP, UP], 1, False, id="up again"),
+        pytest.param([None, UP], 1, False, id="a member that is new"),
+        pytest.param([UP, None, UP], 2, False, id="forgotten and new"),
+    ],
+)
+def test_a_link_is_as_old_as_its_last_coming_up_or_ceasing_to_be(states, since, at_least):
+    told = Table()
+    for number, state in enumerate(states):
+        links = {2: (UP, B)} if state is None else {1: (state, A), 2: (UP, B)}
+        told.merge(report(links, complete=True, number=number), OWN, MEMBERS, NOW + number)
+    for each in (told, Table(told.dump())):
+        assert (each.seen(1).since, each.seen(1).at_least) == (NOW + since, at_least)
+        assert each.seen(2).since == NOW == each.summarise("s").began, "it was up all the time"
+
+
+def test_a_node_is_first_heard_of_by_its_first_complete_report():
+    """A report of what changed may come first where Redis lost what was said before."""
+    told = Table()
+    told.merge(report({1: (UP, A)}), OWN, MEMBERS, NOW)
+    _, moved = told.merge(report({1: (UP, A), 2: (UP, A)}, complete=True, number=1), OWN, MEMBERS, NOW + 9)
+    assert moved == []
+    assert [(seen.since, seen.at_least) for _, seen in told.links()] == [(NOW, True), (NOW + 9, True)]
 
 
 def test_a_summary_has_sums_of_traffic_and_means_of_what_is_measured():
@@ -228,6 +260,12 @@ async def test_a_report_is_read_by_pages(console):
     assert {pk: list(found) for pk, found in matrix.items()} == {pks[0]: [1], pks[1]: [0]}
     states = await in_thread(lambda: live.read_states(pks))
     assert states == {pks[0]: bytes([live.ABSENT, UP]), pks[1]: bytes([DOWN])}
+    ages = await in_thread(lambda: live.read_ages(pks))
+    since = ours[1].since
+    assert time.time() - 60 < since <= time.time()
+    assert ages[pks[0]].tolist() == [0, since]
+    assert await in_thread(lambda: dict(live.read_figures(pks[:1], "since"))) == {pks[0]: [-1, since]}
+    assert theirs[pks[1]].at_least, "what was so at the first look may be so for longer"
 
 
 @database
@@ -237,7 +275,7 @@ async def test_values_live_for_a_while_and_presence_ends_with_the_connection(con
     pk = one.machine.node.pk
     await until(lambda: live.read_links(one.machine.node))
     with valkey.client() as client:
-        for key in (live.record_key(pk), live.states_key(pk), live.summary_key(pk)):
+        for key in (live.record_key(pk), live.states_key(pk), live.ages_key(pk), live.summary_key(pk)):
             assert 0 < client.ttl(key) <= live.TIME_TO_LIVE
     await one.socket.close()
     await until(lambda: pk not in live.read_summaries_of([pk]))

@@ -3,11 +3,13 @@
 import json
 import struct
 from array import array
+from typing import get_args
 
 import pytest
 
 from nodes.live import ABSENT, DOWN, UNKNOWN, UP, Seen
-from nodes.matrix import MOST_CELLS, MOST_LINES, NO_VALUE, MatrixDelta, Shape, Sheet, View, dump
+from nodes.matrix import FIGURES, MOST_CELLS, MOST_LINES, NO_VALUE, MatrixDelta, Mode, Shape, Sheet, View, dump
+from nodes.views.links import MODES
 
 GONE = 3
 
@@ -87,6 +89,24 @@ def test_figures_stand_before_the_states():
     assert struct.unpack("<fHHB", body) == (array("f", [1_000_000_007])[0], 0, 1, both(UP, GONE))
     sheet.put_seen(0, 2, seen(1_000_000_007))
     assert sheet.news() == (None, 0, b""), "it is the same as far as it is kept"
+
+
+def test_since_when_a_link_is_up_is_told_to_the_second():
+    since = 1_700_000_001
+    sheet = open_sheet((0,), range(1, 9), "uptime", states={0: [ABSENT] + [UP] * 8})
+    sheet.put_figures(0, [-1, since, since + 1, -1])
+    _, _, body = sheet.news()
+    assert list(struct.unpack("<8d", body[:64])) == [since, since + 1, *[NO_VALUE] * 6]
+    assert len(body) == 8 * 8 + 8
+    sheet.put_seen(0, 2, Seen("up", "", None, 0, 0, 0.0, since=since + 2))
+    sheet.put_seen(0, 1, Seen("up", "", None, 0, 0, 9.0, since=since))
+    _, cells, body = sheet.news()
+    assert cells == 1, "that time goes by changes nothing"
+    assert struct.unpack("<dHHB", body) == (since + 2, 0, 1, both(UP, GONE))
+
+
+def test_a_page_offers_every_mode_and_each_but_the_state_has_its_figure():
+    assert [mode for mode, _ in MODES] == list(get_args(Mode)) == ["state", *FIGURES]
 
 
 def test_what_is_known_stays_when_the_view_moves():

@@ -32,7 +32,7 @@ class Page:
         self.numbers = []
         self.members = {}
         self.rows = self.columns = ()
-        self.figures = False
+        self.width = 0
         self.cells = {}
 
     async def hear(self):
@@ -50,20 +50,22 @@ class Page:
             places = [(row, column) for row in self.rows for column in self.columns]
             self.cells = self._read(body, places, count)
         elif count := head.get("cells", 0):
-            start = count * 4 if self.figures else 0
+            start = count * self.width
             rows, columns = (struct.unpack_from(f"<{count}H", body, start + at * count * 2) for at in (0, 1))
             places = [(self.rows[row], self.columns[column]) for row, column in zip(rows, columns, strict=True)]
             self.cells |= self._read(body, places, count)
         return head
 
     def _read(self, body, places, count):
-        figures = struct.unpack_from(f"<{count}f", body) if self.figures else [None] * count
+        kind = {0: "x", 4: "f", 8: "d"}[self.width]
+        figures = struct.unpack_from(f"<{count}{kind}", body) if self.width else [None] * count
         states = [(both & 3, both >> 2) for both in body[len(body) - count :]]
         return {place: (state, figure) for place, state, figure in zip(places, states, figures, strict=True)}
 
     async def look_at(self, rows, columns, mode="state"):
         """Ask for a part of it, and wait for that."""
-        self.rows, self.columns, self.figures = tuple(rows), tuple(columns), mode != "state"
+        self.rows, self.columns = tuple(rows), tuple(columns)
+        self.width = {"state": 0, "uptime": 8}.get(mode, 4)
         view = {"type": "view", "id": 7, "mode": mode, "rows": [*rows], "columns": [*columns]}
         await self.communicator.send_json_to(view)
         while not (head := await self.hear()).get("view"):
@@ -166,6 +168,25 @@ async def test_figures_follow_a_node_in_view(live, open_page):
     await in_thread(live.tell, [one], [(one, two.index)])
     while page.cells[one.index, two.index][1] != pytest.approx(seen.received + 5_000_000, rel=1e-6):
         await page.hear()
+
+
+async def test_since_when_links_are_up_is_told_and_when_that_began_to_be_known(live, open_page):
+    one, two = reporting(live, 2)
+    live.set_state(one, two, "down")
+    live.report(one, time.time())
+    await in_thread(live.write)
+    page = await open_page(live.mesh.cluster)
+    await page.look_at([one.index], [node.index for node in live.members], "uptime")
+    table = live.tables[one.pk]
+    assert page.members[one.index][9] == table.began > 0
+    assert page.cells[one.index, two.index][1] == table.seen(two.index).since
+    live.set_state(one, two, "up")
+    later = int(time.time()) + 100
+    live.report(one, later)
+    await in_thread(live.tell, [one], [(one, two.index)])
+    while page.cells[one.index, two.index] != ((UP, page.cells[one.index, two.index][0][1]), later):
+        head = await page.hear()
+        assert head.get("cells", 0) <= 2, "of all that is in view only what changed"
 
 
 async def test_a_node_that_leaves_has_said_nothing(live, open_page):

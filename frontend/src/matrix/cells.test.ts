@@ -23,8 +23,8 @@ test("a message is a head and what follows it", () => {
 
 test("cells are found by their place in the order", () => {
   const cells = new Cells(ASKED, bytes(both(UP, UP), both(DOWN, UP), 15, 5, 5, 5));
-  expect(cells.cell(10, 21)).toEqual({ ours: DOWN, theirs: UP, figure: null });
-  expect(cells.cell(10, 22)).toEqual({ ours: NOT_SAID, theirs: NOT_SAID, figure: null });
+  expect(cells.cell(10, 21)).toEqual({ ours: DOWN, theirs: UP, figure: null, since: null });
+  expect(cells.cell(10, 22)).toEqual({ ours: NOT_SAID, theirs: NOT_SAID, figure: null, since: null });
   expect([cells.cell(9, 21), cells.cell(10, 23)]).toEqual([null, null]);
 });
 
@@ -43,14 +43,34 @@ test("figures come before the states", () => {
   new Uint8Array(body, 8).set([5, both(UP, NOT_SAID)]);
   const asked: Asked = { id: 1, mode: "rtt", rows: { from: 0, to: 1 }, columns: { from: 1, to: 3 } };
   const cells = new Cells(asked, body);
-  expect(cells.cell(0, 1)).toEqual({ ours: UP, theirs: UP, figure: 0.25 });
-  expect(cells.cell(0, 2)).toEqual({ ours: UP, theirs: NOT_SAID, figure: null });
+  expect(cells.cell(0, 1)).toEqual({ ours: UP, theirs: UP, figure: 0.25, since: null });
+  expect(cells.cell(0, 2)).toEqual({ ours: UP, theirs: NOT_SAID, figure: null, since: null });
   const change = new ArrayBuffer(4 + 4 + 1);
   new Float32Array(change, 0, 1).set([0.5]);
   new Uint16Array(change, 4, 2).set([0, 1]);
   new Uint8Array(change, 8).set([5]);
   cells.change(1, change);
-  expect(cells.cell(0, 2)).toEqual({ ours: UP, theirs: UP, figure: 0.5 });
+  expect(cells.cell(0, 2)).toEqual({ ours: UP, theirs: UP, figure: 0.5, since: null });
+});
+
+test("an age is counted on to the second from when it began", () => {
+  const since = 1_700_000_001;
+  const body = new ArrayBuffer(2 * 8 + 2);
+  new Float64Array(body, 0, 2).set([since, -1]);
+  new Uint8Array(body, 16).set([5, 5]);
+  const asked: Asked = { id: 1, mode: "uptime", rows: { from: 0, to: 1 }, columns: { from: 1, to: 3 } };
+  const cells = new Cells(asked, body);
+  cells.now = since + 59;
+  expect(cells.cell(0, 1)).toEqual({ ours: UP, theirs: UP, figure: 59, since });
+  expect(cells.cell(0, 2)).toEqual({ ours: UP, theirs: UP, figure: null, since: null });
+  cells.now = since + 60;
+  expect([cells.figure(0, 1), cells.figure(0, 2)]).toEqual([60, -1]);
+  const change = new ArrayBuffer(8 + 4 + 1);
+  new Float64Array(change, 0, 1).set([since + 90]);
+  new Uint16Array(change, 8, 2).set([0, 1]);
+  new Uint8Array(change, 12).set([both(DOWN, UP)]);
+  cells.change(1, change);
+  expect(cells.cell(0, 2)).toEqual({ ours: DOWN, theirs: UP, figure: 0, since: since + 90 });
 });
 
 test("a day of changes holds what the first moment held", () => {

@@ -2,7 +2,7 @@
 import type { Range } from "./geometry.ts";
 import type { MemberRow } from "./members.ts";
 
-export type Mode = "state" | "rtt" | "loss" | "received" | "sent";
+export type Mode = "state" | "rtt" | "loss" | "received" | "sent" | "uptime";
 
 export interface Snapshot {
   type: "snapshot";
@@ -42,14 +42,16 @@ export interface Cell {
   ours: State;
   /** How the column sees the row. */
   theirs: State;
-  /** The mode's figure as the row has it; none where nobody said any. */
+  /** The mode's figure as the row has it; none where nobody said any. Of uptime an age in seconds. */
   figure: number | null;
+  /** Of uptime, since when, as Unix time. */
+  since: number | null;
 }
 
 const LITTLE = new Uint8Array(new Uint16Array([1]).buffer)[0] === 1;
 
 /** Numbers of a message, which are little-endian. */
-function numbers<T extends Float32Array | Uint16Array>(
+function numbers<T extends Float32Array | Float64Array | Uint16Array>(
   kind: { new (buffer: ArrayBuffer, offset: number, length: number): T; BYTES_PER_ELEMENT: number },
   body: ArrayBuffer,
   offset: number,
@@ -77,27 +79,30 @@ export class Cells {
   readonly asked: Asked;
   readonly width: number;
   readonly height: number;
+  /** Unix time by the console's clock, to which ages are counted. */
+  now = 0;
   readonly #states: Uint8Array;
-  readonly #figures: Float32Array | null;
+  readonly #figures: Float32Array | Float64Array | null;
 
   constructor(asked: Asked, body: ArrayBuffer) {
     this.asked = asked;
     this.width = asked.columns.to - asked.columns.from;
     this.height = asked.rows.to - asked.rows.from;
     const count = this.width * this.height;
-    const figures = asked.mode !== "state";
-    this.#figures = figures ? numbers(Float32Array, body, 0, count) : null;
-    this.#states = new Uint8Array(body, figures ? count * 4 : 0, count);
+    this.#figures = this.#readFigures(body, count);
+    this.#states = new Uint8Array(body, this.#figures?.byteLength ?? 0, count);
+  }
+
+  /** A message's first column, unless the mode has none. */
+  #readFigures(body: ArrayBuffer, count: number): Float32Array | Float64Array | null {
+    if (this.asked.mode === "state") return null;
+    return this.asked.mode === "uptime" ? numbers(Float64Array, body, 0, count) : numbers(Float32Array, body, 0, count);
   }
 
   /** Takes changed cells in; gives their places in the order. */
   change(count: number, body: ArrayBuffer): { row: number; column: number }[] {
-    let offset = 0;
-    let figures: Float32Array | null = null;
-    if (this.#figures) {
-      figures = numbers(Float32Array, body, 0, count);
-      offset = count * 4;
-    }
+    const figures = this.#readFigures(body, count);
+    const offset = figures?.byteLength ?? 0;
     const rows = numbers(Uint16Array, body, offset, count);
     const columns = numbers(Uint16Array, body, offset + count * 2, count);
     const states = new Uint8Array(body, offset + count * 4, count);
@@ -118,16 +123,27 @@ export class Cells {
     return this.#states[(row - rows.from) * this.width + column - columns.from] ?? null;
   }
 
-  figure(row: number, column: number): number {
+  #kept(row: number, column: number): number {
     const { rows, columns } = this.asked;
     return this.#figures?.[(row - rows.from) * this.width + column - columns.from] ?? -1;
+  }
+
+  /** The mode's figure, or below nought where nobody said any. */
+  figure(row: number, column: number): number {
+    const kept = this.#kept(row, column);
+    return kept < 0 || this.asked.mode !== "uptime" ? kept : Math.max(0, this.now - kept);
   }
 
   cell(row: number, column: number): Cell | null {
     const both = this.both(row, column);
     if (both === null) return null;
     const figure = this.figure(row, column);
-    return { ours: (both & 3) as State, theirs: (both >> 2) as State, figure: figure < 0 ? null : figure };
+    return {
+      ours: (both & 3) as State,
+      theirs: (both >> 2) as State,
+      figure: figure < 0 ? null : figure,
+      since: figure < 0 || this.asked.mode !== "uptime" ? null : this.#kept(row, column),
+    };
   }
 
   /** Bytes that it holds. */

@@ -8,6 +8,9 @@ import { MatrixPage } from "./page.ts";
 import { legend } from "./tones.ts";
 import { Words } from "./words.ts";
 
+/** How often ages are counted on, in milliseconds. */
+const AGE_EVERY = 10_000;
+
 function start(root: HTMLElement): void {
   const scroller = root.querySelector<HTMLElement>("[data-mx='grid']");
   const mode = root.querySelector<HTMLSelectElement>("select[name='mode']");
@@ -26,6 +29,7 @@ function start(root: HTMLElement): void {
     });
   }
   wireInput(root, scroller, page);
+  setInterval(() => document.hidden || page.age(), AGE_EVERY);
 }
 
 /** What is chosen is in the address, for whoever it is sent to. */

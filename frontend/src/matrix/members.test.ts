@@ -2,7 +2,8 @@ import { expect, test } from "vitest";
 import { arrange, type Member, sameOrder } from "./members.ts";
 
 function member(index: number, name: string, more: Partial<Member> = {}): Member {
-  return { index, pk: index + 100, name, site: "", talos: false, connected: true, up: 9, unknown: 0, down: 0, ...more };
+  const counts = { up: 9, unknown: 0, down: 0, began: 0 };
+  return { index, pk: index + 100, name, site: "", talos: false, connected: true, ...counts, ...more };
 }
 
 const names = (order: { members: Member[] }) => order.members.map((one) => one.name);

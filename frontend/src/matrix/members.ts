@@ -11,6 +11,7 @@ export type MemberRow = [
   up: number,
   unknown: number,
   down: number,
+  began: number,
 ];
 
 export interface Member {
@@ -23,11 +24,13 @@ export interface Member {
   up: number;
   unknown: number;
   down: number;
+  /** Unix time at which the console's record of it began: what it sees since then, it may have seen for longer. */
+  began: number;
 }
 
 export function readMember(row: MemberRow): Member {
-  const [index, pk, name, site, talos, connected, up, unknown, down] = row;
-  return { index, pk, name, site, talos, connected, up, unknown, down };
+  const [index, pk, name, site, talos, connected, up, unknown, down, began] = row;
+  return { index, pk, name, site, talos, connected, up, unknown, down, began };
 }
 
 export type Sorting = "group" | "name" | "worst";

@@ -46,6 +46,8 @@ export class MatrixPage implements Page<Snapshot, Delta> {
   #ids = 0;
   #focus: Place | null = null;
   #hover: Place | null = null;
+  /** How far the console's clock is ahead of this one, in seconds. */
+  #ahead = 0;
   #drawn = true;
   #stale = true;
   #palette: Palette | null = null;
@@ -72,6 +74,7 @@ export class MatrixPage implements Page<Snapshot, Delta> {
   }
 
   snapshot(message: Snapshot): void {
+    this.#ahead = message.at - Date.now() / 1000;
     this.#members = new Map(message.members.map((row) => [row[0], readMember(row)]));
     this.#asked = null;
     this.#cells = null;
@@ -91,14 +94,29 @@ export class MatrixPage implements Page<Snapshot, Delta> {
     else if (message.members) this.#refreshOrder();
     if (message.view && message.body && this.#asked?.id === message.view.id) {
       this.#cells = new Cells(this.#asked, message.body);
+      this.#cells.now = this.#now;
       this.#askedAt = Number.NEGATIVE_INFINITY;
       this.#fieldIsOld();
       this.#look();
     } else if (message.cells && message.body && this.#cells) {
+      this.#cells.now = this.#now;
       this.#cells.change(message.cells, message.body);
       this.#fieldIsOld();
     }
     this.#tell();
+  }
+
+  /** Unix time by the console's clock. */
+  get #now(): number {
+    return Date.now() / 1000 + this.#ahead;
+  }
+
+  /** Time went by: ages are others, if they are what is shown. Whoever listens to the focused cell is not told. */
+  age(): void {
+    if (!this.#cells || this.#mode !== "uptime") return;
+    this.#cells.now = this.#now;
+    this.#fieldIsOld();
+    this.#point();
   }
 
   /** Members that stay where they are have new figures. */
@@ -322,9 +340,13 @@ export class MatrixPage implements Page<Snapshot, Delta> {
     });
   }
 
-  #tell(): void {
+  #point(): void {
     const place = this.#hover ?? this.#focus;
     this.#words.point(place && this.#describe(place), place && this.#path(place));
+  }
+
+  #tell(): void {
+    this.#point();
     if (this.#focus) this.#words.focus(this.#focus, this.#order, this.#describe(this.#focus));
   }
 

@@ -136,16 +136,17 @@ function paintMark(context: Context, { frame, palette }: Scene, x: number, y: nu
 }
 
 function paintLabels(context: Context, scene: Scene, cells: Cells, rows: Range, columns: Range): void {
-  const { frame, palette } = scene;
+  const { frame, order, palette } = scene;
   const mode = cells.asked.mode;
   context.font = `560 11px ${palette.font}`;
   context.textAlign = "center";
   context.textBaseline = "middle";
   for (let row = rows.from; row < rows.to; row += 1) {
     for (let column = columns.from; column < columns.to; column += 1) {
+      const member = order.members[row];
       const cell = row === column ? null : cells.cell(row, column);
-      if (!cell) continue;
-      const [ours, theirs] = labels(cell, mode);
+      if (!cell || !member) continue;
+      const [ours, theirs] = labels(member, cell, mode);
       const apart = theirs ? frame.size / 5 : 0;
       const x = (column + 0.5) * frame.size;
       const y = (row + 0.5) * frame.size;

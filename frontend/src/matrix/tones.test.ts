@@ -3,6 +3,7 @@ import { type Cell, DOWN, NOT_SAID, UNKNOWN, UP } from "./cells.ts";
 import type { Member } from "./members.ts";
 import { disagree, labels, legend, describe as say, toneOf, worse } from "./tones.ts";
 
+const BEGAN = 1_700_000_000;
 const member = (index: number, name: string, more: Partial<Member> = {}): Member => ({
   index,
   pk: index,
@@ -13,20 +14,36 @@ const member = (index: number, name: string, more: Partial<Member> = {}): Member
   up: 0,
   unknown: 0,
   down: 0,
+  began: BEGAN,
   ...more,
 });
 const one = member(0, "edge-1");
 const two = member(1, "edge-2");
-const cell = (ours: Cell["ours"], theirs: Cell["theirs"], figure: number | null = null): Cell => ({
-  ours,
-  theirs,
-  figure,
-});
+const cell = (
+  ours: Cell["ours"],
+  theirs: Cell["theirs"],
+  figure: number | null = null,
+  since: number | null = null,
+): Cell => ({ ours, theirs, figure, since });
 
 test.each([
   ["both the same", cell(UP, UP), "state", "edge-1 sees edge-2 up; so does the other end"],
   ["two opinions", cell(DOWN, UP), "state", "edge-1 sees edge-2 down; edge-2 sees edge-1 up"],
   ["a figure", cell(UP, UP, 0.0123), "rtt", "edge-1 sees edge-2 up, round trip 12 ms; so does the other end"],
+  [
+    "up for so long",
+    cell(UP, UP, 11_100, BEGAN + 1),
+    "uptime",
+    "edge-1 sees edge-2 up for 3 h 5 m; so does the other end",
+  ],
+  ["at least", cell(UP, DOWN, 59, BEGAN), "uptime", "edge-1 sees edge-2 up for at least 59 s; edge-2 sees edge-1 down"],
+  [
+    "lost",
+    cell(DOWN, DOWN, 120, BEGAN + 1),
+    "uptime",
+    "edge-1 sees edge-2 down, not up for 2 m; so does the other end",
+  ],
+  ["since nobody knows when", cell(UP, UP), "uptime", "edge-1 sees edge-2 up; so does the other end"],
   ["one end alone", cell(UNKNOWN, NOT_SAID), "state", "edge-1 sees edge-2 unknown; edge-2 has not said"],
   ["not loaded", null, "state", "edge-1 and edge-2: not loaded yet"],
 ] as const)("in words: %s", (_, shown, mode, expected) => {
@@ -58,6 +75,13 @@ test.each([
   ["rtt", UP, null, "silent"],
   ["rtt", DOWN, 0.1, "down"],
   ["received", UP, 0, "1"],
+  ["uptime", UP, 0, "6"],
+  ["uptime", UP, 59.9, "6"],
+  ["uptime", UP, 60, "5"],
+  ["uptime", UP, 3600, "3"],
+  ["uptime", UP, 8 * 86_400, "1"],
+  ["uptime", UP, null, "silent"],
+  ["uptime", UNKNOWN, 60, "unknown"],
 ] as const)("the colour of %s %s %s is %s", (mode, state, figure, expected) => {
   expect(toneOf(mode, state, figure)).toBe(expected);
 });
@@ -70,9 +94,16 @@ test("a legend has a word for every colour", () => {
       .slice(0, 3),
   ).toEqual(["under 2 ms", "from 2 ms", "from 10 ms"]);
   expect(new Set(legend("loss").map((key) => key.tone)).size).toBe(9);
+  expect(
+    legend("uptime")
+      .slice(0, 6)
+      .map((key) => `${key.tone}: ${key.text}`),
+  ).toEqual(["6: up for under 1 m", "5: from 1 m", "4: from 10 m", "3: from 1 h", "2: from 1 d", "1: from 7 d"]);
 });
 
 test("a large cell says it itself", () => {
-  expect(labels(cell(UP, DOWN, 0.1), "rtt")).toEqual(["100 ms", "down"]);
-  expect(labels(cell(UNKNOWN, UNKNOWN), "state")).toEqual(["unknown", ""]);
+  expect(labels(one, cell(UP, DOWN, 0.1), "rtt")).toEqual(["100 ms", "down"]);
+  expect(labels(one, cell(UNKNOWN, UNKNOWN), "state")).toEqual(["unknown", ""]);
+  expect(labels(one, cell(UP, UP, 11_100, BEGAN + 1), "uptime")).toEqual(["3 h", ""]);
+  expect(labels(one, cell(UP, UP, 11_100, BEGAN), "uptime")).toEqual(["≥ 3 h", ""]);
 });
