@@ -46,10 +46,16 @@ class ClusterListView(RoleMixin, View):
         return render(request, "clusters/list.html", {"clusters": list(clusters.values())})
 
 
+ENROL = "enrol"
+"""What a session knows of a cluster just made: its uuid, and the kind of machine that its page offers to enrol."""
+
+
 class ClusterCreateView(RoleMixin, View):
     """A new cluster, with an id and a secret made for it."""
 
     permission = "create_cluster"
+    kind = "linux"
+    """Of its first machine."""
 
     form_class: type[ClusterForm] = ClusterForm
     importing = False
@@ -81,8 +87,9 @@ class ClusterCreateView(RoleMixin, View):
         return self.lead_on(form, cluster)
 
     def lead_on(self, form, cluster: Cluster) -> HttpResponse:
-        """To where its first machine is brought in."""
-        return redirect("cluster-enrolment", cluster.uuid)
+        """To its page, which opens the enrolment dialog this once."""
+        self.request.session[ENROL] = [str(cluster.uuid), self.kind]
+        return redirect(cluster)
 
     def show(self, form, status: int = 200):
         return render(self.request, "clusters/create.html", {"form": form, "importing": self.importing}, status=status)
@@ -94,6 +101,7 @@ class ClusterImportView(ClusterCreateView):
 
     form_class = ImportForm
     importing = True
+    kind = "talos"
 
     @sensitive_variables()
     def post(self, request):

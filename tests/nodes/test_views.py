@@ -193,11 +193,44 @@ def options(**changes):
     return {"enabled": "on", "discovery": "on", "probes": "on", "routing": "after-handshake", "mtu": "1420"} | changes
 
 
-def test_creating_leads_to_enrolment(page):
-    response = page.post("/clusters/create/", options(name="homelab", harvest_extra_endpoints="on"))
-    cluster = Cluster.objects.get(name="homelab")
-    assert response.headers["Location"] == f"/clusters/{cluster.uuid}/enrolment/"
-    assert cluster.kubespan.harvest_extra_endpoints
+def opened_tab(response):
+    """The tab of the enrolment dialog that opens with the page; none where it stays shut."""
+    dialog = re.search(r'<dialog[^>]*id="enrol"[^>]*>.*?</dialog>', read(response))[0]
+    return re.search(r"data-focus>(\w+)</a>", dialog)[1] if "data-open-at-load" in dialog.partition(">")[0] else None
+
+
+def imported(name="talos"):
+    cluster_id, secret = cluster_identity()
+    return options(name=name, cluster_id=cluster_id, secret=secret)
+
+
+@pytest.mark.parametrize(
+    ("address", "form", "tab"),
+    [
+        pytest.param("/clusters/create/", options(name="homelab"), "Linux", id="made here"),
+        pytest.param("/clusters/import/", imported(), "Talos", id="imported by id and secret"),
+    ],
+)
+def test_the_page_of_a_new_cluster_opens_the_enrolment_dialog_once(page, address, form, tab):
+    response = page.post(address, form)
+    cluster = Cluster.objects.get(name=form["name"])
+    assert response.headers["Location"] == cluster.get_absolute_url()
+    other = make_cluster("other", now=timezone.now())
+    assert opened_tab(page.get(other.get_absolute_url())) is None
+    assert opened_tab(page.get(cluster.get_absolute_url())) == tab
+    assert opened_tab(page.get(cluster.get_absolute_url())) is None
+
+
+def test_without_scripts_a_clusters_page_leads_to_enrolment(page, cluster):
+    text = read(page.get(cluster.get_absolute_url()))
+    openers = re.findall(r'<(\w+) [^>]*?href="([^"]*)" data-open="enrol"', text)
+    assert openers == [("a", f"/clusters/{cluster.uuid}/enrolment/")] * 2
+    assert text.count('data-open="enrol"') == 2
+
+
+def test_a_new_cluster_has_the_options_that_were_chosen(page):
+    page.post("/clusters/create/", options(name="homelab", harvest_extra_endpoints="on"))
+    assert Cluster.objects.get(name="homelab").kubespan.harvest_extra_endpoints
 
 
 def test_an_import_keeps_the_id_verbatim_and_warns_of_an_odd_one(page):
