@@ -1,6 +1,6 @@
 // Dialogs are <dialog> elements: the browser keeps the focus inside. `data-open="id"` opens, `data-close` closes.
 // `data-stay-with` names what is shown only once: while it is there, neither Esc nor a click outside closes the dialog.
-// `data-open-at-load` opens with the page (after a refused form, or a secret just made).
+// `data-open-at-load` opens with the page (after a refused form, or a secret or a cluster just made).
 
 function stays(dialog: HTMLDialogElement): boolean {
   const { stayWith } = dialog.dataset;

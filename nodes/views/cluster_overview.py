@@ -6,7 +6,7 @@ from django.utils import timezone
 
 from nodes.forms import OptionsForm, Routing
 from nodes.models import Cluster
-from nodes.views.clusters import ClusterTab
+from nodes.views.clusters import ENROL, ClusterTab
 from nodes.views.overview import Look
 
 
@@ -19,8 +19,20 @@ class ClusterView(ClusterTab):
     def get(self, request, uuid):
         look = Look(Cluster.objects.filter(pk=self.cluster.pk), timezone.now())
         return self.show(
-            **look.context(), in_force=describe_options(self.cluster), live_path=f"/live/overview/{self.cluster.uuid}"
+            **look.context(),
+            in_force=describe_options(self.cluster),
+            live_path=f"/live/overview/{self.cluster.uuid}",
+            enrol_kind=self.take_enrolment(),
         )
+
+    def take_enrolment(self) -> str:
+        """The kind of machine that the enrolment dialog opens for, once after the cluster was made; else none."""
+        session = self.request.session
+        uuid, kind = session.get(ENROL, ("", ""))
+        if uuid != str(self.cluster.uuid):
+            return ""
+        del session[ENROL]
+        return kind
 
 
 def describe_options(cluster: Cluster) -> list[tuple[str, str]]:

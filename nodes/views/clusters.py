@@ -6,7 +6,6 @@ from collections import Counter
 from functools import cached_property
 
 from django.contrib import messages
-from django.core.paginator import Paginator
 from django.db.models import Case, Count, Q, When
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -25,10 +24,34 @@ from nodes.services import clusters as services
 from nodes.services import rollouts
 from nodes.services.refused import Refused
 from nodes.talos_forms import ImportForm
-from nodes.views.common import PAGE_SIZE, RoleMixin, add_links, summaries
+from nodes.views.common import RoleMixin, add_links, summaries
 from nodes.views.links import links_page
-from nodes.views.lists import export_rows
+from nodes.views.lists import export_one, export_rows, paginate
 from nodes.views.unwell import as_file
+
+ORDERS = {
+    "name": ("Name", lambda cluster: cluster.name.casefold()),
+    "nodes": ("Nodes", lambda cluster: cluster.standing.size),
+    "not-up": ("Links not up", lambda cluster: cluster.standing.links.unknown + cluster.standing.links.down),
+}
+"""By what clusters are sorted: what that is called, and how a cluster gives it."""
+
+
+def sort_clusters(clusters: list[Cluster], asked: str) -> list[Cluster]:
+    """Clusters with their standings as an address asks for them, the most first with a `-`; among equals by name."""
+    by_name = sorted(clusters, key=ORDERS["name"][1])
+    order = ORDERS.get(asked.removeprefix("-"))
+    return sorted(by_name, key=order[1], reverse=asked.startswith("-")) if order else by_name
+
+
+def choose_orders(asked: str) -> list[dict[str, str]]:
+    """What they may be sorted by, each with what its link asks for: the other way round for the one in use."""
+    found = []
+    for name, (title, _) in ORDERS.items():
+        first, second = (name, f"-{name}") if name == "name" else (f"-{name}", name)  # of a number, first the most
+        order = {name: "ascending", f"-{name}": "descending"}.get(asked, "")
+        found.append({"title": title, "sort": second if asked == first else first, "order": order})
+    return found
 
 
 class ClusterListView(RoleMixin, View):
@@ -37,19 +60,29 @@ class ClusterListView(RoleMixin, View):
     permission = "enter_console"
 
     def get(self, request):
-        clusters = {cluster.pk: cluster for cluster in Cluster.objects.visible_to(request.user).order_by("name")}
+        clusters = {cluster.pk: cluster for cluster in Cluster.objects.visible_to(request.user)}
         nodes = standing.read_rows(Node.objects.visible_to(request.user).present())
         for pk, found in standing.tally(nodes, clusters, summaries(nodes)).items():
             clusters[pk].standing = found
+        asked = request.GET.get("sort", "name")
+        found = sort_clusters(list(clusters.values()), asked)
         if kind := exports.wanted(request):
-            return export_rows(exports.CLUSTERS, list(clusters.values()), kind)
-        return render(request, "clusters/list.html", {"clusters": list(clusters.values())})
+            return export_rows(exports.CLUSTERS, found, kind)
+        return render(
+            request, "clusters/list.html", {"clusters": paginate(request, found), "orders": choose_orders(asked)}
+        )
+
+
+ENROL = "enrol"
+"""What a session knows of a cluster just made: its uuid, and the kind of machine that its page offers to enrol."""
 
 
 class ClusterCreateView(RoleMixin, View):
     """A new cluster, with an id and a secret made for it."""
 
     permission = "create_cluster"
+    kind = "linux"
+    """Of its first machine."""
 
     form_class: type[ClusterForm] = ClusterForm
     importing = False
@@ -81,8 +114,9 @@ class ClusterCreateView(RoleMixin, View):
         return self.lead_on(form, cluster)
 
     def lead_on(self, form, cluster: Cluster) -> HttpResponse:
-        """To where its first machine is brought in."""
-        return redirect("cluster-enrolment", cluster.uuid)
+        """To its page, which opens the enrolment dialog this once."""
+        self.request.session[ENROL] = [str(cluster.uuid), self.kind]
+        return redirect(cluster)
 
     def show(self, form, status: int = 200):
         return render(self.request, "clusters/create.html", {"form": form, "importing": self.importing}, status=status)
@@ -94,6 +128,7 @@ class ClusterImportView(ClusterCreateView):
 
     form_class = ImportForm
     importing = True
+    kind = "talos"
 
     @sensitive_variables()
     def post(self, request):
@@ -146,15 +181,27 @@ class ClusterNodesView(ClusterTab):
 
     def get(self, request, uuid):
         members = Node.objects.approved().filter(cluster=self.cluster).order_by("name")
-        page = Paginator(members, PAGE_SIZE).get_page(request.GET.get("page"))
+        pending = Node.objects.pending().filter(cluster=self.cluster).order_by("name")
+        if kind := exports.wanted(request):
+            files = {
+                "members": (exports.NODES, lambda: with_details(members)),
+                "pending": (exports.NODES, lambda: with_details(pending)),
+            }
+            return export_one(request, files, kind, add_links)
+        page = paginate(request, members)
         add_links(page.object_list)
         return self.show(
-            pending=list(Node.objects.pending().filter(cluster=self.cluster).order_by("name")),
+            pending=paginate(request, pending, "pending"),
             page=page,
             size=self.cluster.approved_count,
             connected=members.here().count(),
             hindered=hindered(self.cluster),
         )
+
+
+def with_details(nodes):
+    """These nodes with what their file says of them."""
+    return nodes.select_related("cluster").prefetch_related("candidates")
 
 
 def hindered(cluster: Cluster) -> list[Node]:
@@ -236,6 +283,21 @@ class ClusterOptionsPreviewView(ClusterTab):
         return self.show(form=form, sentences=sentences)
 
 
+VERSIONS = exports.Export("agent-versions", {"agent": lambda row: row[0] or None, "nodes": lambda row: row[1]})
+
+STEPS = exports.Export(
+    "upgrade",
+    {
+        "node": lambda step: step.node.name,
+        "from": lambda step: step.before or None,
+        "to": lambda step: step.rollout.version,
+        "state": lambda step: step.state,
+        "reason": lambda step: step.reason or None,
+        "told": lambda step: exports.moment(step.told),
+        "ended": lambda step: exports.moment(step.ended),
+    },
+)
+
 PRESSING = Case(When(state=RolloutStep.State.FAILED, then=0), When(state=RolloutStep.State.TOLD, then=1), default=2)
 """What went wrong, and what goes on just now, come before what is done or waits."""
 
@@ -249,6 +311,9 @@ class ClusterAgentsView(ClusterTab):
     template = "clusters/agents.html"
 
     def get(self, request, uuid):
+        if kind := exports.wanted(request):
+            files = {"upgrade": (STEPS, self.steps), "versions": (VERSIONS, self.versions)}
+            return export_one(request, files, kind)
         return self.show_offer()
 
     def post(self, request, uuid):
@@ -258,16 +323,29 @@ class ClusterAgentsView(ClusterTab):
             messages.error(request, refusal.reason)
         return redirect("cluster-agents", uuid)
 
+    @cached_property
+    def rollout(self) -> Rollout | None:
+        """The last upgrade."""
+        return self.cluster.rollouts.first()
+
+    def steps(self):
+        """What became of each node in it."""
+        steps = RolloutStep.objects.filter(rollout=self.rollout).select_related("node", "rollout")
+        return steps.order_by(PRESSING, "order")
+
+    def versions(self) -> list[tuple[str, int]]:
+        """Which agents run, and on how many members."""
+        members = Node.objects.approved().filter(cluster=self.cluster).order_by()
+        return sorted(Counter(members.values_list("agent_version", flat=True)).items(), reverse=True)
+
     def show_offer(self) -> HttpResponse:
         """What runs, what may be upgraded, and how the last upgrade went."""
-        members = Node.objects.approved().filter(cluster=self.cluster).order_by()
-        rollout = self.cluster.rollouts.first()
-        steps = RolloutStep.objects.filter(rollout=rollout).select_related("node").order_by(PRESSING, "order")
+        steps = self.steps()
         return self.show(
             offer=rollouts.read_offer(self.cluster),
-            versions=sorted(Counter(members.values_list("agent_version", flat=True)).items(), reverse=True),
-            rollout=rollout,
-            page=Paginator(steps, PAGE_SIZE).get_page(self.request.GET.get("page")),
+            versions=self.versions(),
+            rollout=self.rollout,
+            page=paginate(self.request, steps),
             finished=steps.filter(state=RolloutStep.State.DONE).count(),
         )
 
@@ -307,7 +385,7 @@ class ClusterActivityView(ClusterTab):
             rows = self.cluster.transitions.select_related("cluster", "node", "peer")
         if wanted := exports.wanted(request):
             return export_rows(exports.AUDITS if kind == "audit" else exports.TRANSITIONS, rows, wanted)
-        return self.show(kind=kind, page=Paginator(rows, PAGE_SIZE).get_page(request.GET.get("page")))
+        return self.show(kind=kind, page=paginate(request, rows))
 
 
 @method_decorator(never_cache, name="dispatch")

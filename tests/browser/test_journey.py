@@ -80,6 +80,11 @@ def create_a_cluster(page):
     page.get_by_label("Name").fill("homelab")
     page.get_by_role("button", name="Create the cluster").click()
     expect(page.get_by_text("homelab has been created")).to_be_visible()
+    expect(page.get_by_role("dialog", name="Enrol a machine")).to_be_visible()
+    expect(page.get_by_role("dialog").locator(":focus")).to_have_text("Linux")
+    page.reload()
+    expect(page.get_by_role("dialog")).to_have_count(0)  # once is enough
+    page.get_by_role("link", name="Enrol a machine").first.click()
 
 
 def the_first_machine_enrols(page, machines):
@@ -95,7 +100,7 @@ def the_first_machine_enrols(page, machines):
 def the_second_machine_shows_its_first_handshake_in_the_dialog(page, machines):
     page.get_by_role("link", name="homelab").first.click()
     cluster_tab(page, "Nodes")
-    page.get_by_role("button", name="Enrol a machine").click()
+    page.get_by_role("link", name="Enrol a machine").first.click()
     dialog = page.get_by_role("dialog")
     line = make_line(page)
     page.keyboard.press("Escape")

@@ -276,7 +276,7 @@ def test_dialogs(open_browser, mesh, view):
     browser = open_browser(**view, reduced_motion="reduce").sign_in()
     page = browser.page
     page.goto(f"/clusters/{mesh}/")
-    page.get_by_role("button", name="Enrol a machine").click()
+    page.get_by_role("link", name="Enrol a machine").first.click()
     expect(page.get_by_role("dialog")).to_be_visible()
     browser.check()
     page.get_by_role("button", name="Make the line").click()
