@@ -7,7 +7,7 @@ so that one endpoint seen by several machines is the same bytes, which a service
 from __future__ import annotations
 
 from collections.abc import Iterable
-from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_address
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import TypeVar
 
 from cryptography.exceptions import InvalidTag
@@ -22,7 +22,9 @@ from kubespan.discovery.proto import affiliate_pb2 as proto
 NONCE_BYTES = 12
 TAG_BYTES = 16
 BLOCK_BYTES = 16
-ADDRESS_LENGTHS = (4, 16)
+ADDRESS_BYTES = 16
+ADDRESS_KINDS: dict[int, type[IPAddress]] = {4: IPv4Address, 16: IPv6Address}
+"""What an address of so many bytes is."""
 
 MACHINE_TYPES = frozenset({"init", "controlplane", "worker", "unknown"})
 
@@ -144,8 +146,9 @@ def _prefix(interface: IPInterface) -> proto.IPPrefix:
 
 def _address(raw: bytes) -> IPAddress | None:
     """An address of its bytes; what follows the sixteenth names an interface of another machine."""
-    raw = raw[: max(ADDRESS_LENGTHS)]
-    return ip_address(raw) if len(raw) in ADDRESS_LENGTHS else None
+    raw = raw[:ADDRESS_BYTES]
+    kind = ADDRESS_KINDS.get(len(raw))
+    return kind(raw) if kind else None
 
 
 def _unmapped(raw: bytes) -> IPAddress | None:
