@@ -239,7 +239,9 @@ SEALED = ("affiliate_id", "expires", "data", "endpoints", "address")
 """The columns of that, in the order of `_sealed`."""
 
 
-def _sealed(affiliate_id: str, expires: float, data: bytes, endpoints: bytes, address: str | None) -> SealedAffiliate:
+def _sealed(
+    affiliate_id: str, expires: float, data: bytes | memoryview, endpoints: bytes | memoryview, address: str | None
+) -> SealedAffiliate:
     several = tuple(SealedEndpoint(*pair) for pair in _endpoints.decode(endpoints)) if endpoints else ()
     return SealedAffiliate(affiliate_id, expires, bytes(data), several, address or "")
 
