@@ -65,6 +65,15 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """Of another member, all that is compared."""
+
+    pk: int
+    index: int | None
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Since:
     """What the log has of the revisions that a node has yet to apply.
 
@@ -125,7 +134,7 @@ def _word(value: object) -> str:
 
 
 def compare_peers(
-    node: Node, members: Iterable[Node], gone: Mapping[int, str], since: Since, held: set[int] | None
+    node: Node, members: Iterable[Member], gone: Mapping[int, str], since: Since, held: set[int] | None
 ) -> list[Peer]:
     """Each other member, those first that the node has otherwise; `held` are the peers that it reports, if it does.
 

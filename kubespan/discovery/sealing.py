@@ -6,8 +6,8 @@ so that one endpoint seen by several machines is the same bytes, which a service
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from ipaddress import IPv4Interface, IPv6Address, IPv6Interface, ip_address
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 from typing import TypeVar
 
 from cryptography.exceptions import InvalidTag
@@ -22,7 +22,9 @@ from kubespan.discovery.proto import affiliate_pb2 as proto
 NONCE_BYTES = 12
 TAG_BYTES = 16
 BLOCK_BYTES = 16
-ADDRESS_LENGTHS = (4, 16)
+ADDRESS_BYTES = 16
+ADDRESS_KINDS: dict[int, type[IPAddress]] = {4: IPv4Address, 16: IPv6Address}
+"""What an address of so many bytes is."""
 
 MACHINE_TYPES = frozenset({"init", "controlplane", "worker", "unknown"})
 
@@ -65,13 +67,25 @@ def seal_endpoint(endpoint: Endpoint, secret: bytes) -> bytes:
 
 def open_endpoint(data: bytes, secret: bytes) -> Endpoint:
     """Read an endpoint. Raises Damaged: nothing in it tells another secret from a change."""
-    if not data or len(data) % BLOCK_BYTES:
-        raise Damaged(f"{len(data)} bytes are no sealed endpoint: it has whole blocks of {BLOCK_BYTES}")
-    decryptor = _ecb(secret).decryptor()
-    plain = decryptor.update(data) + decryptor.finalize()
-    if plain[0] > len(plain) - 1:
-        raise Damaged("an endpoint is longer than its own blocks")
-    return parse_endpoint(plain[1 : 1 + plain[0]])
+    return endpoint_opener(secret)(data)
+
+
+def endpoint_opener(secret: bytes) -> Callable[[bytes], Endpoint]:
+    """What `open_endpoint` does, for many endpoints of one secret.
+
+    In ECB mode no block depends on the one before, so one decryptor is good for all; to make it is most of the work.
+    """
+    decrypt = _ecb(secret).decryptor().update
+
+    def open_one(data: bytes) -> Endpoint:
+        if not data or len(data) % BLOCK_BYTES:
+            raise Damaged(f"{len(data)} bytes are no sealed endpoint: it has whole blocks of {BLOCK_BYTES}")
+        plain = decrypt(data)
+        if plain[0] > len(plain) - 1:
+            raise Damaged("an endpoint is longer than its own blocks")
+        return parse_endpoint(plain[1 : 1 + plain[0]])
+
+    return open_one
 
 
 def _ecb(secret: bytes) -> Cipher[modes.ECB]:
@@ -144,8 +158,9 @@ def _prefix(interface: IPInterface) -> proto.IPPrefix:
 
 def _address(raw: bytes) -> IPAddress | None:
     """An address of its bytes; what follows the sixteenth names an interface of another machine."""
-    raw = raw[: max(ADDRESS_LENGTHS)]
-    return ip_address(raw) if len(raw) in ADDRESS_LENGTHS else None
+    raw = raw[:ADDRESS_BYTES]
+    kind = ADDRESS_KINDS.get(len(raw))
+    return kind(raw) if kind else None
 
 
 def _unmapped(raw: bytes) -> IPAddress | None:

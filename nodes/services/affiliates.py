@@ -11,7 +11,7 @@ import base64
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -28,8 +28,8 @@ from kubespan.discovery.sealing import (
     Damaged,
     NotAuthentic,
     dump_affiliate,
+    endpoint_opener,
     open_affiliate,
-    open_endpoint,
     seal_affiliate,
     seal_endpoint,
 )
@@ -77,6 +77,7 @@ class Opened:
 def open_all(sealed: Iterable[SealedAffiliate], secret: bytes) -> Opened:
     """Open what is listed; a blob under another id than its own is a replay and counts as damaged."""
     opened = Opened()
+    open_endpoint = endpoint_opener(secret)
     for one in sealed:
         if not one.data:
             continue
@@ -91,16 +92,18 @@ def open_all(sealed: Iterable[SealedAffiliate], secret: bytes) -> Opened:
         if affiliate.node_id != one.id:
             opened.damaged.add(one.id)
             continue
-        opened.expiries[one.id] = _open_endpoints(one, secret, opened.damaged)
+        opened.expiries[one.id] = _open_endpoints(one, open_endpoint, opened.damaged)
         opened.affiliates[one.id] = replace(affiliate, endpoints=tuple(opened.expiries[one.id]))
     return opened
 
 
-def _open_endpoints(sealed: SealedAffiliate, secret: bytes, damaged: set[str]) -> dict[Endpoint, float]:
+def _open_endpoints(
+    sealed: SealedAffiliate, open_endpoint: Callable[[bytes], Endpoint], damaged: set[str]
+) -> dict[Endpoint, float]:
     found: dict[Endpoint, float] = {}
     for endpoint in sealed.endpoints:
         try:
-            opened = open_endpoint(endpoint.data, secret)
+            opened = open_endpoint(endpoint.data)
         except Damaged:
             damaged.add(sealed.id)
             continue

@@ -232,8 +232,18 @@ def _write(
 
 def value(row: DiscoveryAffiliate) -> SealedAffiliate:
     """A row as the discovery room knows it."""
-    endpoints = tuple(SealedEndpoint(*pair) for pair in _endpoints.decode(row.endpoints)) if row.endpoints else ()
-    return SealedAffiliate(row.affiliate_id, row.expires, bytes(row.data), endpoints, row.address or "")
+    return _sealed(row.affiliate_id, row.expires, row.data, row.endpoints, row.address)
+
+
+SEALED = ("affiliate_id", "expires", "data", "endpoints", "address")
+"""The columns of that, in the order of `_sealed`."""
+
+
+def _sealed(
+    affiliate_id: str, expires: float, data: bytes | memoryview, endpoints: bytes | memoryview, address: str | None
+) -> SealedAffiliate:
+    several = tuple(SealedEndpoint(*pair) for pair in _endpoints.decode(endpoints)) if endpoints else ()
+    return SealedAffiliate(affiliate_id, expires, bytes(data), several, address or "")
 
 
 def read(cluster_pk: int) -> Contents:
@@ -241,8 +251,8 @@ def read(cluster_pk: int) -> Contents:
     with transaction.atomic():
         # Locked, so that the number and the rows are of one moment on every database.
         cluster = DiscoveryCluster.objects.select_for_update().get(pk=cluster_pk)
-        rows = list(cluster.affiliates.order_by("pk"))
-    return Contents(cluster.pk, cluster.number, {row.affiliate_id: value(row) for row in rows})
+        rows = list(cluster.affiliates.order_by("pk").values_list(*SEALED))
+    return Contents(cluster.pk, cluster.number, {row[0]: _sealed(*row) for row in rows})
 
 
 def numbers(cluster_pks: Iterable[int], *, serve_all: bool) -> dict[int, int]:

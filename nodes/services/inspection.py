@@ -6,7 +6,7 @@ Whether something opens is told to whoever sees the page; what is in it only by 
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -51,9 +51,9 @@ class Listed:
     """Where its own words last came from; empty where the console speaks for it."""
     seal: Seal
     node: Node | None = None
-    """Ours with that id."""
+    """Ours with that id; `explain` looks for it."""
     why: str = ""
-    """What keeps one that opens from being a node, as `strangers.Company.fault` names it."""
+    """What keeps one that opens from being a node, as `strangers.Company.fault` names it; likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Kept:
 
 def list_sealed(row: DiscoveryCluster) -> Listing:
     """What is kept of a cluster whose secret is not held here."""
-    return _listing(discovery.read(row.pk).affiliates.values(), {}, None)
+    return _listing(discovery.read(row.pk).affiliates.values(), None)
 
 
 def list_affiliates(cluster: Cluster) -> Listing:
@@ -96,14 +96,12 @@ def list_affiliates(cluster: Cluster) -> Listing:
     if row is None:
         return Listing()
     sealed = discovery.read(row).affiliates.values()
-    present = cluster.nodes.present().only("node_id", "name", "status", "kind", "cluster")
-    nodes = {node.node_id: node for node in present}
-    return _listing(sealed, nodes, affiliates.open_with(cluster, sealed))
+    return _listing(sealed, affiliates.open_with(cluster, sealed))
 
 
 def explain(cluster: Cluster, listing: Listing, rows: Iterable[Listed]) -> list[Listed]:
-    """Some of its rows, each of which opens and is no node with the reason why."""
-    rows = list(rows)
+    """Some of its rows, each with the node that it is, or if it opens and is none with the reason why."""
+    rows = _find_nodes(cluster, rows)
     opened = listing.opened or Opened()
     unknown = {row.id: opened.affiliates[row.id] for row in rows if row.node is None and row.id in opened.affiliates}
     company = Company.read(cluster, list(unknown.values()))
@@ -136,7 +134,14 @@ def is_serving(wall: float) -> bool:
     return DiscoveryClock.objects.filter(seen__gt=wall - discovery.DOWNTIME_AFTER).exists()
 
 
-def _listing(sealed: Iterable[SealedAffiliate], nodes: Mapping[str, Node], opened: Opened | None) -> Listing:
+def _find_nodes(cluster: Cluster, rows: Iterable[Listed]) -> list[Listed]:
+    rows = list(rows)
+    present = cluster.nodes.present().filter(node_id__in=[row.id for row in rows])
+    nodes = {node.node_id: node for node in present.only("node_id", "name", "status", "kind", "cluster")}
+    return [replace(row, node=nodes.get(row.id)) for row in rows]
+
+
+def _listing(sealed: Iterable[SealedAffiliate], opened: Opened | None) -> Listing:
     downtime = DiscoveryClock.objects.values_list("downtime", flat=True).filter(pk=1).first() or 0.0
     rows = [
         Listed(
@@ -146,7 +151,6 @@ def _listing(sealed: Iterable[SealedAffiliate], nodes: Mapping[str, Node], opene
             datetime.fromtimestamp(one.expires + downtime, UTC),
             one.address,
             _seal(one, opened),
-            nodes.get(one.id),
         )
         for one in sorted(sealed, key=lambda affiliate: affiliate.id)
     ]

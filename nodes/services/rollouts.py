@@ -61,7 +61,8 @@ class Verdict:
 def read_offer(cluster: Cluster) -> Offer:
     """Look which members may be upgraded to what this console hands out."""
     release = delivery.read_release()
-    members = list(Node.objects.approved().filter(cluster=cluster, kind=Node.Kind.LINUX).order_by("name"))
+    agents = Node.objects.approved().filter(cluster=cluster, kind=Node.Kind.LINUX)
+    members = list(agents.only("cluster", "name", "agent_version", "session").order_by("name"))
     otherwise = [node for node in members if not _handed_out(node.agent_version)]
     older = [node for node in members if release and may_follow(release.version, node.agent_version)]
     return Offer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from functools import cache
 from ipaddress import ip_address
 
 from django import template
@@ -26,8 +27,12 @@ SHORT_KEY = 10
 
 
 @register.simple_tag
+@cache
 def icon(name: str, extra: str = "") -> SafeString:
-    """An icon of the sprite (frontend/src/icons.json); decoration only, so it has no name of its own."""
+    """An icon of the sprite (frontend/src/icons.json); decoration only, so it has no name of its own.
+
+    Each is kept: a page has a hundred, and the sprite stays where it is for as long as the process lives.
+    """
     return format_html(
         '<svg class="icon {}" aria-hidden="true" focusable="false"><use href="{}#{}"></use></svg>',
         extra, static("nodes/icons.svg"), name,
@@ -149,6 +154,19 @@ def bar(counts: LinkCounts) -> SafeString:
         at += share
     label = counts.sentence() if counts.all else "no links yet"
     return format_html('<svg class="ks-bar" role="img" aria-label="{}">{}</svg>', label, parts)
+
+
+@register.simple_tag
+def links(counts: LinkCounts) -> SafeString:
+    """How many of a node's links are up, beside the worst state of any."""
+    if not counts.all:
+        return SafeString('<span class="text-secondary">—</span>')
+    down = f", {counts.down:,} down" if counts.down else ""
+    return format_html(
+        '<span class="ks-state" data-state="{}"><span class="dot" aria-hidden="true"></span>'
+        '<span class="num">{} of {}{}</span></span>',
+        counts.worst, f"{counts.up:,}", f"{counts.all:,}", down,
+    )  # fmt: skip
 
 
 @register.filter

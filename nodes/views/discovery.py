@@ -80,7 +80,8 @@ class ClusterDiscoveryView(ClusterTab):
 
     def get(self, request, uuid):
         if kind := exports.wanted(request):
-            return export_rows(exports.AFFILIATES, inspection.list_affiliates(self.cluster).rows, kind)
+            listing = inspection.list_affiliates(self.cluster)
+            return export_rows(exports.AFFILIATES, inspection.explain(self.cluster, listing, listing.rows), kind)
         return self.show_listing(request.GET.get("page"))
 
     def show_listing(self, number: str | None, **context) -> HttpResponse:

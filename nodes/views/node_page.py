@@ -299,7 +299,8 @@ class NodeConfigurationView(NodePage):
     def compare(self, since: configuration.Since) -> list[configuration.Peer]:
         """Each peer as it should be and as it is."""
         node = self.node
-        members = Node.objects.approved().filter(cluster=node.cluster_id).only("pk", "index", "name")
+        approved = Node.objects.approved().filter(cluster=node.cluster_id)
+        members = [configuration.Member(*row) for row in approved.values_list("pk", "index", "name")]
         gone = dict(
             Node.objects.filter(cluster=node.cluster_id, index__in=since.indexes(Change.Kind.GONE))
             .exclude(status=Node.Status.APPROVED)
