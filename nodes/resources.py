@@ -83,23 +83,29 @@ Item = TypeVar("Item")
 class Listing(Generic[Item]):
     """Records that are made when they are looked at: of a thousand, a page."""
 
-    def __init__(self, items: Iterable[tuple[str, Item]], make: Callable[[Sequence[Item]], list[Listed]]) -> None:
-        """Each item with the text that a search looks into."""
+    def __init__(
+        self, items: Iterable[Item], make: Callable[[Sequence[Item]], list[Listed]], say: Callable[[Item], str]
+    ) -> None:
+        """`say` gives the text of an item that a search looks into."""
         self._items = list(items)
         self._make = make
+        self._say = say
 
     def __len__(self) -> int:
         return len(self._items)
 
     def __getitem__(self, which: slice) -> list[Listed]:
-        return self._make([item for _, item in self._items[which]])
+        return self._make(self._items[which])
 
     def search(self, text: str) -> Listing[Item]:
         """Those in which every word of the text occurs."""
         words = text.lower().split()
-        return Listing(
-            ((said, item) for said, item in self._items if all(word in said.lower() for word in words)), self._make
-        )
+
+        def matches(item: Item) -> bool:
+            said = self._say(item).lower()
+            return all(word in said for word in words)
+
+        return Listing(filter(matches, self._items), self._make, self._say)
 
 
 def choose(name: str, kinds: Sequence[Definition]) -> Definition | None:
@@ -120,7 +126,7 @@ def _whose(node: str, records: Iterable[Record]) -> list[Listed]:
 
 def _ready(found: Iterable[Listed]) -> Listing[Listed]:
     """What is made already."""
-    return Listing(((_text(one), one) for one in found), list)
+    return Listing(found, list, _text)
 
 
 def _text(one: Listed) -> str:
@@ -135,29 +141,30 @@ def of_cluster(cluster: Cluster, kind: Definition) -> Listing[Any]:
     return _CLUSTER_READERS[kind](cluster)
 
 
-def _read_members(cluster: Cluster) -> list[tuple[str, Member]]:
-    """Members as each machine is told them, with what a search looks into; the newest telling is kept encoded."""
-    return [
-        (" ".join((one.name, one.hostname, one.node_id, one.public_key, *one.addresses, *one.endpoints)), one)
-        for one in revisions.read_snapshot(cluster.pk).members
-    ]
+def _read_members(cluster: Cluster) -> Sequence[Member]:
+    """Members as each machine is told them; the newest telling is kept encoded."""
+    return revisions.read_snapshot(cluster.pk).members
+
+
+def _said_of(one: Member) -> str:
+    return " ".join((one.name, one.hostname, one.node_id, one.public_key, *one.addresses, *one.endpoints))
 
 
 def _affiliates(cluster: Cluster) -> Listing[Member]:
-    members = sorted(_read_members(cluster), key=lambda item: item[1].node_id)
-    return Listing(members, lambda chosen: _whose("", affiliate_records(from_members(chosen)[0])))
+    members = sorted(_read_members(cluster), key=lambda one: one.node_id)
+    return Listing(members, lambda chosen: _whose("", affiliate_records(from_members(chosen)[0])), _said_of)
 
 
 def _members(cluster: Cluster) -> Listing[Member]:
-    members = sorted(_read_members(cluster), key=lambda item: item[1].name)
-    return Listing(members, lambda chosen: _whose("", member_records(from_members(chosen)[0])))
+    members = sorted(_read_members(cluster), key=lambda one: one.name)
+    return Listing(members, lambda chosen: _whose("", member_records(from_members(chosen)[0])), _said_of)
 
 
 def _identities(cluster: Cluster) -> Listing[Member]:
     def make(chosen: Sequence[Member]) -> list[Listed]:
         return [Listed(one.name, identity_record(IPv6Address(one.address), one.public_key)) for one in chosen]
 
-    return Listing(sorted(_read_members(cluster), key=lambda item: item[1].name), make)
+    return Listing(sorted(_read_members(cluster), key=lambda one: one.name), make, _said_of)
 
 
 def _endpoints(cluster: Cluster) -> Listing[Listed]:
@@ -201,15 +208,14 @@ def _peer_specs(node: Node) -> Listing[Member]:
     options = node.cluster.kubespan
     filters = [AddressFilter.parse(text) for text in options.peer_endpoint_filters]
     members = _read_members(node.cluster) if options.enabled else []
-    told = [one for _, one in members]
 
     def make(chosen: Sequence[Member]) -> list[Listed]:
         wanted = {one.public_key for one in chosen}
-        found = peer_specs(from_members(_rivals(chosen, told))[0], node.node_id, filters).specs
+        found = peer_specs(from_members(_rivals(chosen, members))[0], node.node_id, filters).specs
         return _whose(node.name, peer_spec_records({key: spec for key, spec in found.items() if key in wanted}))
 
-    others = [item for item in members if item[1].public_key != node.public_key]
-    return Listing(sorted(others, key=lambda item: item[1].public_key), make)
+    others = [one for one in members if one.public_key != node.public_key]
+    return Listing(sorted(others, key=lambda one: one.public_key), make, _said_of)
 
 
 def _rivals(chosen: Sequence[Member], members: Iterable[Member]) -> list[Member]:
