@@ -19,10 +19,12 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.html import strip_tags
 
 from nodes import words
-from nodes.models import Node
+from nodes.models import Audit, Node
 from nodes.templatetags.kubespan import audit_sentence, transition_sentence
 
 PARAMETER = "_export"
+WHICH = "list"
+"""The parameter that says which list of a page with several; without it, the first."""
 LIMIT = 10_000
 """Rows of one file, which is made in memory; of a longer list, the first: filters and sorting say which those are."""
 TOTAL = "X-Total-Count"
@@ -86,7 +88,8 @@ def _plain(sentence: str) -> str:
     return unescape(strip_tags(sentence))
 
 
-def _joined(values: Iterable[object]) -> str:
+def joined(values: Iterable[object]) -> str:
+    """Several values in one cell."""
     return " ".join(map(str, values))
 
 
@@ -108,8 +111,8 @@ NODES = Export(
         "kind": lambda node: "talos" if node.is_talos else "agent",
         "membership": lambda node: node.status,
         "address": lambda node: node.address,
-        "endpoints": lambda node: _joined(candidate.endpoint for candidate in node.candidates.all()),
-        "networks": lambda node: _joined(node.advertised_networks),
+        "endpoints": lambda node: joined(candidate.endpoint for candidate in node.candidates.all()),
+        "networks": lambda node: joined(node.advertised_networks),
         "links_up": lambda node: node.links.up,
         "links_unknown": lambda node: node.links.unknown,
         "links_down": lambda node: node.links.down,
@@ -198,6 +201,16 @@ AUDITS = Export(
         "details": lambda row: json.dumps(row.details, ensure_ascii=False, sort_keys=True),
     },
 )
+
+ACTIVITY = Export(
+    "activity",
+    {
+        "at": lambda row: moment(row.at),
+        "actor": lambda row: row.actor_name if isinstance(row, Audit) else None,
+        "sentence": lambda row: _plain(audit_sentence(row) if isinstance(row, Audit) else transition_sentence(row)),
+    },
+)
+"""Both kinds together, of one node; nobody is the actor of what changed by itself."""
 
 SERVED = Export(
     "discovery",

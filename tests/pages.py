@@ -29,6 +29,7 @@ NOT_HERE = {"first-run"}
 ELSEWHERE = re.compile(r"admin|api|schema")
 """Namespaces that are not the console's own pages."""
 HISTORY = 120
+HOUR = timedelta(hours=1)
 NO_PAGE = {301, 302, 400, 401, 403, 404, 405, 410, 429}
 
 
@@ -81,6 +82,45 @@ def furnish(count: int, *, name: str = "big") -> Furnished:
         "invitation": {"token": "of-nobody"},  # for who is not signed in yet: no page of an administrator
     }
     return Furnished(mesh, live, keys)
+
+
+def settle_people(furnished: Furnished, count: int) -> None:
+    """Beside the mesh: so many people, invitations, programs and webhooks, and a rotation that is under way."""
+    from django.contrib.auth.models import User  # noqa: PLC0415
+
+    from nodes.models import ApiToken, Delivery, Grant, Invitation, Webhook  # noqa: PLC0415
+    from nodes.secrets import Secret  # noqa: PLC0415
+    from nodes.services import rotation  # noqa: PLC0415
+
+    now, cluster = datetime.now(UTC), furnished.mesh.cluster
+    names = [f"{cluster.name} {number}" for number in range(count)]
+    people = User.objects.bulk_create(User(username=name.replace(" ", "-")) for name in names)
+    given = {"cluster": cluster, "role": "viewer"}
+    Grant.objects.bulk_create(Grant(user=person, at=now, given_by="alice", **given) for person in people)
+    Invitation.objects.bulk_create(
+        Invitation(name=name, digest=f"s3cret of {name}", made=now, made_by="alice", expires=now + HOUR, **given)
+        for name in names
+    )
+    owners = [*people, *User.objects.filter(username="alice")]
+    ApiToken.objects.bulk_create(
+        ApiToken(user=owner, name=name, digest=f"s3cret of {owner} {name}", created=now, expires=now + HOUR)
+        for name in names
+        for owner in (owners[0], owners[-1])
+    )
+    webhooks = Webhook.objects.bulk_create(
+        Webhook(name=name, url=Secret("https://hooks.example/s3cret"), host="hooks.example", secret=Secret("s3cret"),
+                everywhere=False, created_by=owners[0])
+        for name in names
+    )  # fmt: skip
+    for webhook in webhooks:
+        webhook.clusters.add(cluster)
+    Delivery.objects.bulk_create(
+        Delivery(webhook=webhooks[0], kind="test", event={}, text=name, created=now) for name in names
+    )
+    rotation.start("tests", cluster, automatic=False, now=now)
+    furnished.keys = {
+        **furnished.keys, "settings-webhook": {"uuid": webhooks[0].uuid}, "settings-person": {"pk": people[0].pk},
+    }  # fmt: skip
 
 
 def _make_tokens(mesh: Mesh, now: datetime) -> list:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from django.core.paginator import Paginator
 from django.shortcuts import render
 from django.views import View
 
 from nodes import exports
 from nodes.filters import AuditFilter, TransitionFilter
 from nodes.models import Audit, Transition
-from nodes.views.common import PAGE_SIZE, RoleMixin
-from nodes.views.lists import export_rows
+from nodes.views.common import RoleMixin
+from nodes.views.lists import export_rows, paginate
 
 
 class ActivityView(RoleMixin, View):
@@ -30,7 +29,7 @@ class ActivityView(RoleMixin, View):
             )
         if kind := exports.wanted(request):
             return export_rows(exports.AUDITS if tab == "audit" else exports.TRANSITIONS, found.qs, kind)
-        page = Paginator(found.qs, PAGE_SIZE).get_page(request.GET.get("page"))
+        page = paginate(request, found.qs)
         return render(
             request, "activity/list.html", {"tab": tab, "filter": found, "chips": found.chips(), "page": page}
         )

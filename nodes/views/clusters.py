@@ -6,7 +6,6 @@ from collections import Counter
 from functools import cached_property
 
 from django.contrib import messages
-from django.core.paginator import Paginator
 from django.db.models import Case, Count, Q, When
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -25,9 +24,9 @@ from nodes.services import clusters as services
 from nodes.services import rollouts
 from nodes.services.refused import Refused
 from nodes.talos_forms import ImportForm
-from nodes.views.common import PAGE_SIZE, RoleMixin, add_links, summaries
+from nodes.views.common import RoleMixin, add_links, summaries
 from nodes.views.links import links_page
-from nodes.views.lists import export_rows
+from nodes.views.lists import export_one, export_rows, paginate
 from nodes.views.unwell import as_file
 
 
@@ -154,15 +153,27 @@ class ClusterNodesView(ClusterTab):
 
     def get(self, request, uuid):
         members = Node.objects.approved().filter(cluster=self.cluster).order_by("name")
-        page = Paginator(members, PAGE_SIZE).get_page(request.GET.get("page"))
+        pending = Node.objects.pending().filter(cluster=self.cluster).order_by("name")
+        if kind := exports.wanted(request):
+            files = {
+                "members": (exports.NODES, lambda: with_details(members)),
+                "pending": (exports.NODES, lambda: with_details(pending)),
+            }
+            return export_one(request, files, kind, add_links)
+        page = paginate(request, members)
         add_links(page.object_list)
         return self.show(
-            pending=list(Node.objects.pending().filter(cluster=self.cluster).order_by("name")),
+            pending=paginate(request, pending, "pending"),
             page=page,
             size=self.cluster.approved_count,
             connected=members.here().count(),
             hindered=hindered(self.cluster),
         )
+
+
+def with_details(nodes):
+    """These nodes with what their file says of them."""
+    return nodes.select_related("cluster").prefetch_related("candidates")
 
 
 def hindered(cluster: Cluster) -> list[Node]:
@@ -244,6 +255,21 @@ class ClusterOptionsPreviewView(ClusterTab):
         return self.show(form=form, sentences=sentences)
 
 
+VERSIONS = exports.Export("agent-versions", {"agent": lambda row: row[0] or None, "nodes": lambda row: row[1]})
+
+STEPS = exports.Export(
+    "upgrade",
+    {
+        "node": lambda step: step.node.name,
+        "from": lambda step: step.before or None,
+        "to": lambda step: step.rollout.version,
+        "state": lambda step: step.state,
+        "reason": lambda step: step.reason or None,
+        "told": lambda step: exports.moment(step.told),
+        "ended": lambda step: exports.moment(step.ended),
+    },
+)
+
 PRESSING = Case(When(state=RolloutStep.State.FAILED, then=0), When(state=RolloutStep.State.TOLD, then=1), default=2)
 """What went wrong, and what goes on just now, come before what is done or waits."""
 
@@ -257,6 +283,9 @@ class ClusterAgentsView(ClusterTab):
     template = "clusters/agents.html"
 
     def get(self, request, uuid):
+        if kind := exports.wanted(request):
+            files = {"upgrade": (STEPS, self.steps), "versions": (VERSIONS, self.versions)}
+            return export_one(request, files, kind)
         return self.show_offer()
 
     def post(self, request, uuid):
@@ -266,16 +295,29 @@ class ClusterAgentsView(ClusterTab):
             messages.error(request, refusal.reason)
         return redirect("cluster-agents", uuid)
 
+    @cached_property
+    def rollout(self) -> Rollout | None:
+        """The last upgrade."""
+        return self.cluster.rollouts.first()
+
+    def steps(self):
+        """What became of each node in it."""
+        steps = RolloutStep.objects.filter(rollout=self.rollout).select_related("node", "rollout")
+        return steps.order_by(PRESSING, "order")
+
+    def versions(self) -> list[tuple[str, int]]:
+        """Which agents run, and on how many members."""
+        members = Node.objects.approved().filter(cluster=self.cluster).order_by()
+        return sorted(Counter(members.values_list("agent_version", flat=True)).items(), reverse=True)
+
     def show_offer(self) -> HttpResponse:
         """What runs, what may be upgraded, and how the last upgrade went."""
-        members = Node.objects.approved().filter(cluster=self.cluster).order_by()
-        rollout = self.cluster.rollouts.first()
-        steps = RolloutStep.objects.filter(rollout=rollout).select_related("node").order_by(PRESSING, "order")
+        steps = self.steps()
         return self.show(
             offer=rollouts.read_offer(self.cluster),
-            versions=sorted(Counter(members.values_list("agent_version", flat=True)).items(), reverse=True),
-            rollout=rollout,
-            page=Paginator(steps, PAGE_SIZE).get_page(self.request.GET.get("page")),
+            versions=self.versions(),
+            rollout=self.rollout,
+            page=paginate(self.request, steps),
             finished=steps.filter(state=RolloutStep.State.DONE).count(),
         )
 
@@ -315,7 +357,7 @@ class ClusterActivityView(ClusterTab):
             rows = self.cluster.transitions.select_related("cluster", "node", "peer")
         if wanted := exports.wanted(request):
             return export_rows(exports.AUDITS if kind == "audit" else exports.TRANSITIONS, rows, wanted)
-        return self.show(kind=kind, page=Paginator(rows, PAGE_SIZE).get_page(request.GET.get("page")))
+        return self.show(kind=kind, page=paginate(request, rows))
 
 
 @method_decorator(never_cache, name="dispatch")

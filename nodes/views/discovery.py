@@ -24,7 +24,7 @@ from nodes.services import inspection
 from nodes.services.inspection import Listed, Listing, Seal
 from nodes.views.clusters import ClusterTab
 from nodes.views.common import PAGE_SIZE, RoleMixin
-from nodes.views.lists import export_rows
+from nodes.views.lists import export_rows, paginate
 
 STATS_SECONDS = 3600
 """For how long one count is told again (spec/discovery-protocol.md §5.8)."""
@@ -47,8 +47,8 @@ class DiscoveryView(RoleMixin, View):
             "serving": inspection.is_serving(time.time()),
             "all": settings.DISCOVERY_SERVE == "all",
             "redirect": settings.DISCOVERY_REDIRECT,
-            "ours": [one for one in kept if one.cluster is not None],
-            "strangers": Paginator(strangers, PAGE_SIZE).get_page(request.GET.get("page")),
+            "ours": paginate(request, [one for one in kept if one.cluster is not None], "ours"),
+            "strangers": paginate(request, strangers),
             "affiliates": sum(one.affiliates for one in kept),
             "limit": settings.DISCOVERY_AFFILIATES,
         }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import django_filters
 import django_tables2 as tables
+from django.core.exceptions import BadRequest
+from django.core.paginator import Page, Paginator
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
@@ -19,6 +21,10 @@ from nodes import exports
 from nodes.views.bulk import Deed, offered
 from nodes.views.common import PAGE_SIZE, RoleMixin
 
+Rows = QuerySet[Any] | Sequence[Any]
+Files = Mapping[str, tuple[exports.Export, Callable[[], Rows]]]
+"""The lists of a page by name: the columns of each one's file, and its rows."""
+
 
 class ListView(RoleMixin, View):
     """One list. What a list is, its class says by these; the rest is here."""
@@ -28,7 +34,7 @@ class ListView(RoleMixin, View):
     table_class: type[tables.Table]
     filter_class: type[django_filters.FilterSet] | None = None
 
-    def rows(self) -> QuerySet[Any] | Sequence[Any]:
+    def rows(self) -> Rows:
         """All of the list, unfiltered."""
         raise NotImplementedError
 
@@ -65,9 +71,21 @@ class ListView(RoleMixin, View):
         return render(request, self.template, context | self.context(table))
 
 
-def export_rows(
-    export: exports.Export, rows: QuerySet[Any] | Sequence[Any], kind: str, complete: Any = None
-) -> HttpResponse:
+def paginate(request: HttpRequest, rows: Rows, parameter: str = "page") -> Page[Any]:
+    """The page of a list that the address asks for; a second list of the same page has a parameter of its own."""
+    return Paginator(rows, PAGE_SIZE).get_page(request.GET.get(parameter))
+
+
+def export_one(request: HttpRequest, files: Files, kind: str, complete: Any = None) -> HttpResponse:
+    """The list that the address names, as a file. Raises BadRequest for one that the page does not have."""
+    name = request.GET.get(exports.WHICH) or next(iter(files))
+    if name not in files:
+        raise BadRequest(f"The lists of this page are {' and '.join(files)}.")
+    export, read = files[name]
+    return export_rows(export, read(), kind, complete)
+
+
+def export_rows(export: exports.Export, rows: Rows, kind: str, complete: Any = None) -> HttpResponse:
     """The first rows as a file."""
     total = rows.count() if isinstance(rows, QuerySet) else len(rows)
     shown = list(rows[: exports.LIMIT])

@@ -7,20 +7,20 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import NamedTuple
 
-from django.core.paginator import Paginator
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, render
 from django.utils import timezone
 from django.views import View
 
-from nodes import configuration, live
+from nodes import configuration, exports, live
 from nodes.forms import NetworksForm, NodeOptionsForm, RenameForm, TypedNameForm
 from nodes.history import reading
 from nodes.live import Seen
 from nodes.models import Audit, Candidate, Change, Node, Transition
 from nodes.services import revisions
-from nodes.views.common import PAGE_SIZE, RoleMixin, add_links, read_live
+from nodes.views.common import RoleMixin, add_links, read_live
 from nodes.views.history import answer, history_context
+from nodes.views.lists import export_one, export_rows, paginate
 
 SHOWN_LATELY = 5
 SHOWN_ACTIVITY = 100
@@ -86,17 +86,25 @@ class NodeOverviewPage(NodePage):
             "waiting": [network for network in node.claimed_networks if network not in node.networks],
             "lately": activity_of(node, SHOWN_LATELY),
             "networks_form": NetworksForm(node),
-            "not_cut_off": not_cut_off(node),
+            "not_cut_off": paginate(self.request, not_cut_off(node)),
             "shut_out": is_shut_out(node),
             **history_context(self.request),
         }
         return super().show(status, **(lately | context))
 
 
+NOT_CUT_OFF = exports.Export(
+    "not-cut-off",
+    {name: exports.NODES.columns[name] for name in ("name", "agent", "last_seen", "configuration", "revisions_behind")},
+)
+
+
 class NodeView(NodeOverviewPage):
-    """How it stands, in cards of labels and values."""
+    """How it stands, in cards of labels and values; its list is of those who may still have it once it is removed."""
 
     def get(self, request, pk):
+        if kind := exports.wanted(request):
+            return export_rows(NOT_CUT_OFF, not_cut_off(self.node), kind)
         return self.show()
 
 
@@ -119,6 +127,37 @@ def is_shut_out(node: Node) -> bool:
     return tombstone is not None and node.cluster.secret_generation != tombstone.secret_generation
 
 
+class Link(NamedTuple):
+    """A peer, and the link with it as either end last reported it."""
+
+    peer: Node
+    seen: Seen | None
+    back: Seen | None
+    """As the peer sees it."""
+
+
+def _state(seen: Seen | None) -> str:
+    return seen.state if seen else "not said"
+
+
+LINKS = exports.Export(
+    "links",
+    {
+        "peer": lambda link: link.peer.name,
+        "state": lambda link: _state(link.seen),
+        "state_seen_by_peer": lambda link: _state(link.back),
+        "endpoint": lambda link: (link.seen and link.seen.endpoint) or None,
+        "last_handshake": lambda link: link.seen and exports.moment(link.seen.handshake),
+        "round_trip_seconds": lambda link: link.seen and link.seen.rtt,
+        "loss": lambda link: link.seen and link.seen.loss,
+        "received": lambda link: link.seen and link.seen.received,
+        "sent": lambda link: link.seen and link.seen.sent,
+        "reported": lambda link: link.seen and exports.moment(link.seen.at),
+    },
+)
+"""Bytes as WireGuard counts them; loss as a share of 1."""
+
+
 class NodeLinksView(NodePage):
     """Its peers, each link from both ends, live."""
 
@@ -127,7 +166,19 @@ class NodeLinksView(NodePage):
     follows = ""
 
     def get(self, request, pk):
+        if kind := exports.wanted(request):
+            return export_rows(LINKS, self.links(), kind)
         return self.show()
+
+    def links(self) -> list[Link]:
+        """With each peer, as both ends said last; the page itself is told the same by its socket."""
+        node = self.node
+        if node.status != Node.Status.APPROVED:
+            return []
+        peers = list(Node.objects.approved().filter(cluster=node.cluster_id).exclude(pk=node.pk).order_by("name"))
+        seen = read_live(lambda: live.read_links(node), {})
+        back = read_live(lambda: live.read_links_to(node, [peer.pk for peer in peers]), {})
+        return [Link(peer, seen.get(peer.index), back.get(peer.pk)) for peer in peers]
 
 
 class Tried(NamedTuple):
@@ -148,6 +199,22 @@ class Tried(NamedTuple):
         return self.up + self.unknown + self.down
 
 
+TRIED = exports.Export(
+    "endpoints",
+    {
+        "endpoint": lambda one: one.endpoint,
+        "source": lambda one: one.candidate.source if one.candidate else None,
+        "last_seen": lambda one: exports.moment(one.candidate.seen) if one.candidate else None,
+        "in_use_by": lambda one: one.used,
+        "up": lambda one: one.up,
+        "unknown": lambda one: one.unknown,
+        "down": lambda one: one.down,
+        "last_handshake": lambda one: exports.moment(one.handshake),
+    },
+)
+"""In the order in which others try them; no source stands for what peers alone saw."""
+
+
 class NodeEndpointsView(NodePage):
     """Where it may be reached, who says so, and at which of them peers have it."""
 
@@ -159,7 +226,10 @@ class NodeEndpointsView(NodePage):
         peers = Node.objects.approved().filter(cluster=node.cluster_id).exclude(pk=node.pk)
         pks = list(peers.values_list("pk", flat=True)) if node.status == Node.Status.APPROVED else []
         seen = read_live(lambda: live.read_links_to(node, pks), {})
-        return self.show(tried=count_tries(node.candidates.all(), seen.values()), reporting=len(seen))
+        tried = count_tries(node.candidates.all(), seen.values())
+        if kind := exports.wanted(request):
+            return export_rows(TRIED, tried, kind)
+        return self.show(tried=paginate(request, tried), reporting=len(seen))
 
 
 def count_tries(candidates, seen) -> list[Tried]:
@@ -180,6 +250,27 @@ def _tried(endpoint: str, candidate: Candidate | None, sights: list[Seen]) -> Tr
     return Tried(endpoint, candidate, states["up"], states["unknown"], states["down"], at)
 
 
+LINES = exports.Export(
+    "configuration",
+    {
+        "what": lambda line: line.label,
+        "desired": lambda line: line.desired,
+        "applied": lambda line: line.applied,
+        "differs": lambda line: line.differs,
+    },
+)
+
+PEERS = exports.Export(
+    "peers",
+    {
+        "peer": lambda peer: peer.name,
+        "member": lambda peer: peer.pk is not None,
+        "applied": lambda peer: peer.applied,
+        "differs": lambda peer: peer.differs,
+    },
+)
+
+
 class NodeConfigurationView(NodePage):
     """What it should have beside what it applied."""
 
@@ -188,13 +279,17 @@ class NodeConfigurationView(NodePage):
 
     def get(self, request, pk):
         node = self.node
+        kind = exports.wanted(request)
         if node.is_talos or node.status != Node.Status.APPROVED:
-            return self.show()
+            return export_rows(PEERS, [], kind) if kind else self.show()
         since = read_since(node)
         peers = self.compare(since)
-        page = Paginator(peers, PAGE_SIZE).get_page(request.GET.get("page"))
+        lines = configuration.compare_options(node.cluster, node, since, options_set_since(node, since))
+        if kind:
+            return export_one(request, {"peers": (PEERS, lambda: peers), "options": (LINES, lambda: lines)}, kind)
+        page = paginate(request, peers)
         return self.show(
-            lines=configuration.compare_options(node.cluster, node, since, options_set_since(node, since)),
+            lines=lines,
             page=page,
             desired=describe_peers(node, [peer.pk for peer in page if peer.pk]),
             differing=sum(peer.differs for peer in peers),
@@ -262,6 +357,9 @@ class NodeActivityView(NodePage):
     template = "nodes/activity.html"
 
     def get(self, request, pk):
-        rows = activity_of(self.node, SHOWN_ACTIVITY)
-        page = Paginator(rows, PAGE_SIZE).get_page(request.GET.get("page"))
-        return self.show(page=page, more=len(rows) == SHOWN_ACTIVITY)
+        node = self.node
+        if kind := exports.wanted(request):
+            total = node.transitions.count() + node.audits.count()
+            return exports.answer(exports.ACTIVITY, activity_of(node, exports.LIMIT), total, kind, timezone.now())
+        rows = activity_of(node, SHOWN_ACTIVITY)
+        return self.show(page=paginate(request, rows), more=len(rows) == SHOWN_ACTIVITY)

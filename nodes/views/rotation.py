@@ -11,14 +11,33 @@ from django.shortcuts import redirect
 from django.utils import timezone
 
 from kubespan.core.rotation import Standing
+from nodes import exports
 from nodes.forms import GenerationForm, RotationForm
-from nodes.models import Cluster
+from nodes.models import Cluster, Node
 from nodes.services import rotation as services
 from nodes.services.refused import Refused
 from nodes.views.clusters import ClusterTab
+from nodes.views.lists import export_rows, paginate
 
-SHOWN_MACHINES = 50
-"""Machines that a list shows; the counts say the rest."""
+
+def stand(row: tuple[Node, Standing | None]) -> str:
+    """How far a machine is, in a word."""
+    node, standing = row
+    if standing is None:
+        return "does not follow"
+    return "takes no part" if node.is_talos else str(standing)
+
+
+STANDINGS = exports.Export(
+    "rotation",
+    {
+        "node": lambda row: row[0].name,
+        "kind": lambda row: "talos" if row[0].is_talos else "agent",
+        "standing": stand,
+        "last_seen": lambda row: exports.moment(row[0].last_seen),
+    },
+)
+"""Of a rotation that is under way each machine; otherwise those that do not follow the last one yet."""
 
 
 def start_rotation(request: HttpRequest, cluster: Cluster, *, automatic: bool) -> HttpResponse:
@@ -40,16 +59,20 @@ class RotationView(ClusterTab):
 
     def get(self, request, uuid):
         rotation = services.under_way(self.cluster)
-        context = {"rotation": rotation, "live_path": f"/live/rotation/{self.cluster.uuid}", "shown": SHOWN_MACHINES}
+        context = {"rotation": rotation, "live_path": f"/live/rotation/{self.cluster.uuid}"}
+        kind = exports.wanted(request)
         if rotation is None:
             switched, late = services.not_following(self.cluster)
-            return self.show(form=RotationForm(), switched=switched, late=late, **context)
+            if kind:
+                return export_rows(STANDINGS, [(node, None) for node in late], kind)
+            return self.show(form=RotationForm(), switched=switched, late=paginate(request, late), **context)
         rows = services.standings(self.cluster, rotation)
+        if kind:
+            return export_rows(STANDINGS, rows, kind)
         counts = Counter(stand for node, stand in rows if not node.is_talos)
         unready = [(node, stand) for node, stand in rows if stand is not Standing.READY]
         return self.show(
-            unready=unready,
-            further=max(0, len(unready) - SHOWN_MACHINES),
+            unready=paginate(request, unready),
             ready=counts[Standing.READY],
             away=counts[Standing.AWAY],
             waiting=counts[Standing.WAITING],

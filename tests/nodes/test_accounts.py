@@ -263,7 +263,7 @@ def test_people_are_listed_with_what_they_may_in_as_many_queries_as_ever(
     page = read(client.get("/settings/people/"))
     for wanted in ("administrator of the whole console", "viewer of homelab"):
         assert wanted in page
-    with django_assert_num_queries(8) as few:
+    with django_assert_num_queries(9) as few:
         client.get("/settings/people/")
     for number in range(5):
         make_user(f"p{number}", "operator", cluster)

@@ -75,11 +75,18 @@ def test_what_a_token_is_not_for(path, expected, client):
 
 
 @pytest.mark.parametrize(
-    "page", ["overview", "account", "settings-about", "settings-people", "settings-keys", "help", "admin:index"]
+    "page", ["overview", "account", "settings-about", "settings-webhook-create", "help", "admin:index"]
 )
 def test_a_page_that_has_no_file_is_not_read_as_one(page, client):
     _, plain = make_api_token(make_user("root", is_superuser=True), "administrator")
     assert said(client.get(reverse(page), {"_export": "json"}, **bear(plain))) == (403, "not-a-page")
+
+
+@pytest.mark.parametrize("page", ["settings-people", "settings-alerts", "settings-keys"])
+@pytest.mark.parametrize(("role", "status"), [("operator", 403), ("administrator", 200)])
+def test_lists_of_the_settings_are_for_tokens_of_administrators(page, role, status, client):
+    _, plain = make_api_token(make_user("root", is_superuser=True), role)
+    assert client.get(reverse(page), {"_export": "json"}, **bear(plain)).status_code == status
 
 
 @pytest.mark.parametrize("method", ["post", "put", "patch", "delete"])

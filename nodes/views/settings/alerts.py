@@ -10,14 +10,59 @@ from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.views.decorators.cache import never_cache
 
+from nodes import exports
 from nodes.alert_forms import WebhookForm
 from nodes.forms import TypedNameForm
 from nodes.models import Delivery, Webhook
 from nodes.notify import KINDS
 from nodes.services import alerts, webhooks
 from nodes.services.refused import Refused
-from nodes.views.common import PAGE_SIZE
+from nodes.views.lists import export_rows, paginate
 from nodes.views.settings.frame import SettingsTab
+
+
+def standing(webhook: Webhook) -> str:
+    """How one stands, in the words of its page."""
+    if webhook.disabled_at:
+        return "disabled"
+    return "failing" if webhook.failures else "delivers" if webhook.arrived else "nothing told yet"
+
+
+WEBHOOKS = exports.Export(
+    "webhooks",
+    {
+        "name": lambda webhook: webhook.name,
+        "host": lambda webhook: webhook.host,
+        "format": lambda webhook: webhook.format,
+        "state": standing,
+        "kinds": lambda webhook: exports.joined(webhook.kinds),
+        "clusters": lambda webhook: None if webhook.everywhere else ", ".join(map(str, webhook.clusters.all())),
+        "down_seconds": lambda webhook: webhook.down_seconds,
+        "waiting": lambda webhook: webhook.waiting,
+        "failures": lambda webhook: webhook.failures,
+        "last_told": lambda webhook: exports.moment(webhook.arrived),
+        "disabled": lambda webhook: exports.moment(webhook.disabled_at),
+        "disabled_reason": lambda webhook: webhook.disabled_reason or None,
+        "created": lambda webhook: exports.moment(webhook.created),
+        "created_by": lambda webhook: webhook.created_by.get_username() if webhook.created_by else None,
+    },
+)
+"""Without address and secret; `clusters` is nothing where it tells of all."""
+
+DELIVERIES = exports.Export(
+    "deliveries",
+    {
+        "id": lambda one: str(one.uuid),
+        "created": lambda one: exports.moment(one.created),
+        "kind": lambda one: one.kind,
+        "text": lambda one: one.text,
+        "state": lambda one: one.state,
+        "attempts": lambda one: one.attempts,
+        "result": lambda one: one.result or None,
+        "milliseconds": lambda one: one.milliseconds,
+        "ended": lambda one: exports.moment(one.ended),
+    },
+)
 
 
 class AlertsView(SettingsTab):
@@ -29,10 +74,11 @@ class AlertsView(SettingsTab):
     def get(self, request):
         last = Delivery.objects.filter(webhook=OuterRef("pk"), state=Delivery.State.DELIVERED)
         waiting = Count("deliveries", filter=Q(deliveries__state=Delivery.State.WAITING))
-        rows = Webhook.objects.prefetch_related("clusters").annotate(
-            waiting=waiting, arrived=Subquery(last.values("ended")[:1])
-        )
-        return self.show(webhooks=rows, words=KINDS)
+        rows = Webhook.objects.prefetch_related("clusters").select_related("created_by")
+        rows = rows.annotate(waiting=waiting, arrived=Subquery(last.values("ended")[:1])).order_by("name")
+        if kind := exports.wanted(request):
+            return export_rows(WEBHOOKS, rows, kind)
+        return self.show(webhooks=paginate(request, rows), words=KINDS)
 
 
 @method_decorator(never_cache, name="dispatch")
@@ -65,7 +111,10 @@ class WebhookView(SettingsTab):
     tab = "alerts"
 
     def get(self, request, uuid):
-        return show_webhook(self, get_object_or_404(Webhook, uuid=uuid))
+        webhook = get_object_or_404(Webhook, uuid=uuid)
+        if kind := exports.wanted(request):
+            return export_rows(DELIVERIES, webhook.deliveries.all(), kind)
+        return show_webhook(self, webhook)
 
     def post(self, request, uuid):
         webhook = get_object_or_404(Webhook, uuid=uuid)
@@ -91,7 +140,7 @@ def show_webhook(
         status,
         webhook=webhook,
         form=form or WebhookForm(initial=WebhookForm.first(webhook)),
-        deliveries=webhook.deliveries.all()[:PAGE_SIZE],
+        deliveries=paginate(view.request, webhook.deliveries.all()),
         waiting=webhook.deliveries.filter(state=Delivery.State.WAITING).count(),
         secret=secret,
         kept_days=alerts.KEPT_FOR.days,

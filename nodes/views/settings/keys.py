@@ -3,16 +3,39 @@
 from __future__ import annotations
 
 from django.contrib import messages
-from django.core.paginator import Paginator
 from django.shortcuts import redirect
 from django.utils import timezone
 
+from nodes import exports
 from nodes.services import keys as services
 from nodes.services.refused import Refused
-from nodes.views.common import PAGE_SIZE
+from nodes.views.lists import export_one, paginate
 from nodes.views.settings.frame import SettingsTab
 from nodes.vitals.keys import read_cluster_secrets, read_keys
 from nodes.words import count
+
+SECRETS = exports.Export(
+    "cluster-secrets",
+    {
+        "cluster": lambda secret: secret.cluster.name,
+        "generation": lambda secret: secret.cluster.secret_generation,
+        "in_use_since": lambda secret: exports.moment(secret.since),
+        "handing_out": lambda secret: secret.handing_out,
+    },
+)
+"""How old each is; no secret is among it."""
+
+KEYS = exports.Export(
+    "keys",
+    {
+        "name": lambda key: key.name,
+        "held": lambda key: key.held,
+        "newest": lambda key: key.newest,
+        "values": lambda key: key.total,
+        "encrypts": lambda key: ", ".join(f"{what}: {number}" for what, number in key.values.items()) or None,
+    },
+)
+"""Names alone."""
 
 
 class KeysView(SettingsTab):
@@ -22,7 +45,10 @@ class KeysView(SettingsTab):
     template = "settings/keys.html"
 
     def get(self, request):
-        page = Paginator(read_cluster_secrets(), PAGE_SIZE).get_page(request.GET.get("page"))
+        if kind := exports.wanted(request):
+            files = {"secrets": (SECRETS, read_cluster_secrets), "keys": (KEYS, lambda: read_keys().keys)}
+            return export_one(request, files, kind)
+        page = paginate(request, read_cluster_secrets())
         return self.show(found=read_keys(), page=page, secrets=page.object_list)
 
 

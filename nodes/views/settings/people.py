@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from functools import cached_property
 
 from allauth.mfa.models import Authenticator
@@ -16,12 +17,13 @@ from django.utils.decorators import method_decorator
 from django.views import View
 from django.views.decorators.cache import never_cache
 
-from nodes import access
+from nodes import access, exports
 from nodes.forms import InvitationForm, RoleForm
 from nodes.models import Audit, Cluster, Grant, Invitation, Role
 from nodes.services import invitations, people
 from nodes.services.refused import Refused
 from nodes.views.common import RoleMixin
+from nodes.views.lists import export_one, paginate
 from nodes.views.settings.frame import SettingsTab
 
 SHOWN_ACTIVITY = 12
@@ -41,6 +43,47 @@ def people_for(user: User):
     if access.may(user, MANAGE):
         return found
     return found.filter(pk__in=Grant.objects.filter(cluster__in=access.clusters_where(user, MANAGE)).values("user"))
+
+
+def _where(cluster: Cluster | None) -> str:
+    return cluster.name if cluster else "the whole console"
+
+
+def roles_of(person: User) -> list[str]:
+    """All roles of one of `people_for`, each with where it holds."""
+    whole = ["administrator of the whole console"] if person.is_superuser else []
+    given = [grant for grant in person.grants.all() if grant.cluster is not None or not whole]
+    return whole + [f"{grant.get_role_display()} of {_where(grant.cluster)}" for grant in given]
+
+
+PEOPLE = exports.Export(
+    "people",
+    {
+        "name": lambda person: person.get_username(),
+        "mail_address": lambda person: person.email or None,
+        "may_sign_in": lambda person: person.is_active,
+        "roles": lambda person: ", ".join(roles_of(person)) or None,
+        "second_factor": lambda person: person.second_factor,
+        "last_sign_in": lambda person: exports.moment(person.last_login),
+        "since": lambda person: exports.moment(person.date_joined),
+    },
+)
+
+
+def invited(now: datetime) -> exports.Export:
+    """The invitations that wait; the link of one is not kept anywhere."""
+    return exports.Export(
+        "invitations",
+        {
+            "name": lambda one: one.name,
+            "role": lambda one: one.role,
+            "where": lambda one: _where(one.cluster),
+            "state": lambda one: one.worthless(now) or "waiting",
+            "made": lambda one: exports.moment(one.made),
+            "made_by": lambda one: one.made_by,
+            "expires": lambda one: exports.moment(one.expires),
+        },
+    )
 
 
 def invitations_for(user: User):
@@ -64,7 +107,23 @@ class PeopleView(SettingsTab):
         return managed(self.request.user)
 
     def get(self, request):
+        if kind := exports.wanted(request):
+            files = {
+                "people": (PEOPLE, self.people),
+                "invitations": (invited(timezone.now()), lambda: invitations_for(request.user)),
+            }
+            return export_one(request, files, kind)
         return self.show_people(InvitationForm(request.user))
+
+    @property
+    def search(self) -> str:
+        """What is searched for in names and mail addresses."""
+        return self.request.GET.get("q", "").strip()
+
+    def people(self):
+        """Those whom the search leaves."""
+        found, search = people_for(self.request.user), self.search
+        return found.filter(Q(username__icontains=search) | Q(email__icontains=search)) if search else found
 
     def post(self, request):
         form = InvitationForm(request.user, request.POST)
@@ -83,15 +142,11 @@ class PeopleView(SettingsTab):
         return self.show_people(InvitationForm(request.user), made=invitation, link=link)
 
     def show_people(self, form, status=200, **context):
-        search = self.request.GET.get("q", "").strip()
-        found = people_for(self.request.user)
-        everybody = list(found.filter(Q(username__icontains=search) | Q(email__icontains=search)) if search else found)
-        now = timezone.now()
         context = {
-            "people": everybody,
-            "search": search,
-            "invitations": [one for one in invitations_for(self.request.user) if one.worthless(now) != "accepted"],
-            "now": now,
+            "people": paginate(self.request, self.people()),
+            "search": self.search,
+            "invitations": paginate(self.request, invitations_for(self.request.user), "invitations"),
+            "now": timezone.now(),
             "form": form,
         } | context
         return self.show(status, **context)
@@ -125,7 +180,7 @@ class PersonPage(SettingsTab):
             "person": person,
             "form": form,
             "whole": whole,
-            "grants": [grant for grant in person.grants.all() if grant.cluster is not None],
+            "grants": paginate(self.request, [grant for grant in person.grants.all() if grant.cluster is not None]),
             "console_role": people.console_role(person),
             "mine": set(mine.values_list("pk", flat=True)),
             "activity": Audit.objects.visible_to(self.request.user)
