@@ -29,6 +29,30 @@ from nodes.views.links import links_page
 from nodes.views.lists import export_one, export_rows, paginate
 from nodes.views.unwell import as_file
 
+ORDERS = {
+    "name": ("Name", lambda cluster: cluster.name.casefold()),
+    "nodes": ("Nodes", lambda cluster: cluster.standing.size),
+    "not-up": ("Links not up", lambda cluster: cluster.standing.links.unknown + cluster.standing.links.down),
+}
+"""By what clusters are sorted: what that is called, and how a cluster gives it."""
+
+
+def sort_clusters(clusters: list[Cluster], asked: str) -> list[Cluster]:
+    """Clusters with their standings as an address asks for them, the most first with a `-`; among equals by name."""
+    by_name = sorted(clusters, key=ORDERS["name"][1])
+    order = ORDERS.get(asked.removeprefix("-"))
+    return sorted(by_name, key=order[1], reverse=asked.startswith("-")) if order else by_name
+
+
+def choose_orders(asked: str) -> list[dict[str, str]]:
+    """What they may be sorted by, each with what its link asks for: the other way round for the one in use."""
+    found = []
+    for name, (title, _) in ORDERS.items():
+        first, second = (name, f"-{name}") if name == "name" else (f"-{name}", name)  # of a number, first the most
+        order = {name: "ascending", f"-{name}": "descending"}.get(asked, "")
+        found.append({"title": title, "sort": second if asked == first else first, "order": order})
+    return found
+
 
 class ClusterListView(RoleMixin, View):
     """All clusters."""
@@ -36,13 +60,17 @@ class ClusterListView(RoleMixin, View):
     permission = "enter_console"
 
     def get(self, request):
-        clusters = {cluster.pk: cluster for cluster in Cluster.objects.visible_to(request.user).order_by("name")}
+        clusters = {cluster.pk: cluster for cluster in Cluster.objects.visible_to(request.user)}
         nodes = standing.read_rows(Node.objects.visible_to(request.user).present())
         for pk, found in standing.tally(nodes, clusters, summaries(nodes)).items():
             clusters[pk].standing = found
+        asked = request.GET.get("sort", "name")
+        found = sort_clusters(list(clusters.values()), asked)
         if kind := exports.wanted(request):
-            return export_rows(exports.CLUSTERS, list(clusters.values()), kind)
-        return render(request, "clusters/list.html", {"clusters": list(clusters.values())})
+            return export_rows(exports.CLUSTERS, found, kind)
+        return render(
+            request, "clusters/list.html", {"clusters": paginate(request, found), "orders": choose_orders(asked)}
+        )
 
 
 ENROL = "enrol"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from uuid import uuid4
 
+import msgspec
 import pytest
 from django.contrib.auth import get_user_model
 from django.db import connection
@@ -14,7 +15,8 @@ from django.urls import get_resolver, reverse
 from django.utils import timezone
 
 from kubespan.core.messages import ENROL_PATH
-from nodes import certificates, delivery
+from nodes import certificates, delivery, live
+from nodes.connections import sync_redis
 from nodes.counters import read_counters
 from nodes.models import Audit, Cluster, Node, Token
 from nodes.services import people
@@ -445,10 +447,47 @@ def test_the_list_of_nodes_follows_its_address(page, cluster, query, names):
     assert ("Nothing matches" in text) == (not names)
 
 
-def test_clusters_are_listed_by_name(page, cluster):
-    for name in ("office", "edge"):
-        make_cluster(name, now=timezone.now())
-    assert [found.name for found in page.get("/clusters/").context["clusters"]] == ["edge", "homelab", "office"]
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        pytest.param("", ["edge", "homelab", "office"], id="by name"),
+        pytest.param("?sort=-name", ["office", "homelab", "edge"], id="by name, backwards"),
+        pytest.param("?sort=nodes", ["edge", "office", "homelab"], id="the fewest nodes"),
+        pytest.param("?sort=-nodes", ["homelab", "office", "edge"], id="the most nodes"),
+        pytest.param("?sort=-not-up", ["office", "edge", "homelab"], id="the most links not up, then by name"),
+        pytest.param("?sort=colour", ["edge", "homelab", "office"], id="by nothing there is"),
+    ],
+)
+def test_clusters_are_sorted_as_the_address_says(page, cluster, query, names):
+    office = make_cluster("office", now=timezone.now())
+    make_cluster("edge", now=timezone.now())
+    fill(cluster, 3)
+    summary = live.Summary("s", up=0, unknown=1, down=1)
+    sync_redis().set(live.summary_key(fill(office, 2)[0].pk), msgspec.msgpack.encode(summary))
+    assert [found.name for found in page.get(f"/clusters/{query}").context["clusters"]] == names
+    file = page.get(f"/clusters/{query}{'&' if query else '?'}_export=json")
+    assert [row["name"] for row in file.json()] == names
+
+
+def test_the_sorting_of_clusters_is_a_link_that_turns_round(page, cluster):
+    assert "sort=" not in read(page.get("/clusters/"))  # of one there is nothing to sort
+    make_cluster("office", now=timezone.now())
+
+    def links(query):
+        found = re.search(r'aria-label="Sort by">(.*?)</div>', read(page.get(f"/clusters/{query}")))[1]
+        return re.findall(r'href="\?sort=([^"]*)"( aria-current="true")?', found)
+
+    assert links("") == [("-name", ' aria-current="true"'), ("-nodes", ""), ("-not-up", "")]
+    assert links("?sort=-nodes") == [("name", ""), ("nodes", ' aria-current="true"'), ("-not-up", "")]
+
+
+def test_clusters_have_pages_of_25(page, cluster):
+    for number in range(26):
+        make_cluster(f"site-{number:02}", now=timezone.now())
+    assert len(re.findall("ks-cluster-card", read(page.get("/clusters/?sort=-name")))) == 25
+    last = page.get("/clusters/?sort=-name&page=2")
+    assert [found.name for found in last.context["clusters"]] == ["site-00", "homelab"]
+    assert "26–27 of 27" in read(last)
 
 
 def test_large_counts_are_read_in_thousands():
