@@ -280,7 +280,7 @@ def test_the_page_offers_shows_and_cancels(fleet, admin_client):
 
 
 def test_of_a_large_upgrade_the_page_shows_what_went_wrong_first(fleet, admin_client, monkeypatch):
-    monkeypatch.setattr("nodes.views.clusters.PAGE_SIZE", 1)
+    monkeypatch.setattr("nodes.views.lists.PAGE_SIZE", 1)
     rollout = rollouts.start_rollout("tests", fleet.cluster, NOW)
     rollout.steps.filter(node__name="charlie").update(state="failed", reason="it hung")
     pages = [
