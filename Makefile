@@ -3,8 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ARGS ?=
 BIN := .venv/bin
-# One worker more than there are processors: many tests wait for machines, sessions and browsers.
-PYTEST = $(BIN)/pytest -n $$(($$(nproc) + 1)) --dist loadgroup
+PYTEST = $(BIN)/pytest -n auto --dist loadgroup
 # Secrets for checks that only load the settings; never for a console that anybody reaches.
 CHECK_ENV = KUBESPAN_SECRET_KEY=only-for-checks-$$(printf 'x%.0s' {1..50}) KUBESPAN_KEYS=check:$$(printf 'A%.0s' {1..43})= \
 	KUBESPAN_URL=https://console.example REDIS_URL=redis://127.0.0.1:1/0 ALLOWED_HOSTS=console.example KUBESPAN_DATA=.make/check
