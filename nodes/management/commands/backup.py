@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from nodes import embedded, passphrase
 from nodes.backups.content import Head
 from nodes.backups.progress import Lines
+from nodes.management.script import Script
 from nodes.services import backups
 from nodes.services.refused import Refused
 
 
-class Command(BaseCommand):
+class Command(Script):
     """Thin: decode, one service, encode."""
 
     help = (

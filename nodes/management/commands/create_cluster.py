@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
+from nodes.management.script import Script
 from nodes.services import clusters
 from nodes.services.refused import Refused
 
 
-class Command(BaseCommand):
+class Command(Script):
     """Thin: decode, one service, encode."""
 
     help = "Create a cluster, or import one by its id and a file that holds its secret."

@@ -6,16 +6,17 @@ import json
 from datetime import timedelta
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from nodes import delivery
+from nodes.management.script import Script
 from nodes.models import Cluster
 from nodes.services import tokens
 from nodes.services.refused import Refused
 
 
-class Command(BaseCommand):
+class Command(Script):
     """Thin: decode, one service, encode."""
 
     help = "Create an enrolment token for a cluster."

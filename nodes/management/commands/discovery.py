@@ -7,7 +7,7 @@ from pathlib import Path
 
 import grpc
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.db import OperationalError
 from prometheus_client import start_http_server
 
@@ -18,6 +18,7 @@ from nodes import embedded
 from nodes.discovery.rate import SharedRateLimit
 from nodes.discovery.registry import DatabaseRegistry
 from nodes.discovery.tls import CertificateFiles
+from nodes.management.script import Script
 from nodes.supervisor import stop_on_signals
 
 LISTEN = "127.0.0.1:3000"
@@ -25,7 +26,7 @@ FORGET_SECONDS = 60.0
 """Between lettings-go of clients that have been quiet."""
 
 
-class Command(BaseCommand):
+class Command(Script):
     """`manage.py discovery`."""
 
     help = "Serve the discovery protocol."

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand
 from django.utils import timezone
 
+from nodes.management.script import Script
 from nodes.services import people
 
 
-class Command(BaseCommand):
+class Command(Script):
     """Thin: one service, encode."""
 
     help = "Print the address of the first administrator's page and a new one-time code, while there is no user."

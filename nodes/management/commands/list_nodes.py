@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from nodes import live
+from nodes.management.script import Script
 from nodes.models import Cluster, Node
 
 
-class Command(BaseCommand):
+class Command(Script):
     """Thin: decode, read, encode."""
 
     help = "List the nodes of a cluster: who is connected, which agent it runs, what it applied, how many links are up."

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
+from nodes.management.script import Script
 from nodes.models import Node
 from nodes.services import nodes
 from nodes.services.refused import Refused
 
 
-class Command(BaseCommand):
+class Command(Script):
     """Thin: decode, one service, encode."""
 
     help = "Remove a node: every connected machine drops it within seconds, and it may not come back by itself."

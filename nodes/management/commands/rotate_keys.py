@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.utils import timezone
 
+from nodes.management.script import Script
 from nodes.services import keys
 
 
-class Command(BaseCommand):
+class Command(Script):
     """Thin: one service, and what it says."""
 
     help = (

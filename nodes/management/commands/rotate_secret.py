@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
+from nodes.management.script import Script
 from nodes.models import Cluster, Rotation
 from nodes.services import rotation as services
 from nodes.services.refused import Refused
@@ -15,7 +16,7 @@ from nodes.services.refused import Refused
 ACTIONS = ("status", "start", "switch", "cancel")
 
 
-class Command(BaseCommand):
+class Command(Script):
     """Thin: decode, one service, encode. Each action may be repeated: what is so already is no error."""
 
     help = (

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.core.management.base import BaseCommand
 from django.utils import timezone
 
+from nodes.management.script import Script
 from nodes.services import revisions
 
 
-class Command(BaseCommand):
+class Command(Script):
     """Thin: one service."""
 
     help = (

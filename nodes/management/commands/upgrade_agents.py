@@ -6,9 +6,10 @@ import json
 import time
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
+from nodes.management.script import Script
 from nodes.models import Cluster, Rollout
 from nodes.services import rollouts
 from nodes.services.refused import Refused
@@ -16,7 +17,7 @@ from nodes.services.refused import Refused
 LOOK_SECONDS = 1.0
 
 
-class Command(BaseCommand):
+class Command(Script):
     """Thin: decode, one service, encode."""
 
     help = "Upgrade the agents of a cluster to what this console hands out: one node first, then the others."
