@@ -126,7 +126,7 @@ def test_discovery_is_followed_by_a_page_that_was_open(open_browser, console, ad
     page.get_by_label("Cluster secret").fill(secret)
     page.get_by_role("button", name="Import the cluster").click()
     expect(page.get_by_text("has been imported")).to_be_visible()
-    page.goto(re.sub("enrolment/.*", "discovery/", page.url))
+    page.goto(re.sub(r"(/clusters/[^/]+/).*", r"\1discovery/", page.url))
     expect(page.get_by_text("Live", exact=True)).to_be_visible()
     expect(page.get_by_role("heading", name="Nobody is listed yet")).to_be_visible()
     browser.check()
