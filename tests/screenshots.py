@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import redis
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, sync_playwright
 
 from tests import pages
 from tests.bench.console import Console
@@ -49,13 +49,17 @@ def keep_alive(furnished: pages.Furnished) -> None:
     threading.Thread(target=report, daemon=True).start()
 
 
-def photograph(page: Page, url: str, target: Path, look: str) -> None:
-    """Open a page, wait until it says that it is live where it can, and keep what it looks like."""
+def open_live(page: Page, url: str) -> None:
+    """Open a page, and wait until it says that it is live where it can; whether it does is for tests to say."""
     page.goto(url)
-    banner = page.locator(".ks-banner")
-    if banner.count():
-        with contextlib.suppress(Exception):
+    if page.locator(".ks-banner").count():
+        with contextlib.suppress(Error):
             page.locator('.ks-banner[data-live="live"]').wait_for(timeout=PATIENCE)
+
+
+def photograph(page: Page, url: str, target: Path, look: str) -> None:
+    """Open a page and keep what it looks like."""
+    open_live(page, url)
     page.wait_for_load_state("load")
     page.wait_for_timeout(SETTLED)
     page.screenshot(path=target / f"{look}.png", animations="disabled", caret="hide")
@@ -72,17 +76,25 @@ def looks(name: str) -> Iterator[tuple[str, dict[str, object]]]:
         yield f"{name}-phone", {"viewport": PHONE, "color_scheme": "light", "has_touch": True, **common}
 
 
-def make(console: Console, wanted: list[str], target: Path) -> None:
-    """All pictures, or those of the pages that are wanted."""
+@contextlib.contextmanager
+def furnished_browser(console: Console, nodes: int) -> Iterator[tuple[Browser, dict[str, str], dict[str, str]]]:
+    """A browser, each page by its name, and an administrator's cookie; there is something on every page."""
     # The rows first: Playwright keeps a loop running in this thread, which Django's would not like.
-    furnished = pages.furnish(NODES, name="homelab")
+    furnished = pages.furnish(nodes, name="homelab")
     client = pages.sign_in()
-    found = pages.find(client, furnished)
+    addresses = pages.find(client, furnished)
     cookie = {"name": "sessionid", "value": client.cookies["sessionid"].value, "url": console.url}
     keep_alive(furnished)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        for name, address in found.items():
+        yield chromium, addresses, cookie
+        chromium.close()
+
+
+def make(console: Console, wanted: list[str], target: Path) -> None:
+    """All pictures, or those of the pages that are wanted."""
+    with furnished_browser(console, NODES) as (chromium, addresses, cookie):
+        for name, address in addresses.items():
             if name.startswith(DOORS) or (wanted and not any(name.startswith(one) for one in wanted)):
                 continue
             for look, options in looks(name):
@@ -90,7 +102,6 @@ def make(console: Console, wanted: list[str], target: Path) -> None:
                     context.add_cookies([cookie])
                     photograph(context.new_page(), address, target, look)
                 print(look, flush=True)
-        chromium.close()
 
 
 def main() -> int:

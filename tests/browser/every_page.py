@@ -6,32 +6,23 @@ that none is forgotten; each is looked at by axe light and dark, and measured at
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Error, Page, sync_playwright
+from playwright.sync_api import Page
 
-from tests import pages
 from tests.bench.console import Console
-from tests.browser.conftest import ARGUMENTS, CHROMIUM
-from tests.screenshots import keep_alive
+from tests.screenshots import PHONE, WIDE, furnished_browser, open_live
 
 NODES = 12
-WIDE = {"width": 1280, "height": 860}
-PHONE = {"width": 390, "height": 844}
-LIVE_MILLISECONDS = 8_000
 
 
 def look_at(page: Page, address: str) -> list[str]:
     """What is wrong with one page."""
     page.emulate_media(color_scheme="light", reduced_motion="reduce")
     page.set_viewport_size(WIDE)
-    page.goto(address)
-    if page.locator(".ks-banner").count():
-        with contextlib.suppress(Error):  # what never gets live is for other tests
-            page.locator('.ks-banner[data-live="live"]').wait_for(timeout=LIVE_MILLISECONDS)
+    open_live(page, address)
     wrong = []
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
@@ -47,21 +38,14 @@ def look_at(page: Page, address: str) -> list[str]:
 
 def look() -> dict[str, list[str]]:
     """What is wrong, by page; an empty list for one that is as it should be."""
-    with Console(discovery=True) as console:
-        # The rows first: Playwright keeps a loop running in this thread, which Django's would not like.
-        furnished = pages.furnish(NODES, name="homelab")
-        client = pages.sign_in()
-        addresses = pages.find(client, furnished)
-        cookie = {"name": "sessionid", "value": client.cookies["sessionid"].value, "url": console.url}
-        keep_alive(furnished)
-        with sync_playwright() as playwright:
-            chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-            context = chromium.new_context(base_url=console.url)
-            context.add_cookies([cookie])
-            page = context.new_page()
-            found = {name: look_at(page, address) for name, address in addresses.items()}
-            chromium.close()
-        return found
+    with (
+        Console(discovery=True) as console,
+        furnished_browser(console, NODES) as (chromium, addresses, cookie),
+        chromium.new_context(base_url=console.url) as context,
+    ):
+        context.add_cookies([cookie])
+        page = context.new_page()
+        return {name: look_at(page, address) for name, address in addresses.items()}
 
 
 if __name__ == "__main__":
