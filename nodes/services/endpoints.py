@@ -64,7 +64,7 @@ def refresh(nodes: Sequence[Node], options: ClusterOptions, now: datetime) -> di
     At most four queries, whatever their number.
     """
     present: dict[int, list[Candidate]] = {node.pk: [] for node in nodes}
-    for row in Candidate.objects.filter(node__in=nodes).order_by("node", "order", "pk"):
+    for row in Candidate.objects.filter(node__in=nodes).order_by("node_id", "order", "pk"):
         present[row.node_id].append(row)
     gone: list[int] = []
     changed: list[Candidate] = []
