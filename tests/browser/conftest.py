@@ -135,6 +135,13 @@ class Browser:
         assert not self.complaints, "\n".join(self.complaints)
 
 
+def press(page, *keys):
+    """Press keys one after another, once the page's scripts run."""
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    for key in keys:
+        page.keyboard.press(key)
+
+
 @pytest.fixture
 def open_browser(chromium, console):
     """Browsers, closed after the test."""

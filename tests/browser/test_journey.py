@@ -8,7 +8,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import PASSWORD, Browser, read_code
+from tests.browser.conftest import PASSWORD, Browser, press, read_code
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -195,8 +195,7 @@ def an_agent_that_stops_is_away_live(page, machines):
 
 
 def the_overview_follows(page, machines):
-    page.keyboard.press("g")
-    page.keyboard.press("o")
+    press(page, "g", "o")
     attention = page.get_by_role("region", name="Needs attention")
     expect(attention).to_contain_text("edge-1 has a clock that is 6 m ahead")
     machines.tell("stop", "edge-2")
@@ -227,8 +226,7 @@ def a_node_is_removed_everywhere(browser, machines):
 
 
 def what_was_done_is_told(page):
-    page.keyboard.press("g")
-    page.keyboard.press("a")
+    press(page, "g", "a")
     page.get_by_role("link", name="Who did what").click()
     expect(page.get_by_text("alice removed node edge-1")).to_be_visible()
     expect(page.get_by_text("alice created cluster homelab")).to_be_visible()

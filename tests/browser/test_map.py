@@ -6,6 +6,7 @@ import pytest
 from playwright.sync_api import expect
 
 from nodes import certificates
+from tests.browser.conftest import press
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("administrator")]
 
@@ -39,8 +40,7 @@ def test_the_map_and_the_list_beside_it_follow_a_link_that_is_cut(open_browser, 
     browser = open_browser(viewport=WIDE, reduced_motion="reduce").sign_in()
     page = browser.page
     page.goto("/")
-    page.keyboard.press("g")
-    page.keyboard.press("m")
+    press(page, "g", "m")
     expect(page.get_by_role("heading", name="Map of homelab")).to_be_visible()
     expect(page.get_by_text("3 nodes; every link that was reported is up.")).to_be_visible()
     expect(page.locator("[data-map]")).to_have_attribute("data-drawn", "yes")
@@ -49,7 +49,7 @@ def test_the_map_and_the_list_beside_it_follow_a_link_that_is_cut(open_browser, 
     browser.check_both()
     before = picture(page)
 
-    page.keyboard.press("/")
+    press(page, "/")
     page.keyboard.type("nas")
     expect(rows(page, "Nodes")).to_have_count(1)
     assert picture(page) != before, "the rest is dimmed"

@@ -17,7 +17,7 @@ from kubespan.discovery import service as names
 from kubespan.discovery.proto import cluster_pb2 as proto
 from kubespan.discovery.sealing import seal_affiliate
 from nodes import certificates
-from tests.browser.conftest import PASSWORD
+from tests.browser.conftest import PASSWORD, press
 from tests.factories import cluster_identity
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("administrator")]
@@ -408,18 +408,16 @@ def test_options_say_what_they_will_change(open_browser, mesh):
 def test_keys_lead_where_they_say(open_browser, mesh):
     browser = open_browser().sign_in()
     page = browser.page
-    page.keyboard.press("g")
-    page.keyboard.press("n")
+    press(page, "g", "n")
     expect(page).to_have_url(re.compile("/nodes/$"))
-    page.keyboard.press("/")
+    press(page, "/")
     page.keyboard.type("edge-2")
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile("q=edge-2"))
     expect(page.locator("tbody tr")).to_have_count(1)
     page.get_by_role("link", name=re.compile("Take away the filter Search")).click()
     expect(page.locator("tbody tr")).to_have_count(5)
-    expect(page.get_by_text("Live", exact=True)).to_be_visible()  # its scripts run by now
-    page.keyboard.press("?")
+    press(page, "?")
     expect(page.get_by_role("dialog", name="Keyboard")).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_have_count(0)
