@@ -11,6 +11,8 @@ from pathlib import Path
 
 from django.conf import settings
 
+from tests.consoles import place_rows
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -24,7 +26,7 @@ def environment(directory: Path) -> dict[str, str]:
         "REDIS_URL": settings.REDIS_URL,
         "DISCOVERY_SERVE": "all",
     }
-    subprocess.run([sys.executable, "manage.py", "migrate", "-v", "0"], cwd=ROOT, env=environ, check=True)
+    place_rows(directory)
     return environ
 
 

@@ -9,8 +9,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
-from nodes.playground import RunningConsole
 from tests.browser.machines import Machines
+from tests.consoles import PreparedConsole
 from tests.handout import hand_out
 
 PASSWORD = "correct horse battery"
@@ -50,7 +50,7 @@ def free_port():
 def console(tmp_path_factory):
     """A console from nothing, with nobody in it yet."""
     listen, tls_listen, discovery = (f"127.0.0.1:{free_port()}" for _ in range(3))
-    running = RunningConsole(
+    running = PreparedConsole(
         tmp_path_factory.mktemp("console"), listen=listen, tls_listen=tls_listen, plain_discovery=discovery
     )
     handed_out = running.directory / "agent"

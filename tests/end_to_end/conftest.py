@@ -12,7 +12,8 @@ import pytest
 
 from nodes.certificates import fingerprint
 from nodes.lab import Machine
-from nodes.playground import TLS_PORT, Agent, Mesh, RunningConsole, Site, await_true, open_site
+from nodes.playground import TLS_PORT, Agent, Mesh, Site, await_true, open_site
+from tests.consoles import PreparedConsole
 
 ROOT = Path(__file__).parents[2]
 UP_SECONDS = 120.0
@@ -25,7 +26,7 @@ class World:
 
     site: Site
     mesh: Mesh
-    console: RunningConsole
+    console: PreparedConsole
     pin: str
 
     def machine(self, name: str) -> Machine:
@@ -86,7 +87,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             cut = CUT_IPV4.format(other=site.addresses[there][0])
             site.machines[here].run("nft", "-f", "-", stdin=cut)
         (directory / "console").mkdir()
-        console = RunningConsole(
+        console = PreparedConsole(
             directory / "console", listen=f"127.0.0.1:{free_port()}", tls_listen=f"{site.host}:{TLS_PORT}"
         )
         try:

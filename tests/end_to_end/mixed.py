@@ -12,7 +12,8 @@ from typing import Any
 from kubespan.core.resources import parse
 from nodes.certificates import fingerprint
 from nodes.lab import Machine
-from nodes.playground import TLS_PORT, Agent, RunningConsole, Site, await_true
+from nodes.playground import TLS_PORT, Agent, Site, await_true
+from tests.consoles import PreparedConsole
 from tests.end_to_end.conftest import free_port
 from tests.end_to_end.talos import Cluster, Talos, list_addresses
 from tests.factories import cluster_identity
@@ -28,7 +29,7 @@ SWITCH = "198.18.0.0/15"
 class Console:
     """A running console with its discovery service, and an operator at its pages."""
 
-    running: RunningConsole
+    running: PreparedConsole
     operator: Browser
     certificate: Path
     discovery: str
@@ -48,7 +49,7 @@ def open_console(site: Site, directory: Path) -> Iterator[Console]:
     places = {"tls_listen": f"{site.host}:{TLS_PORT}", "discovery": f"{site.host}:{DISCOVERY_PORT}"}
     data = directory / "console"
     data.mkdir()
-    running = RunningConsole(data, listen=f"127.0.0.1:{free_port()}", **places)
+    running = PreparedConsole(data, listen=f"127.0.0.1:{free_port()}", **places)
     try:
         running.start()
         operator = Browser(running.url)

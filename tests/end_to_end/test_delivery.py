@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from nodes.lab import Machine
-from nodes.playground import RunningConsole, Site, await_true, open_site
+from nodes.playground import Site, await_true, open_site
 from tests.agent.archives import alter, sha256
+from tests.consoles import PreparedConsole
 from tests.distributions import SYSTEMD, Distribution, boot, lend, unpack
 from tests.end_to_end.conftest import free_port
 from tests.end_to_end.pinger import no_ping_lost
@@ -34,12 +35,12 @@ def site() -> Iterator[Site]:
 
 
 @pytest.fixture(scope="module")
-def console(site: Site, built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningConsole]:
+def console(site: Site, built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreparedConsole]:
     """A console that hands out that agent."""
     directory = tmp_path_factory.mktemp("delivery")
     # A copy: the tree's own may be built anew at any time.
     shutil.copytree(built, directory / "agent")
-    console = RunningConsole(directory, listen=f"127.0.0.1:{free_port()}", tls_listen=f"{site.host}:8444")
+    console = PreparedConsole(directory, listen=f"127.0.0.1:{free_port()}", tls_listen=f"{site.host}:8444")
     console.env |= {"KUBESPAN_AGENT_FILES": str(directory / "agent"), "KUBESPAN_AGENT_URL": console.tls_url}
     try:
         console.start()
@@ -55,12 +56,12 @@ def debian(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return unpack("bookworm", *BARE)
 
 
-def line(console: RunningConsole, cluster: str = "bureau") -> str:
+def line(console: PreparedConsole, cluster: str = "bureau") -> str:
     """What the page shows."""
     return str(console.call("create_token", cluster)["line"])
 
 
-def reporting(console: RunningConsole) -> set[str]:
+def reporting(console: PreparedConsole) -> set[str]:
     """Nodes whose reports the console has."""
     return {node["name"] for node in console.call("list_nodes", "bureau")["nodes"] if node["reporting"]}
 
@@ -83,7 +84,7 @@ def named(line: str, name: str) -> str:
 
 
 def test_the_line_alone_meshes_a_bare_debian_and_uninstall_leaves_nothing(
-    site: Site, console: RunningConsole, debian: Path, tmp_path: Path
+    site: Site, console: PreparedConsole, debian: Path, tmp_path: Path
 ) -> None:
     with (
         lend(site.machines["golf"], debian, tmp_path / "golf") as golf,
@@ -119,7 +120,7 @@ def test_the_line_alone_meshes_a_bare_debian_and_uninstall_leaves_nothing(
 
 
 def test_under_systemd_it_is_a_service_that_goes_without_a_trace(
-    site: Site, console: RunningConsole, tmp_path: Path
+    site: Site, console: PreparedConsole, tmp_path: Path
 ) -> None:
     tree = unpack("bookworm", *BARE, *SYSTEMD)
     with lend(site.machines["mike"], tree, tmp_path) as still, boot(still) as mike:
@@ -143,7 +144,7 @@ def test_under_systemd_it_is_a_service_that_goes_without_a_trace(
 
 
 def test_an_old_python_is_told_in_a_sentence_and_nothing_is_changed(
-    site: Site, console: RunningConsole, tmp_path: Path
+    site: Site, console: PreparedConsole, tmp_path: Path
 ) -> None:
     tree = unpack("bullseye", *OLD)
     with lend(site.machines["india"], tree, tmp_path) as india:
@@ -177,7 +178,7 @@ class Fleet:
 
     NAMES = ("juliett", "kilo", "lima")
 
-    def __init__(self, site: Site, console: RunningConsole, machines: dict[str, Distribution]) -> None:
+    def __init__(self, site: Site, console: PreparedConsole, machines: dict[str, Distribution]) -> None:
         self.site, self.console, self.machines = site, console, machines
         self.first = (console.directory / "agent" / "kubespan-agent.pyz").read_bytes()
 
@@ -229,7 +230,7 @@ class Fleet:
 
 @pytest.fixture(scope="module")
 def fleet(
-    site: Site, console: RunningConsole, debian: Path, tmp_path_factory: pytest.TempPathFactory
+    site: Site, console: PreparedConsole, debian: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Fleet]:
     console.call("create_cluster", "fleet")
     scratch = tmp_path_factory.mktemp("fleet")

@@ -29,7 +29,8 @@ from kubespan.core.identity import KeyPair, make_signing_key
 from kubespan.core.messages import ENROL_PATH, VERSIONS, EnrolRequest, dump
 from nodes import embedded
 from nodes.certificates import fingerprint
-from nodes.playground import TLS_PORT, Mesh, RunningConsole, await_true, open_site
+from nodes.playground import TLS_PORT, Mesh, await_true, open_site
+from tests.consoles import PreparedConsole
 from tests.end_to_end.conftest import UP_SECONDS, free_port
 from tests.factories import cluster_identity
 from tests.leaks import Monitor, Processes, dump_redis, find, find_in_files
@@ -123,7 +124,7 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traces]:
     (directory / "secret").write_text(secret)
     processes = Processes()
     with open_site(NAMES) as site, Mesh(site, directory) as mesh, processes.watched():
-        console = RunningConsole(here, listen=f"127.0.0.1:{free_port()}", tls_listen=f"{site.host}:{TLS_PORT}")
+        console = PreparedConsole(here, listen=f"127.0.0.1:{free_port()}", tls_listen=f"{site.host}:{TLS_PORT}")
         try:
             console.start()
             monitor = Monitor(str(embedded.socket_path(here)))
@@ -162,7 +163,7 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traces]:
         yield traces
 
 
-def become_administrator(browser: Browser, console: RunningConsole) -> None:
+def become_administrator(browser: Browser, console: PreparedConsole) -> None:
     code = re.search(r"one-time code: (\w+)", console.log.read_text())
     assert code
     form = {"code": code[1], "username": "alice", "password": PASSWORD, "again": PASSWORD}
@@ -193,7 +194,7 @@ def consoles_keys(here: Path) -> dict[str, str]:
     }
 
 
-def work(browser: Browser, office: str, console: RunningConsole, token: str) -> None:
+def work(browser: Browser, office: str, console: PreparedConsole, token: str) -> None:
     """What people do, and what liars send."""
     options = {
         "routing": "after-handshake",
@@ -240,7 +241,7 @@ def look(browser: Browser, office: str, traces: Traces) -> None:
         traces.revealed[name] = browser.shown.pop(name)
 
 
-def rotate(console: RunningConsole) -> None:
+def rotate(console: PreparedConsole) -> None:
     """Everybody gets another secret."""
     started = console.call("rotate_secret", "office", "start", "--automatic")
     generation = started["rotation"]["generation"]

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from nodes.certificates import fingerprint
-from nodes.playground import TLS_PORT, Mesh, RunningConsole, await_true, open_site
+from nodes.playground import TLS_PORT, Mesh, await_true, open_site
+from tests.consoles import PreparedConsole
 from tests.end_to_end.conftest import World, free_port
 from tests.end_to_end.pinger import no_ping_lost
 from tests.postgresql import PostgreSQL, find_programs
@@ -30,7 +31,7 @@ def small_world(directory: Path) -> Iterator[World]:
     """A console and machines of its own: it will be destroyed."""
     with open_site([*MEMBERS, LATE, GONE]) as site, Mesh(site, directory) as mesh:
         (directory / "console").mkdir()
-        console = RunningConsole(
+        console = PreparedConsole(
             directory / "console", listen=f"127.0.0.1:{free_port()}", tls_listen=f"{site.host}:{TLS_PORT}"
         )
         try:

@@ -25,7 +25,8 @@ from nodes import certificates
 from nodes.certificates import fingerprint
 from nodes.discovery.tls import CertificateFiles
 from nodes.lab import background
-from nodes.playground import MANAGE, TLS_PORT, Agent, Mesh, RunningConsole, Site, await_true, open_site
+from nodes.playground import MANAGE, TLS_PORT, Agent, Mesh, Site, await_true, open_site
+from tests.consoles import PreparedConsole
 from tests.discovery.apart import ServiceApart
 from tests.end_to_end.conftest import UP_SECONDS, free_port
 from tests.end_to_end.pinger import Pinger
@@ -140,7 +141,7 @@ def test_the_agent_that_is_handed_out_can_ask_discovery(built: Path, tmp_path: P
 
 
 @contextmanager
-def discovery(console: RunningConsole, listen: str, directory: Path) -> Iterator[None]:
+def discovery(console: PreparedConsole, listen: str, directory: Path) -> Iterator[None]:
     """The console's discovery service, as a process of its own: it outlives the console."""
     tls = console.directory / "tls"
     files = ("--certificate", str(tls / "certificate.pem"), "--key", str(tls / "key.pem"))
@@ -211,7 +212,7 @@ def test_while_the_console_is_away_discovery_says_where_a_member_has_moved(tmp_p
         (tmp_path / "console").mkdir()
         secret = tmp_path / "secret"
         secret.write_text(SECRET)
-        console = RunningConsole(
+        console = PreparedConsole(
             tmp_path / "console", listen=f"127.0.0.1:{free_port()}", tls_listen=f"{site.host}:{TLS_PORT}"
         )
         listen = f"{site.host}:3000"

@@ -22,8 +22,8 @@ from django.db import connection
 
 from kubespan.core.messages import ENROL_PATH, Refusal, dump, parse_body
 from nodes.models import Change, Node
-from nodes.playground import RunningConsole
 from nodes.services import enrolment
+from tests.consoles import ROWS, PreparedConsole
 from tests.factories import NOW, PEER, Machine, make_cluster, make_token
 from tests.faults.site import free_port
 from tests.postgresql import PostgreSQL, find_programs
@@ -43,7 +43,7 @@ def running(request, tmp_path_factory):
     """A console with plain HTTP and with TLS, on a database of its own of the kind that these tests run on."""
     with ExitStack() as stack:
         directory = tmp_path_factory.mktemp("console")
-        url = f"sqlite:///{directory / 'rows.sqlite3'}"
+        url = f"sqlite:///{directory / ROWS}"
         if request.config.getoption("database") == "postgresql":
             # Its socket's path must be short, and its user is not root.
             short = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kubespan-trust-")))
@@ -52,7 +52,7 @@ def running(request, tmp_path_factory):
             stack.callback(server.stop)
             server.start()
             url = server.url
-        console = RunningConsole(directory, listen=f"127.0.0.1:{free_port()}", tls_listen=f"127.0.0.1:{free_port()}")
+        console = PreparedConsole(directory, listen=f"127.0.0.1:{free_port()}", tls_listen=f"127.0.0.1:{free_port()}")
         console.env |= {"DATABASE_URL": url, **{name: os.environ[name] for name in KEYS}}
         stack.callback(console.stop)
         console.start()

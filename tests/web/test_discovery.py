@@ -24,6 +24,7 @@ from kubespan.discovery.registry import MemoryRegistry
 from kubespan.discovery.server import Service, serve
 from nodes import certificates
 from nodes.discovery.tls import CertificateFiles
+from tests.consoles import place_rows
 from tests.web.test_run import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,7 +78,7 @@ def settings_of(directory):
 @pytest.fixture
 def settings_of_a_console(tmp_path, valkey):
     environ = settings_of(tmp_path) | {"REDIS_URL": settings.REDIS_URL}
-    subprocess.run([sys.executable, "manage.py", "migrate", "-v", "0"], cwd=ROOT, env=environ, check=True)
+    place_rows(tmp_path)
     return environ
 
 
