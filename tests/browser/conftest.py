@@ -6,9 +6,9 @@ import socket
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect, sync_playwright
 
+from tests.browser.looking import axe, width
 from tests.browser.machines import Machines
 from tests.consoles import PreparedConsole
 from tests.handout import hand_out
@@ -115,20 +115,10 @@ class Browser:
         self.page.get_by_role("button", name="Confirm").click()
 
     def check(self):
-        """Note what axe finds, and what reaches beyond the screen; all of it is told when the browser is closed."""
-        found = Axe().run(self.page)
-        if found.violations_count:
-            self.complaints.append(f"{self.page.url}\n{found.generate_report()}")
-        beyond = self.page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-        if beyond > 0:
-            self.complaints.append(f"{self.page.url} is {beyond} pixels too wide")
+        """Note what axe finds, light and dark, and what reaches beyond the screen: told when the browser is closed."""
+        self.complaints += [f"{self.page.url}: {wrong}" for wrong in axe(self.page) + width(self.page)]
 
-    def check_both(self):
-        """The same in the light and in the dark."""
-        for scheme in ("dark", "light"):
-            self.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-            expect(self.page.locator("html")).to_have_attribute("data-bs-theme", scheme)
-            self.check()
+    check_both = check
 
     def close(self):
         self.context.close()

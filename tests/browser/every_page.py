@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import sys
 
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
 from tests.bench.console import Console
+from tests.browser.looking import axe, width
 from tests.screenshots import PHONE, WIDE, furnished_browser, open_live
 
 NODES = 12
@@ -20,19 +20,12 @@ NODES = 12
 
 def look_at(page: Page, address: str) -> list[str]:
     """What is wrong with one page."""
-    page.emulate_media(color_scheme="light", reduced_motion="reduce")
     page.set_viewport_size(WIDE)
     open_live(page, address)
-    wrong = []
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
-        found = Axe().run(page, options={"resultTypes": ["violations"]})
-        if found.violations_count:
-            wrong.append(f"{scheme}: {found.generate_report()}")
+    wrong = axe(page)
     for size in (WIDE, PHONE):
         page.set_viewport_size(size)
-        if (beyond := page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")) > 0:
-            wrong.append(f"{beyond} pixels wider than the {size['width']} of the screen")
+        wrong += width(page)
     return wrong
 
 

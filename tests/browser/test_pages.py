@@ -46,9 +46,8 @@ def mesh(console, machines, administrator):
 
 
 VIEWS = [
-    pytest.param({"viewport": WIDE, "color_scheme": "light"}, id="light"),
-    pytest.param({"viewport": WIDE, "color_scheme": "dark"}, id="dark"),
-    pytest.param({"viewport": PHONE, "color_scheme": "light", "has_touch": True}, id="phone"),
+    pytest.param({"viewport": WIDE}, id="wide"),
+    pytest.param({"viewport": PHONE, "has_touch": True}, id="phone"),
 ]
 
 
@@ -61,7 +60,7 @@ def test_the_door(open_browser, view):
 
 
 def test_pages_of_machines_that_report(open_browser, mesh):
-    browser = open_browser(viewport=WIDE, color_scheme="light", reduced_motion="reduce").sign_in()
+    browser = open_browser(viewport=WIDE, reduced_motion="reduce").sign_in()
     page, cluster = browser.page, f"/clusters/{mesh}/"
     browser.check()
     for address in ("/nodes/?q=nobody", "/activity/?tab=audit", f"{cluster}activity/?kind=audit"):
@@ -240,24 +239,24 @@ def test_errors_look_like_the_rest(open_browser, mesh, console):
     page.get_by_label("Password").fill("correct horse battery")
     page.get_by_role("button", name="Sign in", exact=True).click()
     expect(page.get_by_role("heading", name="That form was too old")).to_be_visible()
-    browser.check_both()
+    browser.check()
     page.goto("/login/")
     page.get_by_label("User name").fill("bob")
     page.get_by_label("Password").fill("correct horse battery")
     page.get_by_role("button", name="Sign in", exact=True).click()
     expect(page.get_by_role("heading", name="Not with your role")).to_be_visible()
-    browser.check_both()
+    browser.check()
     page.route("**/elsewhere/", lambda route: route.fulfill(response=route.fetch(headers={"host": "elsewhere"})))
     page.goto("/elsewhere/")
     expect(page.get_by_role("heading", name="That was not understood")).to_be_visible()
-    browser.check_both()
+    browser.check()
     with without_tokens(console):
         alice.goto("/tokens/")
         expect(alice.get_by_role("heading", name="The database is away")).to_be_visible()
         html = alice.content()
     page.route("**/broken/", lambda route: route.fulfill(body=html, content_type="text/html"))
     page.goto("/broken/")
-    browser.check_both()
+    browser.check()
 
 
 @contextlib.contextmanager
@@ -365,14 +364,14 @@ def test_a_rotation_is_followed_by_a_page_that_was_open(open_browser, mesh, mach
     elsewhere.get_by_role("button", name="Hand out a new secret").click()
     expect(page.get_by_role("heading", name="Generation 2 is being handed out")).to_be_visible()
     expect(page.get_by_role("heading", name="Not ready (1)")).to_be_visible()
-    browser.check_both()
+    browser.check()
     page.get_by_role("link", name="Switch now").click()
     dialog = page.get_by_role("dialog")
     expect(dialog).to_be_visible()
     browser.check()
     dialog.get_by_role("button", name="Switch now").click()
     expect(page.get_by_text("1 machine does not use generation 2 yet:")).to_be_visible()
-    browser.check_both()
+    browser.check()
     machines.tell("start", "nas")
     expect(page.get_by_text("Every machine uses it")).to_be_visible()
 
