@@ -3,7 +3,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ARGS ?=
 BIN := .venv/bin
-PYTEST = $(BIN)/pytest -n auto --dist loadgroup
+PYTEST = $(BIN)/pytest --dist loadgroup
+# Tests of machines and browsers wait for about half of their time; those of the console alone do not.
+WAITING := $(shell echo $$(($$(nproc) + 1)))
 # Secrets for checks that only load the settings; never for a console that anybody reaches.
 CHECK_ENV = KUBESPAN_SECRET_KEY=only-for-checks-$$(printf 'x%.0s' {1..50}) KUBESPAN_KEYS=check:$$(printf 'A%.0s' {1..43})= \
 	KUBESPAN_URL=https://console.example REDIS_URL=redis://127.0.0.1:1/0 ALLOWED_HOSTS=console.example KUBESPAN_DATA=.make/check
@@ -26,14 +28,14 @@ run: environment frontend handout ## a console on http://127.0.0.1:8000 with eve
 test: environment frontend handout ## all tests; with ARGS, pytest's own: make test ARGS='tests/core -q'
 	@scripts/distribution.sh test
 ifneq ($(strip $(ARGS)),)
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) -n auto $(ARGS)
 else
 	@failed=0; \
-	$(PYTEST) --ignore tests/faults || failed=1; \
+	$(PYTEST) -n $(WAITING) --ignore tests/faults || failed=1; \
 	echo "alone, for it is measured how soon everyone is back: what happens when a process is killed"; \
 	$(BIN)/pytest tests/faults || failed=1; \
 	echo "the console's tests once more, on PostgreSQL"; \
-	$(PYTEST) --database postgresql tests/nodes || failed=1; \
+	$(PYTEST) -n auto --database postgresql tests/nodes || failed=1; \
 	exit $$failed
 endif
 

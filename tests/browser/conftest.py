@@ -27,7 +27,10 @@ ARGUMENTS = [
     "--no-first-run",
 ]
 
-expect.set_options(timeout=20_000)
+PATIENCE = 40_000
+"""Milliseconds, on a machine that has other work."""
+
+expect.set_options(timeout=PATIENCE)
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
@@ -86,7 +89,7 @@ class Browser:
     def __init__(self, chromium, url, **context):
         self.url = url
         self.context = chromium.new_context(base_url=url, **context)
-        self.context.set_default_timeout(20_000)
+        self.context.set_default_timeout(PATIENCE)
         self.page = self.context.new_page()
         self.complaints = []
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))

@@ -21,6 +21,7 @@ CASES = [f"tests/agent/test_{name}.py" for name in ("netlink", "rekeying", "chan
 
 @pytest.mark.root
 @pytest.mark.slow
+@pytest.mark.xdist_group("browser")  # both take a processor each, all the time: not at once
 @pytest.mark.timeout(SECONDS + 300)
 @pytest.mark.parametrize("machine", ["run", "user-mode"])
 def test_the_kernel_data_plane(machine):
