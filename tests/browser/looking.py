@@ -5,7 +5,7 @@ from __future__ import annotations
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-RULES = {"dark": {"runOnly": {"type": "tag", "values": ["cat.color"]}}, "light": {}}
+RULES = {"dark": {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}, "light": {}}
 """Nothing but colours is another in the dark; light comes last, and stays."""
 
 
