@@ -8,7 +8,18 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import PASSWORD, Browser, press, read_code
+from tests.browser.conftest import Browser, press
+from tests.browser.steps import (
+    a_node_is_removed_everywhere,
+    cluster_tab,
+    create_a_cluster,
+    first_administrator,
+    node_tab,
+    the_console_goes_and_the_page_says_so,
+    the_console_returns_and_the_page_is_live_by_itself,
+    the_first_machine_enrols,
+    the_second_machine_shows_its_first_handshake_in_the_dialog,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -34,86 +45,12 @@ def test_the_first_day(browser, console, machines):
     a_node_page_counts_traffic_live(page)
     an_agent_that_stops_is_away_live(page, machines)
     the_overview_follows(page, machines)
-    a_node_is_removed_everywhere(browser, machines)
+    a_node_is_removed_everywhere(browser, "edge-1")
+    the_others_stay(page)
     what_was_done_is_told(page)
-    a_console_that_is_away_is_said_to_be(page, console)
-
-
-def make_line(page):
-    """Ask for a line in the dialog, on whatever page has one."""
-    page.get_by_role("button", name="Make the line").click()
-    expect(page.locator("#enrol-line")).to_be_visible()
-    return page.locator("#enrol-line").inner_text()
-
-
-def cluster_tab(page, name):
-    """Go to a tab of the cluster that is shown."""
-    page.get_by_role("navigation", name="Cluster", exact=True).get_by_role("link", name=name, exact=True).click()
-
-
-def node_tab(page, name):
-    """Go to a tab of the node that is shown."""
-    page.get_by_role("navigation", name="Node", exact=True).get_by_role("link", name=name, exact=True).click()
-
-
-def first_administrator(browser, console):
-    page = browser.page
-    page.goto("/")
-    expect(page.get_by_role("heading", name="Make the first administrator")).to_be_visible()
-    browser.check_both()
-    page.get_by_label("One-time code").fill("guessed")
-    page.get_by_label("User name").fill("alice")
-    page.get_by_label("Password", exact=True).fill(PASSWORD)
-    page.get_by_label("Password again").fill(PASSWORD)
-    page.get_by_role("button", name="Make administrator").click()
-    expect(page.get_by_role("alert")).to_contain_text("not the code")
-    page.get_by_label("One-time code").fill(read_code(console))
-    page.get_by_label("Password", exact=True).fill(PASSWORD)
-    page.get_by_label("Password again").fill(PASSWORD)
-    page.get_by_role("button", name="Make administrator").click()
-    expect(page.get_by_text("Welcome, alice")).to_be_visible()
-    expect(page.get_by_role("heading", name="No cluster yet")).to_be_visible()
-
-
-def create_a_cluster(page):
-    page.get_by_role("link", name="Create a cluster").click()
-    page.get_by_label("Name").fill("homelab")
-    page.get_by_role("button", name="Create the cluster").click()
-    expect(page.get_by_text("homelab has been created")).to_be_visible()
-    expect(page.get_by_role("dialog", name="Enrol a machine")).to_be_visible()
-    expect(page.get_by_role("dialog").locator(":focus")).to_have_text("Linux")
-    page.reload()
-    expect(page.get_by_role("dialog")).to_have_count(0)  # once is enough
-    page.get_by_role("link", name="Enrol a machine").first.click()
-
-
-def the_first_machine_enrols(page, machines):
-    line = make_line(page)
-    expect(page.get_by_text("Waiting for the machine")).to_be_visible()
-    machines.join("edge-1", line)
-    expect(page.get_by_text("edge-1 has enrolled")).to_be_visible()
-    expect(page.get_by_text("It is the first machine")).to_be_visible()
-    page.get_by_role("link", name="Open edge-1").click()
-    expect(page.get_by_role("heading", name="edge-1", exact=True)).to_be_visible()
-
-
-def the_second_machine_shows_its_first_handshake_in_the_dialog(page, machines):
-    page.get_by_role("link", name="homelab").first.click()
-    cluster_tab(page, "Nodes")
-    page.get_by_role("link", name="Enrol a machine").first.click()
-    dialog = page.get_by_role("dialog")
-    line = make_line(page)
-    page.keyboard.press("Escape")
-    page.keyboard.press("Escape")
-    page.mouse.click(5, 5)
-    expect(dialog).to_be_visible()  # what is shown only once does not go by accident
-    machines.join("edge-2", line)
-    expect(dialog.get_by_text(re.compile(r"First handshake after \d+\.\d s"))).to_be_visible()
-    dialog.get_by_role("link", name="Close").click()
-    expect(dialog).to_be_hidden()
-    expect(page.locator("[data-secret]")).to_have_count(0)  # the token is gone from the page
-    expect(page.locator("[data-count=nodes]")).to_have_text("2")
-    expect(page.get_by_role("row", name=re.compile("edge-2"))).to_be_visible()
+    open_nodes_of_the_cluster(page)
+    the_console_goes_and_the_page_says_so(page, console)
+    the_console_returns_and_the_page_is_live_by_itself(page, console)
 
 
 def a_link_is_up_live(page):
@@ -205,19 +142,7 @@ def the_overview_follows(page, machines):
     expect(page.get_by_text("Live", exact=True)).to_be_visible()
 
 
-def a_node_is_removed_everywhere(browser, machines):
-    page = browser.page
-    page.get_by_role("navigation", name="Main").get_by_role("link", name="Nodes").click()
-    page.get_by_role("link", name="edge-1").click()
-    page.get_by_role("button", name="Remove").click()
-    dialog = page.get_by_role("dialog")
-    go_on = dialog.get_by_role("button", name="Remove")
-    expect(go_on).to_be_disabled()
-    dialog.get_by_label("Type edge-1 to go on").fill("edge-1")
-    go_on.click()
-    expect(page.get_by_text("edge-1 is removed.")).to_be_visible()
-    expect(page.get_by_text("Every member that this console knows has dropped it.")).to_be_visible()
-    browser.check_both()
+def the_others_stay(page):
     page.get_by_role("link", name="homelab").first.click()
     cluster_tab(page, "Nodes")
     expect(page.locator("[data-count=nodes]")).to_have_text("1")
@@ -232,13 +157,7 @@ def what_was_done_is_told(page):
     expect(page.get_by_text("alice created cluster homelab")).to_be_visible()
 
 
-def a_console_that_is_away_is_said_to_be(page, console):
+def open_nodes_of_the_cluster(page):
     page.goto("/clusters/")
     page.get_by_role("link", name="homelab").click()
     cluster_tab(page, "Nodes")
-    banner = page.locator("[data-banner]")
-    expect(banner).to_have_text("Live")
-    console.stop()
-    expect(banner).to_have_text(re.compile(r"Stale since \d\d:\d\d:\d\d"))
-    console.start()
-    expect(banner).to_have_text("Live", timeout=30_000)

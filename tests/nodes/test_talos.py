@@ -30,27 +30,12 @@ from nodes.counters import read_counters
 from nodes.models import Audit, Cluster, Node
 from nodes.uploads import InMemory
 from tests.factories import NOW, enrol, make_cluster, make_user
+from tests.talos_files import CA_KEY, CONFIGURATION, ID, SECRET, TOKEN
 
 pytestmark = pytest.mark.django_db
 
 PASSWORD = "correct horse battery"
-ID = "8XuV9TZHW08DOk3bVxQjH9ih_TBKjnh-j44tsCLSBzo="
-SECRET = "dAmFcyNmDXusqnTSkPJrsgLJ38W8oEEXGZKM0x6Orpc="
 OTHER_SECRET = base64.b64encode(bytes(range(32))).decode()
-TOKEN = "5w2flr.qqsdd2ct1gqmn7o0"
-CA_KEY = "LS0tLS1CRUdJTiBFRDI1NTE5IFBSSVZBVEUgS0VZLS0tLS0K"
-CONFIGURATION = f"""\
-version: v1alpha1
-machine:
-    type: controlplane
-    token: {TOKEN}
-    ca: {{crt: aaaa, key: {CA_KEY}}}
-    network: {{kubespan: {{enabled: true, mtu: 1380, allowDownPeerBypass: true}}}}
-cluster:
-    id: {ID}
-    secret: {SECRET}
-    discovery: {{enabled: true}}
-"""
 BUNDLE = f"cluster: {{id: {ID}, secret: {SECRET}}}\nsecrets: {{bootstraptoken: {TOKEN}}}\n"
 OLD = "version: v1alpha1\nmachine: {type: worker}\ncluster: {clusterName: old}\n"
 
