@@ -121,8 +121,6 @@ class Browser:
         """Note what axe finds, light and dark, and what reaches beyond the screen: told when the browser is closed."""
         self.complaints += [f"{self.page.url}: {wrong}" for wrong in axe(self.page) + width(self.page)]
 
-    check_both = check
-
     def close(self):
         self.context.close()
         assert not self.complaints, "\n".join(self.complaints)

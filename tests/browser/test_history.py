@@ -49,7 +49,7 @@ def test_a_nodes_charts_say_what_their_table_says(open_browser, mesh):
     history = page.get_by_role("region", name="History")
     expect(history.get_by_role("heading", name="Links by state")).to_have_count(2)
     assert [one.get_attribute("aria-label").split(". ")[0] for one in page.locator(".ks-plot").all()] == CHARTS
-    browser.check_both()
+    browser.check()
 
     history.get_by_role("link", name="7 d").click()
     expect(history.get_by_role("link", name="7 d")).to_have_attribute("aria-current", "true")
@@ -98,7 +98,7 @@ def test_a_links_page_has_its_history_live(open_browser, mesh):
     expect(page.get_by_role("slider", name="edge-1 sees edge-2")).to_be_visible()
     page.get_by_role("button", name="Keep its history").click()
     expect(page.get_by_role("button", name="Let go of its history")).to_be_visible()
-    browser.check_both()
+    browser.check()
     points = drawn(page)
     more = {"name": "edge-1", "at": [0], **{key: [1] for key in ("connected", "up", "unknown", "down")}}
     more |= {key: [0.5] for key in ("rtt", "loss", "received", "sent")}

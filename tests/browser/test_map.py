@@ -46,7 +46,7 @@ def test_the_map_and_the_list_beside_it_follow_a_link_that_is_cut(open_browser, 
     expect(page.locator("[data-map]")).to_have_attribute("data-drawn", "yes")
     expect(rows(page, "Nodes")).to_have_count(3)
     expect(rows(page, "Sites")).to_have_text(["No site3all 6 up"])
-    browser.check_both()
+    browser.check()
     before = picture(page)
 
     press(page, "/")
@@ -98,7 +98,7 @@ def test_on_a_phone_nothing_overflows(open_browser, mesh):
     browser = open_browser(viewport=PHONE, has_touch=True, reduced_motion="reduce").sign_in()
     browser.page.goto(f"/clusters/{mesh}/map/")
     expect(rows(browser.page, "Nodes")).to_have_count(3)
-    browser.check_both()
+    browser.check()
 
 
 def test_without_webgl_the_list_remains(open_browser, mesh):

@@ -33,7 +33,7 @@ def waiting(console, machines, administrator):
 def test_from_the_invitation_to_a_second_factor_to_what_a_viewer_may(open_browser, console, waiting):
     alice = open_browser(viewport=WIDE).sign_in()
     link = invite(alice.page, "bob", "Viewer: sees everything there, changes nothing", "homelab")
-    alice.check_both()
+    alice.check()
     bob = open_browser(viewport=PHONE, has_touch=True)
     comes_by_the_link(bob, link)
     secret = adds_an_app(bob)
@@ -48,7 +48,7 @@ def becomes_operator(alice):
     page = alice.page
     page.goto("/settings/people/")
     page.get_by_role("link", name="bob", exact=True).click()
-    alice.check_both()
+    alice.check()
     page.get_by_label("Role", exact=True).select_option(label="Operator: and acts on nodes, links, tokens and options")
     page.get_by_label("Where", exact=True).select_option(label="homelab")
     page.get_by_role("button", name="Give this role").click()
@@ -77,7 +77,7 @@ def test_a_passkey_signs_in_alone(chromium, console, administrator, request):
     browser.confirm()
     page.get_by_label("Name").fill("laptop")
     page.get_by_label("Sign in with it alone").check()
-    browser.check_both()
+    browser.check()
     page.get_by_role("button", name="Add it").click()
     expect(page.get_by_text("they are not shown again")).to_be_visible()
     page.get_by_role("link", name="I have kept them").click()

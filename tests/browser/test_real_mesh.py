@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from nodes.lab import LabError
-from nodes.playground import DISCOVERY_PORT, TLS_PORT, Mesh, RunningConsole, open_site
+from nodes.playground import DISCOVERY_PORT, TLS_PORT, Mesh, open_site
 from tests.browser.conftest import free_port
 from tests.browser.machines import LINE
 from tests.browser.steps import (
@@ -30,6 +30,7 @@ from tests.browser.steps import (
     the_first_machine_enrols,
     the_second_machine_shows_its_first_handshake_in_the_dialog,
 )
+from tests.consoles import PreparedConsole
 from tests.talos_files import CONFIGURATION
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -100,7 +101,7 @@ def machines(site, tmp_path):
 @pytest.fixture
 def console(site, tmp_path):
     """A console from nothing, which the machines reach, with discovery for Talos machines."""
-    running = RunningConsole(
+    running = PreparedConsole(
         tmp_path,
         listen=f"127.0.0.1:{free_port()}",
         tls_listen=f"{site.host}:{TLS_PORT}",
