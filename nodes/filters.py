@@ -109,7 +109,7 @@ class NodeFilter(_Named):
         """By the last summaries in Redis: one call for all nodes that are left."""
         members = queryset.approved()
         try:
-            known = live.read_summaries_of(members.values_list("pk", flat=True)[:LIVE_NODES])
+            known = live.read_summaries_of(members.order_by("pk").values_list("pk", flat=True)[:LIVE_NODES])
         except redis.RedisError:
             self.unread = True
             return queryset.none()
@@ -146,7 +146,7 @@ class Standing(NamedTuple):
             away=Count("pk", filter=member & ~HERE),
         )
         try:
-            known = live.read_summaries_of(nodes.approved().values_list("pk", flat=True)[:LIVE_NODES])
+            known = live.read_summaries_of(nodes.approved().order_by("pk").values_list("pk", flat=True)[:LIVE_NODES])
         except redis.RedisError:
             known = {}
         return cls(**found, down=sum(summary.down > 0 for summary in known.values()))

@@ -84,7 +84,8 @@ class Standing:
         self.size += 1
         self.connected += node.is_here
         self.drift += bool(node.fault or node.behind(cluster))
-        self.links = self.links.plus(link_counts(summary))
+        if summary is not None:
+            self.links = self.links.plus(summary)
 
     def plus(self, other: Standing) -> Standing:
         """Both together."""

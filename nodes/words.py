@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from kubespan.core.duration import age
 
@@ -34,6 +34,19 @@ def clock(skew: float | None) -> str:
     return f"{age(-skew)} behind: if it was set back, WireGuard refuses the handshakes that it begins"
 
 
+class HasCounts(Protocol):
+    """What says how many directed links are in each state."""
+
+    @property
+    def up(self) -> int: ...
+
+    @property
+    def unknown(self) -> int: ...
+
+    @property
+    def down(self) -> int: ...
+
+
 class LinkCounts(NamedTuple):
     """How many directed links are in each state."""
 
@@ -56,7 +69,7 @@ class LinkCounts(NamedTuple):
         """The worst state that any of them is in."""
         return "down" if self.down else "unknown" if self.unknown else "up" if self.up else "none"
 
-    def plus(self, other: LinkCounts) -> LinkCounts:
+    def plus(self, other: HasCounts) -> LinkCounts:
         """Both together."""
         return LinkCounts(self.up + other.up, self.unknown + other.unknown, self.down + other.down)
 

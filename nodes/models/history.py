@@ -29,7 +29,7 @@ class NodeHistory(models.Model):
 
     class Meta:
         verbose_name_plural = "node histories"
-        ordering = ("node", "period", "start")
+        ordering = ("node_id", "period", "start")
         constraints = (models.UniqueConstraint(fields=("node", "period", "start"), name="node_history_once"),)
         indexes = (models.Index(fields=("period", "start"), name="node_history_start"),)
 
@@ -48,7 +48,7 @@ class LinkHistory(models.Model):
 
     class Meta:
         verbose_name_plural = "link histories"
-        ordering = ("node", "peer", "period", "start")
+        ordering = ("node_id", "peer_id", "period", "start")
         constraints = (models.UniqueConstraint(fields=("node", "peer", "period", "start"), name="link_history_once"),)
         indexes = (models.Index(fields=("period", "start"), name="link_history_start"),)
 
@@ -68,7 +68,7 @@ class FollowedLink(models.Model):
     unwell_until = models.DateTimeField(null=True, blank=True, help_text="Until when, because it was not up.")
 
     class Meta:
-        ordering = ("node", "peer")
+        ordering = ("node_id", "peer_id")
         constraints = (models.UniqueConstraint(fields=("node", "peer"), name="followed_link_once"),)
 
     def __str__(self) -> str:

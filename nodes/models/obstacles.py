@@ -19,7 +19,7 @@ class Obstacle(models.Model):
     since = models.DateTimeField()
 
     class Meta:
-        ordering = ("node", "place")
+        ordering = ("node_id", "place")
         constraints = (models.UniqueConstraint(fields=("node", "place"), name="obstacle_place_once"),)
 
     def __str__(self) -> str:

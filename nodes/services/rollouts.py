@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 import redis
 import structlog
@@ -36,17 +37,25 @@ REASON_LIMIT = 1000
 log = structlog.get_logger(__name__)
 
 
+class Agent(NamedTuple):
+    """Of a member, what is read of it here."""
+
+    pk: int
+    version: str
+    session: str
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What could be upgraded in a cluster now."""
+    """What could be upgraded in a cluster now, by name."""
 
     release: Release | None
     """None where this console has no agent to hand out."""
-    nodes: Sequence[Node]
+    nodes: Sequence[Agent]
     """Members that run an older agent, or another build, and are connected."""
-    away: Sequence[Node]
+    away: Sequence[Agent]
     """Such members that are not connected now."""
-    otherwise: Sequence[Node]
+    otherwise: Sequence[Agent]
     """Members whose agent was not handed out by a console: they are upgraded the way they were installed."""
 
 
@@ -62,11 +71,15 @@ def read_offer(cluster: Cluster) -> Offer:
     """Look which members may be upgraded to what this console hands out."""
     release = delivery.read_release()
     agents = Node.objects.approved().filter(cluster=cluster, kind=Node.Kind.LINUX)
-    members = list(agents.only("cluster", "name", "agent_version", "session").order_by("name"))
-    otherwise = [node for node in members if not _handed_out(node.agent_version)]
-    older = [node for node in members if release and may_follow(release.version, node.agent_version)]
+    members = [Agent(*row) for row in agents.order_by("name").values_list("pk", "agent_version", "session")]
+    versions = {agent.version for agent in members}
+    strange = {version for version in versions if not _handed_out(version)}
+    older = {version for version in versions if release and may_follow(release.version, version)}
     return Offer(
-        release, [node for node in older if node.session], [node for node in older if not node.session], otherwise
+        release,
+        nodes=[agent for agent in members if agent.version in older and agent.session],
+        away=[agent for agent in members if agent.version in older and not agent.session],
+        otherwise=[agent for agent in members if agent.version in strange],
     )
 
 
@@ -89,7 +102,7 @@ def start_rollout(
             raise Refused("no-agent", "This console has no agent to hand out; build one by `make agent`.", 409)
         if cluster.rollouts.filter(state=Rollout.State.RUNNING).exists():
             raise Refused("rollout-running", f"The agents of {cluster} are being upgraded already.", 409)
-        chosen = [node for node in offer.nodes if only is None or node.pk in only]
+        chosen = [agent for agent in offer.nodes if only is None or agent.pk in only]
         if not chosen:
             raise Refused(
                 "nothing-to-upgrade",
@@ -106,8 +119,8 @@ def start_rollout(
             started_by=str(actor or audit.CONSOLE)[: audit.NAME_LENGTH],
         )
         RolloutStep.objects.bulk_create(
-            RolloutStep(rollout=rollout, node=node, order=order, before=node.agent_version)
-            for order, node in enumerate(chosen)
+            RolloutStep(rollout=rollout, node_id=agent.pk, order=order, before=agent.version)
+            for order, agent in enumerate(chosen)
         )
         details = {"version": rollout.version, "nodes": len(chosen)}
         audit.write(actor, "rollout.started", cluster, now, **details)

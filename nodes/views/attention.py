@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from operator import attrgetter
 from typing import NamedTuple
 
 from kubespan.core.reason import Reason
@@ -61,19 +62,21 @@ def find_broken(nodes: Iterable[AnyNode], summaries: Mapping[int, Summary]) -> l
     """
     nodes = list(nodes)
     members = {(node.cluster_id, node.index): node for node in nodes if node.index is not None}
-    missed: dict[int, Broken] = {}
+    seers: defaultdict[int, list[AnyNode]] = defaultdict(list)
+    peers: dict[int, AnyNode] = {}
+    down: set[int] = set()
     for node in nodes:
         summary = summaries.get(node.pk)
-        if not summary or summary.worst is None:
+        if summary is None or summary.worst is None:
             continue
         peer = members.get((node.cluster_id, summary.worst))
         if peer is not None:
-            broken = missed.get(peer.pk) or Broken(peer, [], down=False)
-            missed[peer.pk] = broken._replace(down=broken.down or summary.down > 0)
-            broken.seers.append(node)
-    for broken in missed.values():
-        broken.seers.sort(key=lambda node: node.name)
-    ordered = sorted(missed.values(), key=lambda broken: (not broken.down, -len(broken.seers), broken.seers[0].name))
+            peers[peer.pk] = peer
+            seers[peer.pk].append(node)
+            if summary.down:
+                down.add(peer.pk)
+    missed = [Broken(peers[pk], sorted(those, key=attrgetter("name")), down=pk in down) for pk, those in seers.items()]
+    ordered = sorted(missed, key=lambda broken: (not broken.down, -len(broken.seers), broken.seers[0].name))
     return _join_mutual(ordered)[:SHOWN]
 
 

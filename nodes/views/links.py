@@ -11,7 +11,7 @@ from django.views import View
 
 from nodes import exports, live
 from nodes.models import Cluster, Node
-from nodes.views.common import RoleMixin, link_counts, read_live
+from nodes.views.common import RoleMixin, read_live
 from nodes.views.unwell import as_file, may_try, unwell_context
 from nodes.words import LinkCounts
 
@@ -73,7 +73,7 @@ def worst_off(clusters: Sequence[Cluster]) -> Cluster | None:
     nodes = dict(rows)
     counts: dict[int, LinkCounts] = {}
     for pk, summary in read_live(lambda: live.read_summaries_of(nodes), {}).items():
-        counts[nodes[pk]] = counts.get(nodes[pk], LinkCounts()).plus(link_counts(summary))
+        counts[nodes[pk]] = counts.get(nodes[pk], LinkCounts()).plus(summary)
     return max(clusters, key=lambda one: _badness(counts.get(one.pk, LinkCounts())), default=None)
 
 

@@ -43,7 +43,7 @@ class NodeListView(ListView):
         return Node.objects.visible_to(self.request.user)
 
     def rows(self):
-        return self.visible().select_related("cluster").prefetch_related("candidates", "obstacles")
+        return self.visible().prefetch_related("cluster", "candidates", "obstacles")
 
     def export(self):
         return exports.NODES

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
 import pytest
+from django.db import connection
 from django.urls import reverse
 from django.utils import timezone
 
-from nodes.models import Invitation, Webhook
+from nodes.models import Invitation, Node, Webhook
 from nodes.secrets import Secret
 from nodes.services import api_tokens
 from nodes.services import nodes as services
@@ -201,3 +202,12 @@ def test_who_may_still_have_a_removed_node_is_a_list(client):
     assert without_file(text) == {"lately"}
     assert text.partition('id="cutting"')[2].partition("</section>")[0].count("<tr>") == PAGE_SIZE + 1
     assert len(browser.get(f"{gone.get_absolute_url()}?_export=json").json()) == PAGE_SIZE + 1
+
+
+def test_the_first_nodes_by_name_are_found_without_sorting_all():
+    if connection.vendor == "postgresql":  # which sorts a table of no rows whatever indexes there are
+        with connection.cursor() as cursor:
+            cursor.execute("SET LOCAL enable_sort = off")
+            cursor.execute("SET LOCAL enable_seqscan = off")
+    plan = Node.objects.present().order_by("name")[:PAGE_SIZE].explain()
+    assert re.search(r"\bnode_name\b", plan)

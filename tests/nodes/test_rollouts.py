@@ -256,8 +256,8 @@ def test_what_cannot_begin_says_why(fleet, settings, tmp_path):
 def test_agents_that_were_installed_otherwise_are_counted_and_left_alone(fleet):
     fleet.connect("alpha", "0.1.0")
     offer = rollouts.read_offer(fleet.cluster)
-    assert [node.name for node in offer.nodes] == ["bravo", "charlie"]
-    assert [node.name for node in offer.otherwise] == ["alpha"]
+    assert [agent.pk for agent in offer.nodes] == [fleet["bravo"].pk, fleet["charlie"].pk]
+    assert [agent.pk for agent in offer.otherwise] == [fleet["alpha"].pk]
 
 
 # The page and the command.
