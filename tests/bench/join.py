@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -182,7 +183,8 @@ def measure(console: Console, agents: int, rounds: int) -> dict[str, Any]:
     one: Sides = [], []
     back: Sides = [], []
     with Bare() as bare:
-        for _ in range(rounds):
+        for number in range(rounds):
+            print(f"join: {agents:,} agents, round {number + 1} of {rounds}", file=sys.stderr, flush=True)
             with _begin(console, bare, agents, ones) as turn:
                 _take(together, turn.join_together(), turn.connect_together())
                 for _ in range(ones):
