@@ -17,6 +17,7 @@ import msgspec
 import redis
 import structlog
 
+from kubespan.core import messages
 from kubespan.core.endpoint import IPAddress, parse_address
 from kubespan.core.messages import (
     FRAME_BASE,
@@ -31,7 +32,6 @@ from kubespan.core.messages import (
     History,
     MessageError,
     Notice,
-    Refused,
     Removed,
     Report,
     SecretKept,
@@ -51,7 +51,7 @@ from nodes.connections import async_redis
 from nodes.counters import Tally
 from nodes.fanout import CLOSE_LATER, CLOSE_POLICY, CLOSE_REMOVED, CLOSE_REPLACED, CLOSE_TOO_BIG, Ask, Watch
 from nodes.services import rotation, sessions
-from nodes.services.refused import Refused as Refusal
+from nodes.services.refused import Refused
 from nodes.services.rotation import Holding
 from nodes.services.sessions import Greeting, Session
 
@@ -197,7 +197,7 @@ class _Bad(Exception):
 
     def __init__(self, code: str, reason: str, close: int = CLOSE_POLICY) -> None:
         super().__init__(reason)
-        self.frame = dump(Refused(code=code, reason=reason))
+        self.frame = dump(messages.Refused(code=code, reason=reason))
         self.code = code
         self.close = close
 
@@ -233,7 +233,7 @@ class Conversation:
         except _Bad as fault:
             await self._refuse(fault)
             return
-        except Refusal as refusal:
+        except Refused as refusal:
             self._end.tally[f"hello.{refusal.code}"] += 1
             await self._close(CLOSE_POLICY if refusal.code == "version" else CLOSE_REMOVED, _farewell(refusal))
             return
@@ -344,7 +344,7 @@ class Conversation:
                 return
             try:
                 session = await self._open_session(self._socket.session)
-            except Refusal as refusal:
+            except Refused as refusal:
                 if refusal.code == "replaced":
                     self._socket.close(CLOSE_REPLACED)
                 else:
@@ -504,10 +504,10 @@ class Conversation:
             pass  # it went first
 
 
-def _farewell(refusal: Refusal) -> bytes:
+def _farewell(refusal: Refused) -> bytes:
     if refusal.code == "removed":
         return dump(Removed(reason=refusal.reason))
-    return dump(Refused(code=refusal.code, reason=refusal.reason))
+    return dump(messages.Refused(code=refusal.code, reason=refusal.reason))
 
 
 def peer_address(scope: dict[str, Any]) -> IPAddress | None:

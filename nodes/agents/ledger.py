@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 
 import structlog
 
+from kubespan.core import messages
 from kubespan.core.endpoint import Endpoint, IPAddress
-from kubespan.core.messages import Applied, Claim, Findings, Notice, Refused, Revision, SecretKept, UpgradeFailed, dump
+from kubespan.core.messages import Applied, Claim, Findings, Notice, Revision, SecretKept, UpgradeFailed, dump
 from nodes.agents.rows import AWAY, in_thread
 from nodes.agents.sockets import Socket
 from nodes.announce import announce_soon
@@ -21,7 +22,7 @@ from nodes.counters import Tally
 from nodes.fanout import CLOSE_POLICY
 from nodes.live import Moved
 from nodes.services import nodes, obstacles, rollouts, rotation, sessions, transitions
-from nodes.services.refused import Refused as Refusal
+from nodes.services.refused import Refused
 from nodes.services.transitions import LinkMoved
 
 WRITE_SECONDS = 0.1
@@ -190,9 +191,10 @@ class Ledger:
             if node in left:
                 try:
                     await _try(in_thread(nodes.record_claim, node, claim, peer, self._now()), "a claim")
-                except Refusal as refusal:
+                except Refused as refusal:
                     self._tally[f"claim.{refusal.code}"] += 1
-                    socket.close(CLOSE_POLICY, dump(Refused(code=refusal.code, reason=refusal.reason)).decode())
+                    said = messages.Refused(code=refusal.code, reason=refusal.reason)
+                    socket.close(CLOSE_POLICY, dump(said).decode())
             # While it was written a newer one may have come.
             if self._claims.get(node) == (socket, claim, peer):
                 del self._claims[node]
@@ -254,7 +256,7 @@ async def _try(writing: Awaitable[object], what: str) -> None:
     """Write; what fails for another reason than an absent database would fail for ever, and is left with a trace."""
     try:
         await writing
-    except (*AWAY, Refusal):
+    except (*AWAY, Refused):
         raise
     except Exception:
         log.exception("not written", what=what)
