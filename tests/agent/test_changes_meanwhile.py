@@ -22,14 +22,15 @@ TWO, THREE, FOUR = (make_peer(n, f"10.0.{n}.0/24", endpoint=f"192.0.2.{n}:51820"
 ALL = make_desired(TWO, THREE, FOUR)
 
 
-@pytest.fixture(params=DATA_PLANES)
+@pytest.fixture(params=DATA_PLANES, scope="module")
 def wireguard(request):
     """A data plane to make kernels of."""
     return data_plane(request.param)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def machine(wireguard):
+    """One for all cases: each begins with what it wants of it, whatever the one before left there."""
     with Lab() as lab:
         yield lab.machine("one")
 
@@ -97,8 +98,8 @@ def make_many(number):
 @pytest.mark.parametrize("gone", ["peers", "link"])
 def test_what_vanishes_while_the_kernel_is_read(machine, wireguard, monkeypatch, gone):
     """The kernel ends a dump at a peer that is gone: taken at its word, all peers behind it would be gone as well."""
-    many = make_many(650)  # five messages, of which the second is under way when the first is read
-    before, going, behind = many[:150], many[150:550], many[550:]
+    many = make_many(450)  # four messages, of which the second is under way when the first is read
+    before, going, behind = many[:150], many[150:400], many[400:]
     bring(machine, wireguard, make_desired(*before, *going, *behind))
     pieces, removers = [], []
     whole = kernel_wireguard._Message.attributes
@@ -129,7 +130,7 @@ def test_what_vanishes_while_the_kernel_is_read(machine, wireguard, monkeypatch,
 @pytest.mark.parametrize("wireguard", DATA_PLANES[1:], indirect=True)
 def test_peers_that_never_stand_still_are_said_to_be_so(machine, wireguard, monkeypatch):
     """Another program that changes the interface all the while is a fault to name, not one to wait for."""
-    many = make_many(650)
+    many = make_many(300)
     bring(machine, wireguard, make_desired(*many))
     monkeypatch.setattr(kernel_wireguard, "DUMP_ATTEMPTS", 2)
     whole = kernel_wireguard._Message.attributes
