@@ -98,8 +98,8 @@ def make_many(number):
 @pytest.mark.parametrize("gone", ["peers", "link"])
 def test_what_vanishes_while_the_kernel_is_read(machine, wireguard, monkeypatch, gone):
     """The kernel ends a dump at a peer that is gone: taken at its word, all peers behind it would be gone as well."""
-    many = make_many(450)  # four messages, of which the second is under way when the first is read
-    before, going, behind = many[:150], many[150:400], many[400:]
+    many = make_many(650)  # five messages, of which the second is under way when the first is read
+    before, going, behind = many[:150], many[150:550], many[550:]
     bring(machine, wireguard, make_desired(*before, *going, *behind))
     pieces, removers = [], []
     whole = kernel_wireguard._Message.attributes
@@ -130,7 +130,7 @@ def test_what_vanishes_while_the_kernel_is_read(machine, wireguard, monkeypatch,
 @pytest.mark.parametrize("wireguard", DATA_PLANES[1:], indirect=True)
 def test_peers_that_never_stand_still_are_said_to_be_so(machine, wireguard, monkeypatch):
     """Another program that changes the interface all the while is a fault to name, not one to wait for."""
-    many = make_many(300)
+    many = make_many(650)
     bring(machine, wireguard, make_desired(*many))
     monkeypatch.setattr(kernel_wireguard, "DUMP_ATTEMPTS", 2)
     whole = kernel_wireguard._Message.attributes

@@ -16,7 +16,7 @@ import pytest
 
 from kubespan.agent import wireguard as kernel_wireguard
 from kubespan.agent.userspace import UserspaceWireGuard
-from kubespan.agent.wireguard import ALLOWED_IPS_LIMIT, KernelWireGuard, decode_device, encode_peers
+from kubespan.agent.wireguard import KernelWireGuard, decode_device, encode_peers
 from kubespan.core.plan import RemovePeers, SetFirewall, SetPeers, plan
 from tests.agent.data_plane import DATA_PLANES, SECRET, bring, data_plane, look, make_desired, make_key, make_peer
 from tests.bench.answering import Answering
@@ -182,7 +182,7 @@ def test_a_peer_with_very_many_networks_among_others(machine, wireguard, monkeyp
     monkeypatch.setattr(
         kernel_wireguard._Message, "attributes", lambda message: pieces.append(whole(message)) or pieces[-1]
     )
-    networks = [f"10.{number >> 7}.{2 * (number & 127)}.0/24" for number in range(ALLOWED_IPS_LIMIT + 100)]
+    networks = [f"10.{number >> 7}.{2 * (number & 127)}.0/24" for number in range(1500)]
     wide = make_desired(make_peer(2, *networks), *make_peers(5000, 5))
     bring(machine, wireguard, wide)
     pieces.clear()
