@@ -170,14 +170,17 @@ class Lab(Generic[Kind]):
 
 def end_processes(machine: Machine) -> None:
     """End what lives in a machine, such as a `wireguard-go` that outlives its agent: kindly, then for good."""
-    deadline = time.monotonic() + END_SECONDS
     for number in (signal.SIGTERM, signal.SIGKILL):
-        for pid in machine.processes():
+        living = machine.processes()
+        for pid in living:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
         patience = time.monotonic() + END_SECONDS / 2
-        while machine.processes() and time.monotonic() < min(patience, deadline):
+        while living and time.monotonic() < patience:
             time.sleep(0.01)  # they are not our children: nothing to wait on
+            living = machine.processes()
+        if not living:
+            return
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64encode
+from functools import cache
 from ipaddress import IPv6Interface, collapse_addresses, ip_network
 
 import pytest
@@ -30,6 +31,7 @@ def data_plane(name: str) -> type[UserspaceWireGuard | KernelWireGuard]:
     return KernelWireGuard
 
 
+@cache  # an emulated processor takes milliseconds for each
 def make_key(number: int) -> KeyPair:
     return KeyPair.make((number << 64).to_bytes(32))  # in the middle: clamping changes the first and the last byte
 

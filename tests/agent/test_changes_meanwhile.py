@@ -22,14 +22,15 @@ TWO, THREE, FOUR = (make_peer(n, f"10.0.{n}.0/24", endpoint=f"192.0.2.{n}:51820"
 ALL = make_desired(TWO, THREE, FOUR)
 
 
-@pytest.fixture(params=DATA_PLANES)
+@pytest.fixture(params=DATA_PLANES, scope="module")
 def wireguard(request):
     """A data plane to make kernels of."""
     return data_plane(request.param)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def machine(wireguard):
+    """One for all cases: each begins with what it wants of it, whatever the one before left there."""
     with Lab() as lab:
         yield lab.machine("one")
 

@@ -46,7 +46,7 @@ any_wireguard = pytest.mark.parametrize("wireguard", ["userspace"], indirect=Tru
 """For what has nothing to do with WireGuard: once is enough, and a virtual machine is slow."""
 
 
-@pytest.fixture(params=DATA_PLANES)
+@pytest.fixture(params=DATA_PLANES, scope="module")
 def wireguard(request):
     """A data plane to make kernels of."""
     return data_plane(request.param)
@@ -56,6 +56,20 @@ def wireguard(request):
 def machine(wireguard):
     with Lab() as lab:
         yield lab.machine("one")
+
+
+@pytest.fixture(scope="module")
+def shared(wireguard):
+    """A machine of many cases: to make one takes longer than most of them, above all on an emulated processor."""
+    with Lab() as lab:
+        yield lab.machine("one")
+
+
+@pytest.fixture
+def standing(shared, wireguard):
+    """The shared machine with all of THREE, whatever the case before left there."""
+    bring(shared, wireguard, THREE)
+    return shared
 
 
 @any_wireguard
@@ -78,20 +92,18 @@ def test_what_is_brought_up_is_read_back(machine, wireguard):
     assert all(counters.last_handshake == 0.0 for counters in observed.counters.values())
 
 
-def test_a_second_pass_finds_nothing_to_do(machine, wireguard):
-    bring(machine, wireguard, THREE)
-    assert bring(machine, wireguard, THREE) == []
+def test_a_second_pass_finds_nothing_to_do(standing, wireguard):
+    assert bring(standing, wireguard, THREE) == []
 
 
-def test_the_kernel_shows_what_the_specification_asks(machine, wireguard):
-    bring(machine, wireguard, THREE)
-    assert machine.ip("rule show priority 32500").split(":", 1)[1].strip() == "from all fwmark 0x40/0x60 lookup 180"
-    assert machine.ip("-6 rule show priority 32500").split(":", 1)[1].strip() == "from all fwmark 0x40/0x60 lookup 180"
-    four, six = (machine.ip(f"-{family} route show table 180") for family in (4, 6))
+def test_the_kernel_shows_what_the_specification_asks(standing, wireguard):
+    assert standing.ip("rule show priority 32500").split(":", 1)[1].strip() == "from all fwmark 0x40/0x60 lookup 180"
+    assert standing.ip("-6 rule show priority 32500").split(":", 1)[1].strip() == "from all fwmark 0x40/0x60 lookup 180"
+    four, six = (standing.ip(f"-{family} route show table 180") for family in (4, 6))
     assert four.split() == ["default", "dev", "kubespan", "proto", "static", "metric", "1", "mtu", "1420"]
     assert six.split()[:9] == ["default", "dev", "kubespan", "proto", "static", "metric", "1", "mtu", "1420"]
-    assert "fd7f:175a:b97c:5602::/64 dev kubespan" in machine.ip("-6 route")
-    assert "mtu 1420" in machine.ip("link show kubespan")
+    assert "fd7f:175a:b97c:5602::/64 dev kubespan" in standing.ip("-6 route")
+    assert "mtu 1420" in standing.ip("link show kubespan")
 
 
 def test_teardown_leaves_nothing(machine, wireguard):
@@ -151,55 +163,49 @@ HOST_DRIFTS = {
 
 
 @pytest.mark.parametrize("wanted", CHANGES.values(), ids=CHANGES.keys())
-def test_a_change_of_what_is_wanted_takes_one_pass(machine, wireguard, wanted):
-    bring(machine, wireguard, THREE)
-    assert bring(machine, wireguard, wanted)
-    assert bring(machine, wireguard, wanted) == []
+def test_a_change_of_what_is_wanted_takes_one_pass(standing, wireguard, wanted):
+    assert bring(standing, wireguard, wanted)
+    assert bring(standing, wireguard, wanted) == []
 
 
 @any_wireguard
 @pytest.mark.parametrize("wanted", HOST_CHANGES.values(), ids=HOST_CHANGES.keys())
-def test_a_change_around_the_link_takes_one_pass(machine, wireguard, wanted):
-    bring(machine, wireguard, THREE)
-    assert bring(machine, wireguard, wanted)
-    assert bring(machine, wireguard, wanted) == []
+def test_a_change_around_the_link_takes_one_pass(standing, wireguard, wanted):
+    assert bring(standing, wireguard, wanted)
+    assert bring(standing, wireguard, wanted) == []
 
 
 @pytest.mark.parametrize("drift", DRIFTS.values(), ids=DRIFTS.keys())
-def test_drift_is_healed_in_one_pass(machine, wireguard, drift):
-    bring(machine, wireguard, THREE)
-    machine.run(*drift.split())
-    assert bring(machine, wireguard, THREE)
-    assert bring(machine, wireguard, THREE) == []
+def test_drift_is_healed_in_one_pass(standing, wireguard, drift):
+    standing.run(*drift.split())
+    assert bring(standing, wireguard, THREE)
+    assert bring(standing, wireguard, THREE) == []
 
 
 @any_wireguard
 @pytest.mark.parametrize("drift", HOST_DRIFTS.values(), ids=HOST_DRIFTS.keys())
-def test_drift_around_the_link_is_healed_in_one_pass(machine, wireguard, drift):
-    bring(machine, wireguard, THREE)
-    machine.run(*drift.split())
-    assert bring(machine, wireguard, THREE)
-    assert bring(machine, wireguard, THREE) == []
+def test_drift_around_the_link_is_healed_in_one_pass(standing, wireguard, drift):
+    standing.run(*drift.split())
+    assert bring(standing, wireguard, THREE)
+    assert bring(standing, wireguard, THREE) == []
 
 
-def test_a_desired_peer_without_endpoint_keeps_the_one_it_has(machine, wireguard):
-    bring(machine, wireguard, THREE)
+def test_a_desired_peer_without_endpoint_keeps_the_one_it_has(standing, wireguard):
     roaming = make_desired(
         *(replace(peer, endpoint=None, keepalive=20) for peer in THREE.peers.values()),
     )
-    assert bring(machine, wireguard, roaming)
-    assert look(machine, wireguard).peers[make_peer(2).public_key].endpoint == Endpoint.parse("192.0.2.2:51820")
+    assert bring(standing, wireguard, roaming)
+    assert look(standing, wireguard).peers[make_peer(2).public_key].endpoint == Endpoint.parse("192.0.2.2:51820")
 
 
-def test_removing_a_missing_peer_is_no_error(machine, wireguard):
-    bring(machine, wireguard, THREE)
+def test_removing_a_missing_peer_is_no_error(standing, wireguard):
 
     async def remove():
         kernel = LinuxKernel(wireguard())
         await kernel.apply([RemovePeers((make_peer(7).public_key, make_peer(2).public_key))])
         return await kernel.observe()
 
-    assert set(machine.call(remove).peers) == {make_peer(3).public_key, make_peer(4).public_key}
+    assert set(standing.call(remove).peers) == {make_peer(3).public_key, make_peer(4).public_key}
 
 
 def test_a_change_without_a_link_says_so(machine, wireguard):
@@ -244,22 +250,30 @@ def test_no_error_and_no_value_shows_a_key(machine, wireguard):
         assert SECRET not in text
 
 
-@pytest.fixture
-def pair(wireguard):
-    """Two machines with a tunnel between them, and what each wants of itself."""
+@pytest.fixture(scope="module")
+def wired(wireguard):
+    """Two machines, and a wire between them."""
     with Lab() as lab:
         one, two = lab.machine("one"), lab.machine("two")
         lab.join(one, two, addresses=("192.0.2.1/24", "192.0.2.2/24"))
         for number, machine in enumerate((one, two), 1):
             machine.ip(f"address add 2001:db8::{number}/64 dev wire0 nodad")
-        wanted = {}
-        for machine, own, other in ((one, 1, 2), (two, 2, 1)):
-            peer = make_peer(other, f"fd7f:175a:b97c:5602::{other}/128", endpoint=f"192.0.2.{other}:51820")
-            link = Link(mtu=1420, listen_port=51820, private_key=make_key(own).private_key)
-            address = IPv6Interface(f"fd7f:175a:b97c:5602::{own}/64")
-            wanted[own] = replace(make_desired(peer, address=address), link=link)
-            bring(machine, wireguard, wanted[own])
-        yield one, two, wanted
+        yield one, two
+
+
+@pytest.fixture
+def pair(wired, wireguard):
+    """Two machines with a new tunnel between them, whose session is nobody's yet, and what each wants of itself."""
+    one, two = wired
+    wanted = {}
+    for machine, own, other in ((one, 1, 2), (two, 2, 1)):
+        peer = make_peer(other, f"fd7f:175a:b97c:5602::{other}/128", endpoint=f"192.0.2.{other}:51820")
+        link = Link(mtu=1420, listen_port=51820, private_key=make_key(own).private_key)
+        address = IPv6Interface(f"fd7f:175a:b97c:5602::{own}/64")
+        wanted[own] = replace(make_desired(peer, address=address), link=link)
+        machine.call(wireguard().delete)
+        bring(machine, wireguard, wanted[own])
+    return one, two, wanted
 
 
 def test_other_peers_come_and_go_without_one_lost_ping(pair, wireguard):

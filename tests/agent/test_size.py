@@ -1,4 +1,7 @@
-"""A thousand peers on a real kernel: what is told for one more, and what a look understands of very much."""
+"""Very many peers on a real kernel: what is told for one more, and what a look understands of very much.
+
+They are a thousand, and fewer on an emulated processor, which takes a minute for that many.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import pytest
 
 from kubespan.agent import wireguard as kernel_wireguard
 from kubespan.agent.userspace import UserspaceWireGuard
-from kubespan.agent.wireguard import KernelWireGuard, decode_device
+from kubespan.agent.wireguard import KernelWireGuard, decode_device, encode_peers
 from kubespan.core.plan import RemovePeers, SetFirewall, SetPeers, plan
 from tests.agent.data_plane import DATA_PLANES, SECRET, bring, data_plane, look, make_desired, make_key, make_peer
 from tests.bench.answering import Answering
@@ -21,19 +24,23 @@ from tests.namespaces import Lab
 
 pytestmark = pytest.mark.root
 
-THOUSAND = 1000
-LIVE = 100 if os.environ.get("KUBESPAN_VM") else THOUSAND
+VIRTUAL = os.environ.get("KUBESPAN_VM")
+"""What kind of a virtual machine this is, if one: `tests/vm` says so."""
+MANY = 350 if VIRTUAL == "emulated" else 1000
+"""Silent peers; in no case do they fit into one message, to the kernel or from it."""
+LIVE = {None: 1000, "emulated": 25}.get(VIRTUAL, 100)
 """Peers that answer: their half of a handshake is Python's, which an emulated processor is slow at."""
 
 
-@pytest.fixture(params=DATA_PLANES)
+@pytest.fixture(params=DATA_PLANES, scope="module")
 def wireguard(request):
     """A data plane to make kernels of."""
     return data_plane(request.param)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def machine(wireguard):
+    """One for all cases: each begins with what it wants of it, whatever the one before left there."""
     with Lab() as lab:
         yield lab.machine("one")
 
@@ -81,8 +88,9 @@ def named(texts):
     return found
 
 
-def test_a_thousand_peers_come_change_and_go(machine, wireguard, told):
-    peers = make_peers(10, THOUSAND)
+def test_very_many_peers_come_change_and_go(machine, wireguard, told):
+    peers = make_peers(10, MANY)
+    assert len(encode_peers(peers)) > 1
     bring(machine, wireguard, make_desired())
     told.clear()
 
@@ -92,7 +100,7 @@ def test_a_thousand_peers_come_change_and_go(machine, wireguard, told):
     told.clear()
     observed = look(machine, wireguard)
     assert plan(many, observed) == []
-    assert len(observed.counters) == THOUSAND
+    assert len(observed.counters) == MANY
 
     # One more, with an address of the mesh alone: one change, and nothing said of any other peer.
     more = make_peer(9, "fd7f::9/128", endpoint="192.0.2.2:51820")
@@ -120,7 +128,7 @@ def test_a_thousand_peers_come_change_and_go(machine, wireguard, told):
     told.clear()
     bring(machine, wireguard, replace(grown, peers={more.public_key: more}))
     assert set(look(machine, wireguard).peers) == {more.public_key}
-    assert len(named(told)) == THOUSAND - 1
+    assert len(named(told)) == MANY - 1
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,22 +19,36 @@ SECONDS = 900
 # All files with cases for the kernel.
 CASES = [f"tests/agent/test_{name}.py" for name in ("netlink", "rekeying", "changes_meanwhile", "size", "clock")]
 
+PYTEST = [
+    *(sys.executable, "-m", "pytest", "-c", str(HERE / "guest.ini"), f"--rootdir={ROOT}", "--noconftest"),
+    *("-m", "kernel", *CASES),
+]
+
+
+@pytest.fixture(scope="module")
+def bytecode(tmp_path_factory):
+    """All that the cases import, compiled by a collection here: an emulated processor takes a minute for it."""
+    place = tmp_path_factory.mktemp("bytecode")
+    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPYCACHEPREFIX": str(place)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    subprocess.run([*PYTEST, "--collect-only", "-q"], cwd=ROOT, env=environment, capture_output=True, check=True)
+    return place
+
 
 @pytest.mark.root
 @pytest.mark.slow
 @pytest.mark.xdist_group("browser")  # both take a processor each, all the time: not at once
 @pytest.mark.timeout(SECONDS + 300)
 @pytest.mark.parametrize("machine", ["run", "user-mode"])
-def test_the_kernel_data_plane(machine):
+def test_the_kernel_data_plane(machine, bytecode):
     """Debian's own kernel, emulated, on every run; where a kernel of the user mode is built, that as well."""
     if asyncio.run(is_available()):
         pytest.skip("this machine's own kernel has WireGuard: the kernel cases run on it")
-    pytest_there = [sys.executable, "-m", "pytest", "-c", str(HERE / "guest.ini"), f"--rootdir={ROOT}", "--noconftest"]
     done = subprocess.run(
         [
             *(str(HERE / machine), "-t", str(SECONDS)),
-            *("env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1"),
-            *(*pytest_there, "-m", "kernel", *CASES),
+            *("env", "PYTEST_DISABLE_PLUGIN_AUTOLOAD=1", f"PYTHONPYCACHEPREFIX={bytecode}"),
+            *PYTEST,
         ],
         cwd=ROOT,
         capture_output=True,
