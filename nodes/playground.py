@@ -235,18 +235,21 @@ class RunningConsole:
 
     def call(self, *arguments: str, env: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Run one of the console's commands; what it prints is one JSON object, or nothing."""
-        command = [sys.executable, str(MANAGE), *arguments]
-        result = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**self.env, **(env or {})},
-            stdin=subprocess.DEVNULL,
-        )
+        result = self.execute(*arguments, env=env or {})
         if result.returncode:
             raise LabError(f"{' '.join(arguments)}: {result.stderr.strip()}")
         return json.loads(result.stdout) if result.stdout.startswith("{") else {}
+
+    def execute(self, *arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+        """Run one of the console's commands to its end, with a few more variables in its environment."""
+        return subprocess.run(
+            [sys.executable, str(MANAGE), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**self.env, **env},
+            stdin=subprocess.DEVNULL,
+        )
 
     def kill(self) -> None:
         """Kill every process of it at once, as a power cut would."""
