@@ -15,7 +15,7 @@ from nodes.lab import LabError, Machine
 from nodes.playground import Site, await_true, open_site
 from tests.agent.archives import alter, sha256
 from tests.consoles import PreparedConsole
-from tests.distributions import SYSTEMD, Distribution, boot, lend, unpack
+from tests.distributions import SYSTEMD, Distribution, boot, extend, lend, unpack, unpack_unconfigured
 from tests.end_to_end.conftest import free_port
 from tests.end_to_end.pinger import no_ping_lost
 
@@ -117,9 +117,9 @@ def test_the_line_alone_meshes_a_bare_debian_and_uninstall_leaves_nothing(
 
 
 def test_under_systemd_it_is_a_service_that_goes_without_a_trace(
-    site: Site, console: PreparedConsole, tmp_path: Path
+    site: Site, console: PreparedConsole, debian: Path, tmp_path: Path
 ) -> None:
-    tree = unpack("bookworm", *BARE, *SYSTEMD)
+    tree = extend(debian, *SYSTEMD)
     with lend(site.machines["mike"], tree, tmp_path) as still, boot(still) as mike:
         units = ("find", "/etc/systemd", "/run/systemd/system", "/run/systemd/transient", "!", "-type", "d")
         before, network, service = mike.files(), mike.network(), mike.execute(*units).stdout
@@ -143,7 +143,7 @@ def test_under_systemd_it_is_a_service_that_goes_without_a_trace(
 def test_an_old_python_is_told_in_a_sentence_and_nothing_is_changed(
     site: Site, console: PreparedConsole, tmp_path: Path
 ) -> None:
-    tree = unpack("bullseye", *OLD)
+    tree = unpack_unconfigured("bullseye", *OLD)
     with lend(site.machines["india"], tree, tmp_path) as india:
         files, network = india.files(), india.network()
         done = india.sh(line(console))
