@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -153,7 +154,9 @@ def test_an_old_python_is_told_in_a_sentence_and_nothing_is_changed(
         )
         assert done.stdout == ""
         after = india.files()
-        assert {path for path in {*files, *after} if files.get(path) != after.get(path)} == set()
+        changed = {path for path in {*files, *after} if files.get(path) != after.get(path)}
+        # Of packages that are not configured Python's library is not compiled, which Python makes up for.
+        assert {path for path in changed if not re.match(r"usr/lib/python3[.]9/(.*/)?__pycache__", path)} == set()
         assert india.network() == network
     assert "india" not in {node["name"] for node in console.call("list_nodes", "bureau")["nodes"]}
 
