@@ -6,6 +6,8 @@ BIN := .venv/bin
 PYTEST = $(BIN)/pytest --dist loadgroup
 # Tests of machines and browsers wait now and then: with a worker more, two processors took 41 minutes instead of 47.
 WAITING := $(shell echo $$(($$(nproc) + 1)))
+# Where Python may keep no compiled modules, each of some thousand processes would compile Django anew, in six seconds.
+unexport PYTHONDONTWRITEBYTECODE
 # Secrets for checks that only load the settings; never for a console that anybody reaches.
 CHECK_ENV = KUBESPAN_SECRET_KEY=only-for-checks-$$(printf 'x%.0s' {1..50}) KUBESPAN_KEYS=check:$$(printf 'A%.0s' {1..43})= \
 	KUBESPAN_URL=https://console.example REDIS_URL=redis://127.0.0.1:1/0 ALLOWED_HOSTS=console.example KUBESPAN_DATA=.make/check

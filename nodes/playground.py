@@ -20,6 +20,7 @@ from typing import Any, Self
 import redis
 import urllib3
 
+from kubespan.core.resources import FILE_NAME, Resource, parse, resolve
 from nodes import embedded
 from nodes.lab import Lab, LabError, Machine, stop
 
@@ -96,19 +97,26 @@ class Agent:
         if self.process is not None:
             stop(self.process)
 
-    def resources(self, kind: str) -> list[dict[str, Any]]:
-        """What `kubespan-agent get KIND -o json` prints; nothing while the agent has published nothing yet."""
-        result = self.call("get", kind, "-o", "json")
-        return parse_json_stream(result.stdout) if result.returncode == 0 else []
+    def resources(self, kind: str) -> list[Resource]:
+        """What the agent published of that kind, as `kubespan-agent get` finds it; nothing where it has not yet.
+
+        Read from the file, in which it is whole at any time: this is asked over and over, and the command takes half a
+        second of a processor to start.
+        """
+        try:
+            published = parse((self.state / FILE_NAME).read_bytes())
+        except FileNotFoundError:
+            return []
+        wanted = resolve(kind).type
+        return [resource for resource in published if resource.metadata.type == wanted]
 
     def links(self) -> dict[str, str]:
         """Link state by the peer's name."""
-        specs = (resource["spec"] for resource in self.resources("kubespanpeerstatuses"))
-        return {spec["label"]: spec["state"] for spec in specs}
+        return {one.spec["label"]: one.spec["state"] for one in self.resources("kubespanpeerstatuses")}
 
     def address(self) -> str:
         """The machine's KubeSpan address, without its length."""
-        return str(self.resources("kubespanidentities")[0]["spec"]["address"]).partition("/")[0]
+        return str(self.resources("kubespanidentities")[0].spec["address"]).partition("/")[0]
 
 
 class Mesh:
@@ -129,18 +137,6 @@ class Mesh:
         states = {name: agent.links() for name, agent in self.agents.items()}
         pairs = [(one, two, states[one].get(two, "not known")) for one, two in permutations(self.agents, 2)]
         return [f"{one} → {two} ({state})" for one, two, state in pairs if state != "up"]
-
-
-def parse_json_stream(text: str) -> list[dict[str, Any]]:
-    """Read JSON objects that follow one another, as `get -o json` prints them."""
-    decoder = json.JSONDecoder()
-    objects = []
-    rest = text.strip()
-    while rest:
-        value, end = decoder.raw_decode(rest)
-        objects.append(value)
-        rest = rest[end:].lstrip()
-    return objects
 
 
 def await_true(condition: Callable[[], bool], seconds: float, what: str) -> float:
@@ -239,18 +235,21 @@ class RunningConsole:
 
     def call(self, *arguments: str, env: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Run one of the console's commands; what it prints is one JSON object, or nothing."""
-        command = [sys.executable, str(MANAGE), *arguments]
-        result = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**self.env, **(env or {})},
-            stdin=subprocess.DEVNULL,
-        )
+        result = self.execute(*arguments, env=env or {})
         if result.returncode:
             raise LabError(f"{' '.join(arguments)}: {result.stderr.strip()}")
         return json.loads(result.stdout) if result.stdout.startswith("{") else {}
+
+    def execute(self, *arguments: str, env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+        """Run one of the console's commands to its end, with a few more variables in its environment."""
+        return subprocess.run(
+            [sys.executable, str(MANAGE), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**self.env, **env},
+            stdin=subprocess.DEVNULL,
+        )
 
     def kill(self) -> None:
         """Kill every process of it at once, as a power cut would."""

@@ -82,7 +82,7 @@ class RealMachines:
         return set(self.run(name, "wg", "show", "kubespan", "peers").split())
 
     def public_key(self, name):
-        return self.agents[name].resources("kubespanidentities")[0]["spec"]["publicKey"]
+        return self.agents[name].resources("kubespanidentities")[0].spec["publicKey"]
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
-from kubespan.core.resources import parse
 from nodes.certificates import fingerprint
 from nodes.lab import Machine
 from nodes.playground import TLS_PORT, Agent, Site, await_true
@@ -104,25 +103,17 @@ class Office:
             return [self.talos.address, *self.talos.addresses]
         return [self.agents[name].address(), *list_addresses(self.machine(name))]
 
-    def published(self, name: str, kind: str) -> list[dict[str, Any]]:
-        """What an agent last published; read from its file, for it is asked very often."""
-        try:
-            resources = parse((self.agents[name].state / "resources.json").read_bytes())
-        except FileNotFoundError:
-            return []
-        return [dict(one.spec) for one in resources if one.metadata.type == f"{kind}.kubespan.talos.dev"]
-
     def links(self, name: str) -> dict[str, str]:
         """Link states as somebody sees them."""
         if name == self.talos.name:
             return self.talos.links()
-        return {str(one["label"]): str(one["state"]) for one in self.published(name, "KubeSpanPeerStatuses")}
+        return self.agents[name].links()
 
     def endpoint(self, name: str, peer: str) -> str:
         """Where somebody's WireGuard sends what is for a peer."""
         if name == self.talos.name:
             return self.talos.endpoint(peer)
-        statuses = self.published(name, "KubeSpanPeerStatuses")
+        statuses = (one.spec for one in self.agents[name].resources("kubespanpeerstatuses"))
         return next(str(one["endpoint"]) for one in statuses if one["label"] == peer)
 
     def await_links(self, *pairs: tuple[str, str], seconds: float = SECONDS) -> None:
@@ -135,7 +126,7 @@ class Office:
 
     def sends(self, name: str, address: str) -> bool:
         """Whether an agent's machine sends what is for an address to the Talos machine."""
-        specs = self.published(name, "KubeSpanPeerSpecs")
+        specs = [one.spec for one in self.agents[name].resources("kubespanpeerspecs")]
         networks = (network for spec in specs if spec["label"] == self.talos.name for network in spec["allowedIPs"])
         return any(ip_address(address) in ip_network(network) for network in networks)
 

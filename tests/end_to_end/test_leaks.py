@@ -29,7 +29,7 @@ from kubespan.core.identity import KeyPair, make_signing_key
 from kubespan.core.messages import ENROL_PATH, VERSIONS, EnrolRequest, dump
 from nodes import embedded
 from nodes.certificates import fingerprint
-from nodes.playground import TLS_PORT, Mesh, await_true, open_site
+from nodes.playground import TLS_PORT, Mesh, RunningConsole, await_true, open_site
 from tests.consoles import PreparedConsole
 from tests.end_to_end.conftest import UP_SECONDS, free_port
 from tests.factories import cluster_identity
@@ -114,6 +114,12 @@ class Traces:
         return self.secrets | self.capabilities
 
 
+class WatchedConsole(PreparedConsole):
+    """Whose commands have command lines of their own, to be looked at."""
+
+    execute = RunningConsole.execute
+
+
 @pytest.fixture(scope="module")
 def traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traces]:
     """An imported cluster, two members and one that waits; everything that people do; then what was left of it."""
@@ -124,7 +130,7 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traces]:
     (directory / "secret").write_text(secret)
     processes = Processes()
     with open_site(NAMES) as site, Mesh(site, directory) as mesh, processes.watched():
-        console = PreparedConsole(here, listen=f"127.0.0.1:{free_port()}", tls_listen=f"{site.host}:{TLS_PORT}")
+        console = WatchedConsole(here, listen=f"127.0.0.1:{free_port()}", tls_listen=f"{site.host}:{TLS_PORT}")
         try:
             console.start()
             monitor = Monitor(str(embedded.socket_path(here)))

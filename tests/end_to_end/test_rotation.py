@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from kubespan.core.resources import parse
 from nodes.playground import await_true
 from tests.end_to_end.conftest import NAMES, SPARE, World
 from tests.end_to_end.pinger import no_ping_lost
@@ -22,8 +21,6 @@ from tests.end_to_end.test_mesh import ring
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.xdist_group("end_to_end"), pytest.mark.timeout(500)]
 
-RESOURCES = "resources.json"
-PEER_STATUS = "KubeSpanPeerStatuses.kubespan.talos.dev"
 SECONDS = 60.0
 REKEY_SECONDS = 200.0
 """WireGuard renews a session that passes traffic 120 s after its handshake (and 180 s after it, it is over)."""
@@ -54,9 +51,8 @@ def unready(world: World) -> list[tuple[str, str]]:
 
 
 def statuses(world: World, name: str) -> dict[str, dict[str, Any]]:
-    """What a machine last published of its peers, by their names; read from its file, for it is asked very often."""
-    published = parse((world.agent(name).state / RESOURCES).read_bytes())
-    return {str(one.spec["label"]): dict(one.spec) for one in published if one.metadata.type == PEER_STATUS}
+    """What a machine last published of its peers, by their names."""
+    return {str(one.spec["label"]): dict(one.spec) for one in world.agent(name).resources("kubespanpeerstatuses")}
 
 
 def handshake(status: dict[str, Any]) -> float:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,14 +20,20 @@ from django.db.migrations.loader import MigrationLoader
 from nodes import embedded
 from nodes.backups import content
 from nodes.backups.content import Backup
+from tests.consoles import ROWS, place_rows
 from tests.nodes.test_migrations import APP, PREVIOUS_RELEASE
 from tests.postgresql import PostgreSQL, find_programs
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSPHRASE = "a passphrase of tests"
 TABLES = "import json; from tests.rows import read_tables; print(json.dumps(read_tables()))"
+FILL = "from tests.rows import fill_tables; fill_tables(); "
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+REVEAL = "\nfrom nodes.models import *; print(json.dumps(Cluster.objects.get(name='office').secret.reveal()))"
+GO_ON = "\nfrom tests.rows import make_row; [make_row(model) for model in (Node, Audit, Token)]"
+
+# Consoles with rows in every table are made once, for one worker.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("backups")]
 
 
 class Place:
@@ -61,9 +70,9 @@ class Place:
     def tables(self) -> dict:
         return json.loads(self.shell(TABLES))
 
-    def fill(self) -> None:
-        self.call("migrate", "-v", "0")
-        self.shell("from tests.rows import fill_tables; fill_tables()")
+    def fill(self) -> dict:
+        """Put rows into every table, which must be there; these rows."""
+        return json.loads(self.shell(FILL + TABLES))
 
 
 def at_home(directory: Path) -> Place:
@@ -84,9 +93,61 @@ def nothing_yet(directory: Path) -> Place:
 KEYS = {"KUBESPAN_SECRET_KEY": "x" * 50, "KUBESPAN_KEYS": "mine:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}
 
 
+def elsewhere(directory: Path) -> Place:
+    """SQLite in that directory, by an address and keys that the environment names."""
+    return Place(directory, DATABASE_URL=f"sqlite:///{directory / ROWS}", **KEYS)
+
+
+def on_postgresql(url: str) -> Place:
+    """PostgreSQL, and keys in the environment."""
+    return Place(ROOT, DATABASE_URL=url, KUBESPAN_URL="https://console.example", **KEYS)
+
+
+class Filled:
+    """Consoles with rows in every table: the first of each kind is filled, those that tests get are copies of it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def at_home(self, directory: Path) -> tuple[Place, dict]:
+        """One with keys and certificate of its own, and its rows."""
+        first, rows = self._first(at_home)
+        shutil.copytree(first, directory)
+        return nothing_yet(directory), rows
+
+    def elsewhere(self, directory: Path) -> tuple[Place, dict]:
+        """One whose keys are the environment's, and its rows."""
+        first, rows = self._first(elsewhere)
+        shutil.copytree(first, directory)
+        return elsewhere(directory), rows
+
+    @cache  # noqa: B019 - it lives no longer than its module's tests
+    def _first(self, make: Callable[[Path], Place]) -> tuple[Path, dict]:
+        directory = self._directory / make.__name__
+        place = make(directory)
+        place_rows(directory)
+        return directory, place.fill()
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory) -> Filled:
+    """Consoles to be backed up."""
+    return Filled(tmp_path_factory.mktemp("filled"))
+
+
+@pytest.fixture(scope="module")
+def filled_on_postgresql(databases):
+    """The same on PostgreSQL: each call makes one, with its rows."""
+    url = databases()
+    first = on_postgresql(url)
+    first.call("migrate", "-v", "0")
+    rows = first.fill()
+    return lambda: (on_postgresql(databases(url.rpartition("/")[2])), rows)
+
+
 @pytest.fixture(scope="module")
 def databases():
-    """Addresses of empty PostgreSQL databases."""
+    """Makes PostgreSQL databases, empty or as another one is, and gives their addresses."""
     programs = find_programs()
     if programs is None:
         pytest.skip("no PostgreSQL on this machine: apt-get install -y --no-install-recommends postgresql")
@@ -96,9 +157,9 @@ def databases():
         server.start()
         numbers = iter(range(100))
 
-        def make() -> str:
+        def make(template: str = "template1") -> str:
             name = f"console{next(numbers)}"
-            command = [programs / "createdb", "-h", directory, "-U", "console", name]
+            command = [programs / "createdb", "-h", directory, "-U", "console", "-T", template, name]
             subprocess.run(command, check=True, cwd="/")
             return server.url.rpartition("/")[0] + f"/{name}"
 
@@ -121,9 +182,8 @@ OF_A_RESTORE = {
 }  # fmt: skip
 
 
-def test_into_an_empty_directory(tmp_path):
-    old, new = at_home(tmp_path / "old"), nothing_yet(tmp_path / "new")
-    old.fill()
+def test_into_an_empty_directory(tmp_path, filled):
+    (old, rows), new = filled.at_home(tmp_path / "old"), nothing_yet(tmp_path / "new")
     file = tmp_path / "backup"
     said = old.run("backup", str(file), text=True)
     assert (said.returncode, said.stdout) == (0, "")
@@ -136,7 +196,7 @@ def test_into_an_empty_directory(tmp_path):
     assert "restored as of " in said
     assert "enrol them again with a new token" in said
     assert "members again" in said
-    assert differences(old.tables(), new.tables()) == OF_A_RESTORE
+    assert differences(rows, new.tables()) == OF_A_RESTORE
     for name in (*embedded.TLS_FILES, embedded.KEY_FILE):
         assert (new.directory / name).read_bytes() == (old.directory / name).read_bytes()
         assert stat.S_IMODE((new.directory / name).stat().st_mode) == 0o600
@@ -148,32 +208,20 @@ def test_into_an_empty_directory(tmp_path):
     [("s", "p"), ("p", "p"), ("p", "s")],
     ids=lambda kind: {"s": "SQLite", "p": "PostgreSQL"}[kind],
 )
-def test_from_one_database_to_another_through_pipes(tmp_path, databases, source, target):
-    def place(kind, name):
-        if kind == "p":
-            return Place(tmp_path, DATABASE_URL=databases(), KUBESPAN_URL="https://console.example", **KEYS)
-        return Place(tmp_path, DATABASE_URL=f"sqlite:///{tmp_path / name}", **KEYS)
-
-    old, new = place(source, "old.sqlite3"), place(target, "new.sqlite3")
-    old.fill()
+def test_from_one_database_to_another_through_pipes(tmp_path, databases, filled, filled_on_postgresql, source, target):
+    old, before = filled.elsewhere(tmp_path / "old") if source == "s" else filled_on_postgresql()
+    new = elsewhere(tmp_path) if target == "s" else on_postgresql(databases())
     done = old.run("backup", "-")
     assert b"KUBESPAN_KEYS (mine) and KUBESPAN_SECRET_KEY come from the environment and are not in it" in done.stderr
     restored = new.run("restore", "-", input=done.stdout)
     assert restored.returncode == 0, restored.stderr
-    before, after = old.tables(), new.tables()
+    after, secret = map(json.loads, new.shell(TABLES + REVEAL + GO_ON).splitlines())
     assert differences(before, after) == OF_A_RESTORE
-    assert (
-        new.shell("from nodes.models import *; print(Cluster.objects.get(name='office').secret.reveal() != '')")
-        == "True\n"
-    )
-    new.shell(
-        "from tests.rows import make_row; from nodes.models import *; [make_row(m) for m in (Node, Audit, Token)]"
-    )
+    assert secret
 
 
-def test_keys_of_the_environment_must_be_there_before_anything_changes(tmp_path):
-    old = Place(tmp_path, DATABASE_URL=f"sqlite:///{tmp_path}/old.sqlite3", **KEYS)
-    old.fill()
+def test_keys_of_the_environment_must_be_there_before_anything_changes(tmp_path, filled):
+    old, _ = filled.elsewhere(tmp_path / "old")
     file = tmp_path / "backup"
     old.call("backup", str(file))
     new = nothing_yet(tmp_path / "new")
@@ -185,12 +233,11 @@ def test_keys_of_the_environment_must_be_there_before_anything_changes(tmp_path)
     assert not (new.directory / embedded.KEY_FILE).exists()
 
 
-def test_keys_in_the_backup_can_be_taken_out_for_another_environment(tmp_path):
-    old = at_home(tmp_path / "old")
-    old.fill()
+def test_keys_in_the_backup_can_be_taken_out_for_another_environment(tmp_path, filled):
+    old, _ = filled.at_home(tmp_path / "old")
     file = tmp_path / "backup"
     old.call("backup", str(file))
-    new = Place(tmp_path, DATABASE_URL=f"sqlite:///{tmp_path}/new.sqlite3", **KEYS)
+    new = elsewhere(tmp_path)
     said = new.fail("restore", str(file))
     assert "needs key 'first'" in said
     assert "The backup holds them: --extract DIRECTORY" in said
@@ -202,7 +249,7 @@ def test_keys_in_the_backup_can_be_taken_out_for_another_environment(tmp_path):
 
 def test_a_wrong_passphrase_half_a_file_and_a_used_place_change_nothing(tmp_path):
     old, new = at_home(tmp_path / "old"), nothing_yet(tmp_path / "new")
-    old.call("migrate", "-v", "0")
+    place_rows(old.directory)
     file, half, words = tmp_path / "backup", tmp_path / "half", tmp_path / "words"
     old.call("backup", str(file))
     half.write_bytes(file.read_bytes()[:-50])
@@ -229,20 +276,18 @@ def test_a_backup_that_cannot_be_written_leaves_the_one_before(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["SQLite", "PostgreSQL"])
-def test_a_backup_of_the_release_before_is_migrated(tmp_path, request, kind):
+def test_a_backup_of_the_release_before_is_migrated(tmp_path, request, filled, kind):
     """Rows of the old form go into tables of the old form, and then through the migrations."""
-    old = Place(tmp_path, DATABASE_URL=f"sqlite:///{tmp_path}/old.sqlite3", **KEYS)
-    old.fill()
+    old, _ = filled.elsewhere(tmp_path / "old")
     file, older = tmp_path / "backup", tmp_path / "older"
     old.call("backup", str(file))
     rows = write_as_of(PREVIOUS_RELEASE, file, older)
-    url = request.getfixturevalue("databases")() if kind == "PostgreSQL" else f"sqlite:///{tmp_path}/new.sqlite3"
-    new = Place(tmp_path, DATABASE_URL=url, **KEYS)
+    new = on_postgresql(request.getfixturevalue("databases")()) if kind == "PostgreSQL" else elsewhere(tmp_path)
     assert f"{rows} rows" not in new.call("restore", str(older))
     assert "no migrations to apply" in new.call("migrate").lower()
     assert new.tables()["nodes.Node"]
-    stale = Place(tmp_path, DATABASE_URL=f"sqlite:///{tmp_path}/stale.sqlite3", **KEYS)
-    stale.call("migrate", "-v", "0")
+    stale = elsewhere(tmp_path / "stale")
+    place_rows(stale.directory)
     assert "tables of a newer release than the backup's" in stale.fail("restore", str(older))
 
 

@@ -17,6 +17,7 @@ import urllib3
 from kubespan.discovery import service as names
 from kubespan.discovery.proto import cluster_pb2 as proto
 from nodes.playground import await_true
+from tests.web.test_run import descendants
 
 ROOT = Path(__file__).resolve().parents[2]
 MANAGE = [sys.executable, "manage.py"]
@@ -54,14 +55,18 @@ class Demonstration:
                 stderr=err,
             )
 
+    def await_true(self, condition):
+        """Wait until this is so of it."""
+
+        def so():
+            assert self.process.poll() is None, self.err.read_text()
+            return condition(self)
+
+        await_true(so, 60, condition.__name__)
+
     def await_word(self, word):
         """Wait until it has printed this."""
-
-        def printed():
-            assert self.process.poll() is None, self.err.read_text()
-            return word in self.out.read_text()
-
-        await_true(printed, 60, word)
+        self.await_true(lambda _: word in self.out.read_text())
 
     def end(self):
         """Wait until it has ended; returns status, standard output and standard error."""
@@ -79,9 +84,9 @@ def await_hello(channel):
         return hello(proto.HelloRequest(cluster_id="c"), timeout=60, wait_for_ready=True).client_ip
 
 
-def laboratory(out):
-    """What there is on this host of the laboratory that a demonstration told of: namespaces, links, directories."""
-    name = f"ks{re.search(r'198[.]18[.]([0-9]+)[.]1', out)[1]}"
+def laboratory(text):
+    """What there is on this host of the laboratory that a text has an address of: namespaces, links, directories."""
+    name = f"ks{re.search(r'198[.]18[.]([0-9]+)[.]', text)[1]}"
     places = {"/run/netns": f"{name}-*", "/sys/class/net": f"{name}-*", "/run": f"kubespan-lab-{name}"}
     return [path for place, pattern in places.items() for path in Path(place).glob(pattern)]
 
@@ -121,20 +126,38 @@ def test_a_script_learns_which_links_are_not_up(directory):
     assert demonstration.left_over() == []
 
 
+def enrolling(demonstration):
+    """A machine has enrolled, and others have not."""
+    return "node-1 " in demonstration.out.read_text()
+
+
+def starting(demonstration):
+    """The console has been started, and is far from ready."""
+    return any(demonstration.temporary.glob("*/console.log"))
+
+
 @pytest.mark.root
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_ended_early_it_takes_everything_away_and_is_no_success(directory, number):
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        pytest.param(signal.SIGINT, enrolling, id="SIGINT as machines enrol"),
+        pytest.param(signal.SIGTERM, starting, id="SIGTERM as the console starts"),
+        pytest.param(signal.SIGHUP, starting, id="SIGHUP as the console starts"),
+    ],
+)
+def test_ended_early_it_takes_everything_away_and_is_no_success(directory, number, moment):
     demonstration = Demonstration(directory, "--nodes", "2", "--until-up", "--json")
-    demonstration.await_word("node-1 ")
-    assert laboratory(demonstration.out.read_text())
+    demonstration.await_true(moment)
+    listens = " ".join(descendants(demonstration.process.pid).values())
+    assert laboratory(listens)
     demonstration.process.send_signal(number)
     demonstration.await_word("taking everything away")
     demonstration.process.send_signal(number)  # whoever is impatient does not stop it
     status, out, err = demonstration.end()
     assert (status, err) == (1, "CommandError: ended before every link was up\n")
     assert "{" not in out
-    assert laboratory(out) == []
+    assert laboratory(listens) == []
     assert demonstration.left_over() == []
 
 

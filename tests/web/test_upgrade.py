@@ -7,17 +7,17 @@ import json
 import pytest
 
 from tests.nodes.test_migrations import APP, PREVIOUS_RELEASE
-from tests.web.test_backup import KEYS, Place, databases  # noqa: F401 - a fixture
+from tests.web.test_backup import databases, filled, filled_on_postgresql  # noqa: F401 - fixtures
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("backups")]
 
 
 @pytest.mark.parametrize("kind", ["SQLite", "PostgreSQL"])
 def test_rows_go_back_to_the_release_before_and_come_forward_again(tmp_path, request, kind):
-    url = request.getfixturevalue("databases")() if kind == "PostgreSQL" else f"sqlite:///{tmp_path}/console.sqlite3"
-    console = Place(tmp_path, DATABASE_URL=url, **KEYS)
-    console.fill()
-    before = console.tables()
+    if kind == "PostgreSQL":
+        console, before = request.getfixturevalue("filled_on_postgresql")()
+    else:
+        console, before = request.getfixturevalue("filled").elsewhere(tmp_path / "console")
     console.call("migrate", APP, PREVIOUS_RELEASE)
     assert "migrations are not applied" in console.shell(
         "from nodes.health import check_all; print(check_all()['database'])"
