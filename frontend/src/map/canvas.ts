@@ -20,10 +20,17 @@ const LINE = 33;
 const SHARE = 10;
 const DEPTHS = { hulls: 0, edges: 1, topEdges: 2, nodes: 3, topNodes: 4 } as const;
 
+interface Viewport {
+  zoom: number;
+  /** The graph's point at the left top corner. */
+  mpan: Spot;
+}
+
 /** cytoscape's own renderer, of which its types tell nothing: the picture that it moves about during a drag. */
 interface Renderer {
-  textureCache: { viewport: { zoom: number; mpan: Spot } } | null;
+  textureCache: { viewport: Viewport } | null;
   lastRedrawTime: number;
+  forcedPixelRatio: number;
 }
 
 const STYLE: cytoscape.StylesheetJson = [
@@ -64,6 +71,14 @@ const STYLE: cytoscape.StylesheetJson = [
   },
 ];
 
+/**
+ * Pixels of the screen to one of the page. A trifle more, or cytoscape would make the picture that is moved about during
+ * a drag twice as fine where there is one to one, and shrink it for each frame: without a graphics card that takes longer than all else.
+ */
+function pixelRatio(): number {
+  return window.devicePixelRatio + 1e-7;
+}
+
 function calm(): boolean {
   return matchMedia("(prefers-reduced-motion: reduce)").matches;
 }
@@ -96,6 +111,7 @@ function makeCytoscape(container: HTMLElement): cytoscape.Core {
     container,
     style: STYLE,
     textureOnViewport: true, // or a thousand nodes are drawn anew for each frame of a drag
+    pixelRatio: pixelRatio(),
     autoungrabify: true,
     autounselectify: true,
     boxSelectionEnabled: false,
@@ -122,10 +138,10 @@ export class Canvas {
   #extent = 1;
   #unit = 1;
   #size = { width: 0, height: 0 };
-  /** The picture that is moved about during a drag, since when, and how long it took to make. */
+  /** The picture that is moved about during a drag, and when it may be made anew. */
   #held: Renderer["textureCache"] = null;
-  #renewed = 0;
-  #cost = 0;
+  #due = 0;
+  #later: ReturnType<typeof setTimeout> | undefined;
 
   constructor(container: HTMLElement, palette: Palette, click: (key: string | null) => void) {
     this.#container = container;
@@ -163,6 +179,7 @@ export class Canvas {
     this.#extent = extent;
     this.#unit = unit;
     this.#size = { width, height };
+    this.#renderer.forcedPixelRatio = pixelRatio(); // somebody zoomed the page
     this.#cy.resize();
     this.#cy.minZoom(1e-9); // or the other limit might be refused
     this.#cy.maxZoom(1 / (unit * LEAST));
@@ -255,18 +272,32 @@ export class Canvas {
     this.#writing.write(this.#names, name, spot, this.#palette);
   }
 
+  get #renderer(): Renderer {
+    return (this.#cy as unknown as { renderer(): Renderer }).renderer();
+  }
+
   /** During a drag a picture is moved about: it is made anew when it lacks some of the drawing, as often as is cheap. */
   #renew(): void {
-    const renderer = (this.#cy as unknown as { renderer(): Renderer }).renderer();
-    const held = renderer.textureCache?.viewport;
-    if (!held) return;
-    const { x, y } = held.mpan;
-    const [right, bottom] = [x + this.#size.width / held.zoom, y + this.#size.height / held.zoom];
-    if (Math.min(right, bottom) >= this.#extent && Math.max(x, y) <= -this.#extent) return;
-    const now = performance.now();
-    if (renderer.textureCache !== this.#held)
-      [this.#held, this.#renewed, this.#cost] = [renderer.textureCache, now, renderer.lastRedrawTime];
-    if (now - this.#renewed > SHARE * this.#cost) renderer.textureCache = null;
+    const renderer = this.#renderer;
+    if (!renderer.textureCache || this.#whole(renderer.textureCache.viewport)) return;
+    if (renderer.textureCache !== this.#held) {
+      this.#held = renderer.textureCache;
+      this.#due = performance.now() + SHARE * renderer.lastRedrawTime;
+    }
+    clearTimeout(this.#later);
+    const left = this.#due - performance.now();
+    if (left > 0) {
+      this.#later = setTimeout(() => this.#renew(), left); // the pointer may have come to rest
+      return;
+    }
+    renderer.textureCache = null;
+    this.#cy.forceRender();
+  }
+
+  /** Whether a picture that was made of this holds all of the drawing. */
+  #whole({ mpan: { x, y }, zoom }: Viewport): boolean {
+    const [right, bottom] = [x + this.#size.width / zoom, y + this.#size.height / zoom];
+    return Math.min(right, bottom) >= this.#extent && Math.max(x, y) <= -this.#extent;
   }
 
   #wheel(event: WheelEvent): void {

@@ -44,7 +44,7 @@ export interface View {
 
 /** Pixels of a dash and the gap after it: what is not up is told by its stroke as well. */
 const DASHES = { up: [0, 0], unknown: [2, 5], down: [9, 5] } as const;
-const WIDTHS = [1, 2, 3.5, 5.5] as const;
+const WIDTHS = [0.8, 1.5, 2.5, 4] as const;
 const FAINT = 0.12;
 const HIDDEN = 0.04;
 
@@ -85,7 +85,7 @@ function edgeShape(pair: Pair, opacity: number, view: View, top: boolean): EdgeS
   return {
     from: nodeKey(pair.one),
     to: nodeKey(pair.other),
-    size: ((WIDTHS[pair.level] ?? 1) + (pair.state === "up" ? 0 : 0.5)) * view.unit,
+    size: ((WIDTHS[pair.level] ?? 1) + (pair.state === "up" ? 0 : 0.4)) * view.unit,
     colour: view.palette[pair.state],
     opacity,
     dashSize: dashSize * view.unit,
@@ -137,7 +137,7 @@ function drawGroups(model: MapModel, layout: Layout, view: View, drawing: Drawin
   for (const [one, other, up, unknown, down] of model.groups.values()) {
     if (one === other || !layout.hulls.has(one) || !layout.hulls.has(other)) continue;
     const state = together(up, unknown, down);
-    const size = 1.5 + 1.5 * Math.log10(Math.max(1, up + unknown + down) / 100 + 1);
+    const size = 1 + Math.log10(Math.max(1, up + unknown + down) / 100 + 1);
     const [dashSize, gapSize] = DASHES[state];
     drawing.edges.set(`${one} ${other}`, {
       from: hullKey(one),
