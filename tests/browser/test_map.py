@@ -133,7 +133,7 @@ def test_the_drawing_follows_pointer_and_keys(open_browser, mesh):
     page.mouse.move(corner[0] + 60, corner[1] + 40, steps=4)
     page.mouse.up()
     assert picture(page) != whole, "dragged"
-    canvas.focus()
+    expect(canvas).to_be_focused()
     page.keyboard.press("0")
     assert picture(page) == whole, "fits again"
     page.keyboard.press("ArrowRight")

@@ -2,8 +2,10 @@
 import cytoscape from "cytoscape";
 import type { Palette } from "./colours.ts";
 import { type Drawing, difference, type EdgeShape, type NodeShape } from "./drawing.ts";
+import { edgeData, elements, nodeData, position, STYLE } from "./elements.ts";
+import type { Spot } from "./layout.ts";
 import { type Name, nameOf, placeNames } from "./names.ts";
-import { type Spot, Writing } from "./writing.ts";
+import { Writing } from "./writing.ts";
 
 const MOVE = 350; // milliseconds
 const ZOOM = 1.5;
@@ -18,8 +20,6 @@ const PINCH = 0.01;
 const LINE = 33;
 /** Of the time of a drag, one part in so many may go into drawing anew what it brings into view. */
 const SHARE = 10;
-const DEPTHS = { hulls: 0, edges: 1, topEdges: 2, nodes: 3, topNodes: 4 } as const;
-
 interface Viewport {
   zoom: number;
   /** The graph's point at the left top corner. */
@@ -33,47 +33,10 @@ interface Renderer {
   forcedPixelRatio: number;
 }
 
-const STYLE: cytoscape.StylesheetJson = [
-  { selector: "core", style: { "active-bg-opacity": 0, "outside-texture-bg-opacity": 0 } as cytoscape.Css.Core },
-  {
-    selector: "node",
-    style: {
-      width: "data(width)",
-      height: "data(width)",
-      shape: "data(shape)" as cytoscape.Css.NodeShape,
-      "background-color": "data(colour)",
-      "background-opacity": "data(opacity)" as unknown as number,
-      "z-index": "data(z)" as unknown as number,
-      "z-index-compare": "manual",
-      "overlay-opacity": 0,
-    },
-  },
-  { selector: "node[opacity = 0]", style: { events: "no" } },
-  {
-    selector: "edge",
-    style: {
-      "curve-style": "haystack",
-      "haystack-radius": 0,
-      width: "data(size)",
-      "line-color": "data(colour)",
-      "line-opacity": "data(opacity)" as unknown as number,
-      "z-index": "data(z)" as unknown as number,
-      "z-index-compare": "manual",
-      events: "no",
-    },
-  },
-  {
-    selector: "edge[dashSize > 0]",
-    style: {
-      "line-style": "dashed",
-      "line-dash-pattern": ((edge: cytoscape.EdgeSingular) => [edge.data("dashSize"), edge.data("gapSize")]) as never,
-    },
-  },
-];
-
 /**
- * Pixels of the screen to one of the page. A trifle more, or cytoscape would make the picture that is moved about during
- * a drag twice as fine where there is one to one, and shrink it for each frame: without a graphics card that takes longer than all else.
+ * Pixels of the screen to one of the page. A trifle more: where it is one to one, cytoscape makes the picture that is
+ * moved about during a drag twice as fine and shrinks it for each frame, which without a graphics card takes longer
+ * than all else.
  */
 function pixelRatio(): number {
   return window.devicePixelRatio + 1e-7;
@@ -81,25 +44,6 @@ function pixelRatio(): number {
 
 function calm(): boolean {
   return matchMedia("(prefers-reduced-motion: reduce)").matches;
-}
-
-/** Where it stands; the graph's up is the screen's down. */
-function position({ x, y }: Spot): Spot {
-  return { x, y: -y };
-}
-
-function nodeData({ size, colour, opacity, shape, depth }: NodeShape) {
-  return {
-    width: 2 * size,
-    colour,
-    opacity,
-    shape: { circle: "ellipse", square: "rectangle", triangle: "triangle" }[shape],
-    z: DEPTHS[depth],
-  };
-}
-
-function edgeData({ size, colour, opacity, dashSize, gapSize, depth }: EdgeShape) {
-  return { size, colour, opacity, dashSize, gapSize, z: DEPTHS[depth] };
 }
 
 function makeCytoscape(container: HTMLElement): cytoscape.Core {
@@ -150,10 +94,14 @@ export class Canvas {
     this.#moving = this.#cy.collection();
     this.#writing = new Writing(container);
     this.#cy.on("tap", ({ target }) => click(target === this.#cy ? null : target.id()));
+    this.#cy.on("dbltap", ({ position: at }) => this.#closer(position(at)));
     this.#cy.on("mouseover", "node", ({ target }) => this.#point(target.id()));
     this.#cy.on("mouseout", "node", () => this.#point(null));
     this.#cy.on("dragpan", () => this.#renew());
     this.#cy.on("render", () => this.#write());
+    void document.fonts.ready.then(() => this.#measureAnew());
+    // cytoscape takes the focus away, and the keys with it.
+    container.addEventListener("mousedown", () => container.focus({ preventScroll: true }));
     // Before cytoscape, for which the notch of a wheel is next to nothing.
     container.addEventListener("wheel", (event) => this.#wheel(event), { capture: true, passive: false });
   }
@@ -174,12 +122,13 @@ export class Canvas {
   #frame(extent: number): void {
     const { clientWidth: width, clientHeight: height } = this.#container;
     const unit = this.unit(extent);
-    if (unit === this.#unit && width === this.#size.width && height === this.#size.height) return;
+    const same = width === this.#size.width && height === this.#size.height;
+    if (unit === this.#unit && same && this.#renderer.forcedPixelRatio === pixelRatio()) return;
     const view = this.#size.width ? this.#view() : { x: 0, y: 0, ratio: 1 };
     this.#extent = extent;
     this.#unit = unit;
     this.#size = { width, height };
-    this.#renderer.forcedPixelRatio = pixelRatio(); // somebody zoomed the page
+    this.#renderer.forcedPixelRatio = pixelRatio(); // the window may be on another screen
     this.#cy.resize();
     this.#cy.minZoom(1e-9); // or the other limit might be refused
     this.#cy.maxZoom(1 / (unit * LEAST));
@@ -209,7 +158,7 @@ export class Canvas {
     const glide = moving && !calm();
     this.#cy.batch(() => {
       for (const key of [...edges.gone, ...nodes.gone]) this.#cy.getElementById(key).remove();
-      this.#cy.add([...this.#fresh(drawing, nodes.fresh, edges.fresh)]);
+      this.#cy.add([...elements(drawing, nodes.fresh, edges.fresh)]);
       for (const key of nodes.changed) this.#change(key, drawing.nodes.get(key), !glide);
       for (const key of edges.changed) {
         const shape = drawing.edges.get(key);
@@ -222,17 +171,6 @@ export class Canvas {
     if (glide) for (const key of nodes.changed) this.#glide(key);
     this.#placed = 0;
     this.#write();
-  }
-
-  *#fresh({ nodes, edges }: Drawing, newNodes: string[], newEdges: string[]): Generator<cytoscape.ElementDefinition> {
-    for (const id of newNodes) {
-      const shape = nodes.get(id);
-      if (shape) yield { group: "nodes", data: { id, ...nodeData(shape) }, position: position(shape) };
-    }
-    for (const id of newEdges) {
-      const shape = edges.get(id);
-      if (shape) yield { group: "edges", data: { id, source: shape.from, target: shape.to, ...edgeData(shape) } };
-    }
   }
 
   #change(key: string, shape: NodeShape | undefined, place: boolean): void {
@@ -250,6 +188,13 @@ export class Canvas {
     if (node.position("x") === x && node.position("y") === y) return;
     this.#moving.merge(node);
     node.animate({ position: { x, y } }, { duration: MOVE });
+  }
+
+  /** Names were measured in the letters of another font until theirs was loaded. */
+  #measureAnew(): void {
+    this.#writing.forget();
+    this.#placed = 0;
+    this.#write();
   }
 
   #point(key: string | null): void {
@@ -318,6 +263,13 @@ export class Canvas {
   zoom(steps: number): void {
     const view = this.#view();
     this.#go({ ...view, ratio: view.ratio / ZOOM ** steps });
+  }
+
+  /** A step closer, with this point where it is. */
+  #closer({ x, y }: Spot): void {
+    const view = this.#view();
+    const share = Math.max(LEAST, view.ratio / ZOOM) / view.ratio;
+    this.#go({ x: x + (view.x - x) * share, y: y + (view.y - y) * share, ratio: view.ratio * share });
   }
 
   /** By shares of what is seen. */

@@ -1,15 +1,11 @@
 // The names of a drawing, written over it at one size however close it is looked at.
 import { faded } from "../colours.ts";
 import type { Palette } from "./colours.ts";
+import type { Spot } from "./layout.ts";
 import { HEIGHT, type Name } from "./names.ts";
 
 const FONT = "550 12px Inter, system-ui, sans-serif";
 const PADDING = 2;
-
-export interface Spot {
-  x: number;
-  y: number;
-}
 
 export class Writing {
   readonly #canvas = document.createElement("canvas");
@@ -31,6 +27,10 @@ export class Writing {
     this.#widths.set(text, width);
     return width;
   };
+
+  forget(): void {
+    this.#widths.clear();
+  }
 
   /** Writes these names, the last above all others; `spot` tells where a node is on the screen, if it still is. */
   write(names: readonly Name[], pointed: Name | null, spot: (key: string) => Spot | null, palette: Palette): void {
