@@ -18,8 +18,6 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARGUMENTS = [
     "--no-sandbox",  # the tests' own pages, and root has no sandbox
     "--disable-gpu",
-    "--use-angle=swiftshader",  # WebGL by software
-    "--enable-unsafe-swiftshader",
     "--disable-dev-shm-usage",
     "--disable-background-networking",
     "--disable-component-update",

@@ -1,4 +1,4 @@
-"""The map, drawn by WebGL in a real Chromium, and what stands beside it: on live data, and without WebGL."""
+"""The map, drawn in a real Chromium, and what stands beside it: on live data."""
 
 import re
 
@@ -33,7 +33,24 @@ def rows(page, heading):
 def picture(page):
     """What is drawn, once it rests."""
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))")
-    return page.locator("[data-map-canvas]").screenshot()
+    canvases = page.locator("[data-map-canvas] canvas")
+    return canvases.evaluate_all("(all) => all.map((canvas) => canvas.toDataURL())")
+
+
+SOMEBODY = """(place) => {
+  const canvas = place.querySelector("canvas[data-id$='-node']");
+  const { data, width, height } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const node = (x, y) => data[4 * (y * width + x) + 2] > 150 && data[4 * (y * width + x)] < 100;
+  for (let y = 8; y < height - 8; y += 2)
+    for (let x = 8; x < width - 8; x += 2)
+      if (node(x, y) && node(x - 6, y) && node(x + 6, y) && node(x, y - 6) && node(x, y + 6)) return [x, y];
+}"""
+
+
+def somebody(page, box):
+    """Where a node is drawn: blue all around."""
+    x, y = page.locator("[data-map-canvas]").evaluate(SOMEBODY)
+    return box["x"] + x, box["y"] + y
 
 
 def test_the_map_and_the_list_beside_it_follow_a_link_that_is_cut(open_browser, mesh, machines):
@@ -101,11 +118,38 @@ def test_on_a_phone_nothing_overflows(open_browser, mesh):
     browser.check()
 
 
-def test_without_webgl_the_list_remains(open_browser, mesh):
+def test_the_drawing_follows_pointer_and_keys(open_browser, mesh):
     browser = open_browser(viewport=WIDE, reduced_motion="reduce").sign_in()
     page = browser.page
-    page.add_init_script("HTMLCanvasElement.prototype.getContext = () => null")
     page.goto(f"/clusters/{mesh}/map/")
-    expect(page.get_by_role("heading", name="This browser cannot draw the map")).to_be_visible()
-    expect(rows(page, "Nodes")).to_have_count(3)
-    browser.check()
+    expect(page.locator("[data-map]")).to_have_attribute("data-drawn", "yes")
+    whole = picture(page)
+    canvas = page.locator("[data-map-canvas]")
+    box = canvas.bounding_box()
+    corner = (box["x"] + 20, box["y"] + 20)  # where nothing stands
+
+    page.mouse.move(*corner)
+    page.mouse.down()
+    page.mouse.move(corner[0] + 60, corner[1] + 40, steps=4)
+    page.mouse.up()
+    assert picture(page) != whole, "dragged"
+    expect(canvas).to_be_focused()
+    page.keyboard.press("0")
+    assert picture(page) == whole, "fits again"
+    page.keyboard.press("ArrowRight")
+    assert picture(page) != whole, "moved by a key"
+    page.keyboard.press("0")
+    page.mouse.wheel(0, -300)
+    assert picture(page) != whole, "closer by the wheel"
+    page.keyboard.press("0")
+    assert picture(page) == whole
+
+    page.keyboard.press("Tab")
+    page.mouse.move(*somebody(page, box))
+    assert canvas.evaluate("(place) => place.style.cursor") == "pointer"
+    page.mouse.down()
+    page.mouse.up()
+    expect(page.get_by_role("button", name="Take it out of the centre")).to_be_visible()
+    page.mouse.click(*corner)
+    expect(page.get_by_role("button", name="Take it out of the centre")).to_be_hidden()
+    assert page.evaluate("scrollY") == 0

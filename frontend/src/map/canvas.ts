@@ -1,203 +1,294 @@
-// The drawing, by WebGL: keeps what is on the screen equal to what is to be drawn, and touches only what differs.
-import Graph from "graphology";
-import Sigma, { DEFAULT_STYLES } from "sigma";
-import { layerDashed, layerFill, layerPlain, pathLine, sdfCircle, sdfSquare, sdfTriangle } from "sigma/rendering";
-import { animateNodes } from "sigma/utils";
-import { faded } from "../colours.ts";
+// The drawing, on a canvas: keeps what is on the screen equal to what is to be drawn, and touches only what differs.
+import cytoscape from "cytoscape";
 import type { Palette } from "./colours.ts";
 import { type Drawing, difference, type EdgeShape, type NodeShape } from "./drawing.ts";
+import { edgeData, elements, nodeData, position, STYLE } from "./elements.ts";
+import type { Spot } from "./layout.ts";
+import { type Name, nameOf, placeNames } from "./names.ts";
+import { Writing } from "./writing.ts";
 
 const MOVE = 350; // milliseconds
 const ZOOM = 1.5;
-const LABEL_FONT = "550 Inter, system-ui, sans-serif";
+const PADDING = 28;
+/** How much of the whole may be seen: this share of it, or so many times its size. */
+const LEAST = 0.06;
+const MOST = 2;
+/** How much closer a pixel of the wheel brings it, and one of two fingers on a trackpad, which come as small steps. */
+const WHEEL = 0.002;
+const PINCH = 0.01;
+/** Pixels of one line, for wheels that count in lines. */
+const LINE = 33;
+/** Of the time of a drag, one part in so many may go into drawing anew what it brings into view. */
+const SHARE = 10;
+interface Viewport {
+  zoom: number;
+  /** The graph's point at the left top corner. */
+  mpan: Spot;
+}
 
-/** Whether this browser can draw it at all. */
-export function canDraw(): boolean {
-  try {
-    return document.createElement("canvas").getContext("webgl2") !== null;
-  } catch {
-    return false;
-  }
+/** cytoscape's own renderer, of which its types tell nothing: the picture that it moves about during a drag. */
+interface Renderer {
+  textureCache: { viewport: Viewport } | null;
+  lastRedrawTime: number;
+  forcedPixelRatio: number;
+}
+
+/**
+ * Pixels of the screen to one of the page. A trifle more: where it is one to one, cytoscape makes the picture that is
+ * moved about during a drag twice as fine and shrinks it for each frame, which without a graphics card takes longer
+ * than all else.
+ */
+function pixelRatio(): number {
+  return window.devicePixelRatio + 1e-7;
 }
 
 function calm(): boolean {
   return matchMedia("(prefers-reduced-motion: reduce)").matches;
 }
 
-function makeSigma(graph: Graph, container: HTMLElement, palette: Palette) {
-  return new Sigma(graph, container, {
-    primitives: {
-      depthLayers: ["hulls", "edges", "topEdges", "nodes", "topNodes"],
-      nodes: {
-        shapes: [sdfCircle(), sdfSquare(), sdfTriangle()],
-        layers: [layerFill()],
-        label: { margin: 4 },
-      },
-      edges: {
-        paths: [pathLine()],
-        variables: {
-          solid: { type: "color", default: "rgba(0, 0, 0, 0)" },
-          dash: { type: "color", default: "rgba(0, 0, 0, 0)" },
-          dashSize: { type: "number", default: 0 },
-          gapSize: { type: "number", default: 0 },
-        },
-        layers: [
-          layerPlain({ color: { attribute: "solid" } }),
-          layerDashed({
-            dashColor: { attribute: "dash" },
-            dashSize: { attribute: "dashSize", default: 0, mode: "pixels" },
-            gapSize: { attribute: "gapSize", default: 0, mode: "pixels" },
-          }),
-        ],
-      },
-    },
-    styles: {
-      nodes: {
-        ...DEFAULT_STYLES.nodes,
-        depth: { attribute: "depth", defaultValue: "nodes" },
-        size: { attribute: "size", defaultValue: 1 },
-        color: { attribute: "colour", defaultValue: palette.node },
-        shape: { attribute: "shape", defaultValue: "circle" },
-        labelColor: palette.text,
-        labelVisibility: ({ named }, { isHovered }) => (isHovered ? "visible" : named),
-        labelPosition: ({ above }) => (above ? "above" : "right"),
-        labelSize: 12,
-        labelFont: LABEL_FONT,
-        labelDepth: "topNodes",
-        labelBackgroundPadding: 2,
-        backdropVisibility: "hidden",
-        labelBackgroundColor: (_, { isHovered }) => (isHovered ? palette.surface : faded(palette.surface, 0.75)),
-        cursor: "pointer",
-      },
-      edges: {
-        ...DEFAULT_STYLES.edges,
-        depth: { attribute: "depth", defaultValue: "edges" },
-        size: { attribute: "size", defaultValue: 0 },
-        solid: { attribute: "solid", defaultValue: "rgba(0, 0, 0, 0)" },
-        dash: { attribute: "dash", defaultValue: "rgba(0, 0, 0, 0)" },
-        dashSize: { attribute: "dashSize", defaultValue: 0 },
-        gapSize: { attribute: "gapSize", defaultValue: 0 },
-      },
-    },
-    settings: {
-      autoRescale: true,
-      itemSizesReference: "positions",
-      zoomToSizeRatioFunction: (ratio: number) => ratio,
-      gestureTarget: "graph",
-      enableEdgeEvents: false,
-      enableCameraRotation: false,
-      allowInvalidContainer: true,
-      minEdgeThickness: 0.8,
-      labelRenderedSizeThreshold: 5,
-      labelDensity: 1,
-      stagePadding: 28,
-      minCameraRatio: 0.06,
-      maxCameraRatio: 2,
-      inertiaDuration: calm() ? 0 : 150,
-      zoomDuration: calm() ? 0 : 200,
-      doubleClickZoomingDuration: calm() ? 0 : 200,
-    },
+function makeCytoscape(container: HTMLElement): cytoscape.Core {
+  // Else cytoscape adds a style element, which the content security policy refuses; what it would say is in _map.scss.
+  const said = document.createElement("template");
+  said.id = "__________cytoscape_stylesheet";
+  if (!document.getElementById(said.id)) document.head.append(said);
+  return cytoscape({
+    container,
+    style: STYLE,
+    textureOnViewport: true, // or a thousand nodes are drawn anew for each frame of a drag
+    pixelRatio: pixelRatio(),
+    autoungrabify: true,
+    autounselectify: true,
+    boxSelectionEnabled: false,
   });
+}
+
+/** What is looked at: the graph's point in the middle, and how much is to be seen, where all of it is 1. */
+interface View extends Spot {
+  ratio: number;
 }
 
 export class Canvas {
   readonly #container: HTMLElement;
-  readonly #graph = new Graph({ type: "undirected", multi: true, allowSelfLoops: false });
-  #sigma: ReturnType<typeof makeSigma>;
+  readonly #cy: cytoscape.Core;
+  readonly #writing: Writing;
+  #palette: Palette;
   #nodes = new Map<string, NodeShape>();
   #edges = new Map<string, EdgeShape>();
-  #extent = 0;
-  #stop: () => void = () => {};
-  readonly #click: (key: string | null) => void;
+  #moving: cytoscape.CollectionReturnValue;
+  #names: Name[] = [];
+  /** The zoom that the names were placed for; nought when they are to be placed anew. */
+  #placed = 0;
+  #pointed: string | null = null;
+  #extent = 1;
+  #unit = 1;
+  #size = { width: 0, height: 0 };
+  /** The picture that is moved about during a drag, and when it may be made anew. */
+  #held: Renderer["textureCache"] = null;
+  #due = 0;
+  #later: ReturnType<typeof setTimeout> | undefined;
 
   constructor(container: HTMLElement, palette: Palette, click: (key: string | null) => void) {
     this.#container = container;
-    this.#click = click;
-    this.#sigma = this.#make(palette);
+    this.#palette = palette;
+    this.#cy = makeCytoscape(container);
+    this.#moving = this.#cy.collection();
+    this.#writing = new Writing(container);
+    this.#cy.on("tap", ({ target }) => click(target === this.#cy ? null : target.id()));
+    this.#cy.on("dbltap", ({ position: at }) => this.#closer(position(at)));
+    this.#cy.on("mouseover", "node", ({ target }) => this.#point(target.id()));
+    this.#cy.on("mouseout", "node", () => this.#point(null));
+    this.#cy.on("dragpan", () => this.#renew());
+    this.#cy.on("render", () => this.#write());
+    void document.fonts.ready.then(() => this.#measureAnew());
+    // cytoscape takes the focus away, and the keys with it.
+    container.addEventListener("mousedown", () => container.focus({ preventScroll: true }));
+    // Before cytoscape, for which the notch of a wheel is next to nothing.
+    container.addEventListener("wheel", (event) => this.#wheel(event), { capture: true, passive: false });
   }
 
-  #make(palette: Palette): ReturnType<typeof makeSigma> {
-    const sigma = makeSigma(this.#graph, this.#container, palette);
-    sigma.on("clickNode", ({ node }) => this.#click(node));
-    sigma.on("clickStage", () => this.#click(null));
-    return sigma;
-  }
-
-  /** In other colours: the theme is another one. */
+  /** In other colours: the theme is another one. Shapes have theirs by the next drawing. */
   repaint(palette: Palette): void {
-    const state = this.#sigma.getCamera().getState();
-    this.#sigma.kill();
-    this.#sigma = this.#make(palette);
-    this.#frame(this.#extent);
-    this.#sigma.getCamera().setState(state);
+    this.#palette = palette;
+    this.#write();
   }
 
   /** Graph units that a pixel is worth, where so much is to be seen to each side of the middle. */
   unit(extent: number): number {
-    const { width, height } = this.#container.getBoundingClientRect();
-    return (2 * extent) / Math.max(100, Math.min(width, height) - 56);
+    const { clientWidth, clientHeight } = this.#container;
+    return (2 * extent) / Math.max(100, Math.min(clientWidth, clientHeight) - 2 * PADDING);
   }
 
+  /** Fits what is seen to the drawing's size and the container's, the same in the middle as before. */
   #frame(extent: number): void {
+    const { clientWidth: width, clientHeight: height } = this.#container;
+    const unit = this.unit(extent);
+    const same = width === this.#size.width && height === this.#size.height;
+    if (unit === this.#unit && same && this.#renderer.forcedPixelRatio === pixelRatio()) return;
+    const view = this.#size.width ? this.#view() : { x: 0, y: 0, ratio: 1 };
     this.#extent = extent;
-    this.#sigma.setCustomBBox({ x: [-extent, extent], y: [-extent, extent] });
+    this.#unit = unit;
+    this.#size = { width, height };
+    this.#renderer.forcedPixelRatio = pixelRatio(); // the window may be on another screen
+    this.#cy.resize();
+    this.#cy.minZoom(1e-9); // or the other limit might be refused
+    this.#cy.maxZoom(1 / (unit * LEAST));
+    this.#cy.minZoom(1 / (unit * MOST));
+    this.#cy.viewport(this.#viewport(view));
+  }
+
+  #view(): View {
+    const { width, height } = this.#size;
+    const { x, y } = this.#cy.pan();
+    const zoom = this.#cy.zoom();
+    return { x: (width / 2 - x) / zoom, y: (y - height / 2) / zoom, ratio: 1 / (this.#unit * zoom) };
+  }
+
+  #viewport({ x, y, ratio }: View): { zoom: number; pan: Spot } {
+    const { width, height } = this.#size;
+    const zoom = 1 / (this.#unit * Math.max(LEAST, Math.min(MOST, ratio)));
+    return { zoom, pan: { x: width / 2 - x * zoom, y: height / 2 + y * zoom } };
   }
 
   /** Shows this drawing; `moving` has nodes glide to where they stand now. */
   show(drawing: Drawing, extent: number, moving: boolean): void {
-    this.#stop();
-    if (extent !== this.#extent) this.#frame(extent);
+    this.#moving.stop(true, true);
+    this.#frame(extent);
     const edges = difference(this.#edges, drawing.edges);
     const nodes = difference(this.#nodes, drawing.nodes);
-    for (const key of edges.gone) this.#graph.dropEdge(key);
-    for (const key of nodes.gone) this.#graph.dropNode(key); // and edges that it still had
-    const targets: Record<string, { x: number; y: number }> = {};
-    for (const key of nodes.fresh) this.#graph.addNode(key, { ...drawing.nodes.get(key) });
-    for (const key of nodes.changed) {
-      const shape = drawing.nodes.get(key);
-      if (!shape) continue;
-      const { x, y, ...rest } = shape;
-      this.#graph.mergeNodeAttributes(key, moving && !calm() ? rest : shape);
-      if (moving && !calm()) targets[key] = { x, y };
-    }
-    for (const key of [...edges.fresh, ...edges.changed]) {
-      const shape = drawing.edges.get(key);
-      if (!shape || !this.#graph.hasNode(shape.from) || !this.#graph.hasNode(shape.to)) continue;
-      if (this.#graph.hasEdge(key)) this.#graph.mergeEdgeAttributes(key, shape);
-      else this.#graph.addEdgeWithKey(key, shape.from, shape.to, { ...shape });
-    }
+    const glide = moving && !calm();
+    this.#cy.batch(() => {
+      for (const key of [...edges.gone, ...nodes.gone]) this.#cy.getElementById(key).remove();
+      this.#cy.add([...elements(drawing, nodes.fresh, edges.fresh)]);
+      for (const key of nodes.changed) this.#change(key, drawing.nodes.get(key), !glide);
+      for (const key of edges.changed) {
+        const shape = drawing.edges.get(key);
+        if (shape) this.#cy.getElementById(key).data(edgeData(shape));
+      }
+    });
     this.#nodes = drawing.nodes;
     this.#edges = drawing.edges;
-    if (Object.keys(targets).length) this.#stop = animateNodes(this.#graph, targets, { duration: MOVE });
+    this.#moving = this.#cy.collection();
+    if (glide) for (const key of nodes.changed) this.#glide(key);
+    this.#placed = 0;
+    this.#write();
+  }
+
+  #change(key: string, shape: NodeShape | undefined, place: boolean): void {
+    if (!shape) return;
+    const node = this.#cy.getElementById(key);
+    node.data(nodeData(shape));
+    if (place) node.position(position(shape));
+  }
+
+  #glide(key: string): void {
+    const shape = this.#nodes.get(key);
+    if (!shape) return;
+    const node = this.#cy.getElementById(key);
+    const { x, y } = position(shape);
+    if (node.position("x") === x && node.position("y") === y) return;
+    this.#moving.merge(node);
+    node.animate({ position: { x, y } }, { duration: MOVE });
+  }
+
+  /** Names were measured in the letters of another font until theirs was loaded. */
+  #measureAnew(): void {
+    this.#writing.forget();
+    this.#placed = 0;
+    this.#write();
+  }
+
+  #point(key: string | null): void {
+    this.#pointed = key;
+    this.#container.style.cursor = key === null ? "" : "pointer";
+    this.#write();
+  }
+
+  #write(): void {
+    const zoom = this.#cy.zoom();
+    const { measure } = this.#writing;
+    if (zoom !== this.#placed) this.#names = placeNames(this.#nodes, zoom, measure);
+    this.#placed = zoom;
+    const pointed = this.#pointed === null ? undefined : this.#nodes.get(this.#pointed);
+    const name = this.#pointed !== null && pointed?.label ? nameOf(this.#pointed, pointed, zoom, measure) : null;
+    const spot = (key: string) => {
+      const node = this.#cy.getElementById(key);
+      return node.nonempty() ? node.renderedPosition() : null;
+    };
+    this.#writing.write(this.#names, name, spot, this.#palette);
+  }
+
+  get #renderer(): Renderer {
+    return (this.#cy as unknown as { renderer(): Renderer }).renderer();
+  }
+
+  /** During a drag a picture is moved about: it is made anew when it lacks some of the drawing, as often as is cheap. */
+  #renew(): void {
+    const renderer = this.#renderer;
+    if (!renderer.textureCache || this.#whole(renderer.textureCache.viewport)) return;
+    if (renderer.textureCache !== this.#held) {
+      this.#held = renderer.textureCache;
+      this.#due = performance.now() + SHARE * renderer.lastRedrawTime;
+    }
+    clearTimeout(this.#later);
+    const left = this.#due - performance.now();
+    if (left > 0) {
+      this.#later = setTimeout(() => this.#renew(), left); // the pointer may have come to rest
+      return;
+    }
+    renderer.textureCache = null;
+    this.#cy.forceRender();
+  }
+
+  /** Whether a picture that was made of this holds all of the drawing. */
+  #whole({ mpan: { x, y }, zoom }: Viewport): boolean {
+    const [right, bottom] = [x + this.#size.width / zoom, y + this.#size.height / zoom];
+    return Math.min(right, bottom) >= this.#extent && Math.max(x, y) <= -this.#extent;
+  }
+
+  #wheel(event: WheelEvent): void {
+    event.preventDefault();
+    event.stopPropagation();
+    const { left, top } = this.#container.getBoundingClientRect();
+    const pixels = event.deltaY * (event.deltaMode === WheelEvent.DOM_DELTA_PIXEL ? 1 : LINE);
+    const level = this.#cy.zoom() * Math.exp(-pixels * (event.ctrlKey ? PINCH : WHEEL));
+    this.#cy.stop();
+    this.#cy.zoom({ level, renderedPosition: { x: event.clientX - left, y: event.clientY - top } });
   }
 
   fit(): void {
-    this.#go({ x: 0.5, y: 0.5, ratio: 1, angle: 0 });
+    this.#go({ x: 0, y: 0, ratio: 1 });
   }
 
   /** Closer by steps; farther below nought. */
   zoom(steps: number): void {
-    const camera = this.#sigma.getCamera();
-    this.#go({ ratio: camera.getBoundedRatio(camera.ratio / ZOOM ** steps) });
+    const view = this.#view();
+    this.#go({ ...view, ratio: view.ratio / ZOOM ** steps });
+  }
+
+  /** A step closer, with this point where it is. */
+  #closer({ x, y }: Spot): void {
+    const view = this.#view();
+    const share = Math.max(LEAST, view.ratio / ZOOM) / view.ratio;
+    this.#go({ x: x + (view.x - x) * share, y: y + (view.y - y) * share, ratio: view.ratio * share });
   }
 
   /** By shares of what is seen. */
   pan(right: number, up: number): void {
-    const { x, y, ratio } = this.#sigma.getCamera().getState();
-    this.#go({ x: x + right * ratio, y: y + up * ratio });
+    const { x, y, ratio } = this.#view();
+    const seen = 2 * this.#extent * ratio;
+    this.#go({ x: x + right * seen, y: y + up * seen, ratio });
   }
 
   /** Has a drawn thing fill the view. */
   closeUp(key: string): void {
     const shape = this.#nodes.get(key);
-    if (!shape) return;
-    const { x, y } = this.#sigma.graphToFramedGraph({ x: shape.x, y: shape.y });
-    this.#go({ x, y, ratio: Math.min(1, (1.3 * shape.size) / this.#extent) });
+    if (shape) this.#go({ x: shape.x, y: shape.y, ratio: Math.min(1, (1.3 * shape.size) / this.#extent) });
   }
 
-  #go(state: Partial<{ x: number; y: number; ratio: number; angle: number }>): void {
-    const camera = this.#sigma.getCamera();
-    if (calm()) camera.setState(state);
-    else void camera.animate(state, { duration: MOVE });
+  #go(view: View): void {
+    this.#cy.stop();
+    const { zoom, pan } = this.#viewport(view);
+    if (calm()) this.#cy.viewport({ zoom, pan });
+    else this.#cy.animate({ zoom: zoom as unknown as cytoscape.ZoomOptions, pan }, { duration: MOVE });
   }
 }

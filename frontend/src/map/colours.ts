@@ -1,4 +1,4 @@
-// The page's own colours, as WebGL wants them; asked of the browser, for they depend on the theme.
+// The page's own colours, as a canvas wants them; asked of the browser, for they depend on the theme.
 import { colour } from "../colours.ts";
 
 export interface Palette {

@@ -1,5 +1,4 @@
 // What is drawn of the map's knowledge: shapes with places, sizes and colours, for whoever can draw them. Pure.
-import { faded } from "../colours.ts";
 import type { Palette } from "./colours.ts";
 import type { Layout, Spot } from "./layout.ts";
 import { groupName, type MapModel, matches, type Pair, pairs, type Standing, standing, together } from "./model.ts";
@@ -10,6 +9,7 @@ export interface NodeShape {
   y: number;
   size: number;
   colour: string;
+  opacity: number;
   shape: "circle" | "square" | "triangle";
   label: string;
   named: "auto" | "visible" | "hidden";
@@ -21,8 +21,9 @@ export interface EdgeShape {
   from: string;
   to: string;
   size: number;
-  solid: string;
-  dash: string;
+  colour: string;
+  opacity: number;
+  /** How long a dash and the gap after it are; nought for a line without. */
   dashSize: number;
   gapSize: number;
   depth: "edges" | "topEdges";
@@ -41,10 +42,9 @@ export interface View {
   unit: number;
 }
 
-const CLEAR = "rgba(0, 0, 0, 0)";
 /** Pixels of a dash and the gap after it: what is not up is told by its stroke as well. */
 const DASHES = { up: [0, 0], unknown: [2, 5], down: [9, 5] } as const;
-const WIDTHS = [1, 2, 3.5, 5.5] as const;
+const WIDTHS = [0.8, 1.5, 2.5, 4] as const;
 const FAINT = 0.12;
 const HIDDEN = 0.04;
 
@@ -62,11 +62,11 @@ function nodeShape(node: MapNode, spot: Spot, model: MapModel, view: View): Node
   const root = view.root === node.pk;
   const dimmed = !root && !matches(node, view.search);
   const found = !dimmed && view.search.trim() !== "";
-  const colour = view.palette[STANDING_COLOURS[standing(node)]];
   return {
     ...(root ? { x: 0, y: 0 } : { x: spot.x, y: spot.y }),
     size: nodeSize(model.nodes.size) * view.unit * (root ? 1.6 : found ? 1.3 : 1),
-    colour: dimmed ? faded(colour, FAINT) : colour,
+    colour: view.palette[STANDING_COLOURS[standing(node)]],
+    opacity: dimmed ? FAINT : 1,
     shape: node.connected ? (node.talos ? "square" : "circle") : "triangle",
     label: node.name,
     named: dimmed ? "hidden" : root ? "visible" : "auto",
@@ -80,23 +80,18 @@ function upOpacity(count: number): number {
   return Math.max(0.1, Math.min(0.7, 12 / Math.sqrt(Math.max(1, count))));
 }
 
-function edgeShape(pair: Pair, opacity: number, unit: number, top: boolean): EdgeShape {
+function edgeShape(pair: Pair, opacity: number, view: View, top: boolean): EdgeShape {
   const [dashSize, gapSize] = DASHES[pair.state];
   return {
     from: nodeKey(pair.one),
     to: nodeKey(pair.other),
-    size: ((WIDTHS[pair.level] ?? 1) + (pair.state === "up" ? 0 : 0.5)) * unit,
-    solid: CLEAR,
-    dash: CLEAR,
-    dashSize: dashSize * unit,
-    gapSize: gapSize * unit,
+    size: ((WIDTHS[pair.level] ?? 1) + (pair.state === "up" ? 0 : 0.4)) * view.unit,
+    colour: view.palette[pair.state],
+    opacity,
+    dashSize: dashSize * view.unit,
+    gapSize: gapSize * view.unit,
     depth: top ? "topEdges" : "edges",
-    ...(opacity > 0 ? {} : { size: 0 }),
   };
-}
-
-function coloured(edge: EdgeShape, colour: string): EdgeShape {
-  return edge.dashSize ? { ...edge, dash: colour } : { ...edge, solid: colour };
 }
 
 function pairOpacity(pair: Pair, model: MapModel, view: View, ups: number): number {
@@ -117,8 +112,7 @@ function drawPairs(model: MapModel, view: View, edges: Map<string, EdgeShape>): 
     const opacity = pairOpacity(pair, model, view, ups);
     if (!opacity) continue;
     const rooted = pair.one === view.root || pair.other === view.root;
-    const edge = edgeShape(pair, opacity, view.unit, rooted || pair.state !== "up");
-    edges.set(key, coloured(edge, faded(view.palette[pair.state], opacity)));
+    edges.set(key, edgeShape(pair, opacity, view, rooted || pair.state !== "up"));
   }
 }
 
@@ -130,7 +124,8 @@ function drawGroups(model: MapModel, layout: Layout, view: View, drawing: Drawin
       x: hull.x,
       y: hull.y,
       size: hull.radius,
-      colour: faded(view.palette.hull, layout.hulls.size > 1 ? 0.85 : 0),
+      colour: view.palette.hull,
+      opacity: layout.hulls.size > 1 ? 0.85 : 0,
       shape: "circle",
       label,
       named: layout.hulls.size > 1 ? "visible" : "hidden",
@@ -142,19 +137,18 @@ function drawGroups(model: MapModel, layout: Layout, view: View, drawing: Drawin
   for (const [one, other, up, unknown, down] of model.groups.values()) {
     if (one === other || !layout.hulls.has(one) || !layout.hulls.has(other)) continue;
     const state = together(up, unknown, down);
-    const size = 1.5 + 1.5 * Math.log10(Math.max(1, up + unknown + down) / 100 + 1);
+    const size = 1 + Math.log10(Math.max(1, up + unknown + down) / 100 + 1);
     const [dashSize, gapSize] = DASHES[state];
-    const edge: EdgeShape = {
+    drawing.edges.set(`${one} ${other}`, {
       from: hullKey(one),
       to: hullKey(other),
       size: size * view.unit,
-      solid: CLEAR,
-      dash: CLEAR,
+      colour: view.palette[state],
+      opacity: faint ? FAINT : 0.75,
       dashSize: dashSize * 1.5 * view.unit,
       gapSize: gapSize * 1.5 * view.unit,
       depth: "edges",
-    };
-    drawing.edges.set(`${one} ${other}`, coloured(edge, faded(view.palette[state], faint ? FAINT : 0.75)));
+    });
   }
 }
 

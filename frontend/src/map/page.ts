@@ -2,7 +2,7 @@
 
 import { onTheme } from "../colours.ts";
 import { LiveSocket, type Page } from "../live/socket.ts";
-import { Canvas, canDraw } from "./canvas.ts";
+import { Canvas } from "./canvas.ts";
 import { readPalette } from "./colours.ts";
 import { draw, hullKey } from "./drawing.ts";
 import { Layout } from "./layout.ts";
@@ -121,16 +121,12 @@ export class MapPage implements Page<MapSnapshot, MapDelta> {
   }
 
   #draw(moving: boolean): void {
-    if (!this.#canvas && !this.#root.dataset.drawn) {
-      const able = canDraw();
-      this.#root.dataset.drawn = able ? "yes" : "no";
-      if (able) this.#canvas = new Canvas(this.#place, this.#palette, (key) => this.#clicked(key));
-    }
-    if (!this.#canvas) return;
+    this.#canvas ??= new Canvas(this.#place, this.#palette, (key) => this.#clicked(key));
     const extent = this.#layout.extent();
     const unit = this.#canvas.unit(extent);
     const view = { root: this.#centre, search: this.#search, palette: this.#palette, unit };
     this.#canvas.show(draw(this.#model, this.#layout, view), extent, moving);
+    this.#root.dataset.drawn = "yes";
   }
 
   #say(): void {
