@@ -18,8 +18,9 @@ from nodes.models import Audit, Cluster, Node, Transition
 from nodes.models.clusters import ClusterQuerySet
 from nodes.models.members import FRESH, HERE, NodeQuerySet
 from nodes.sentences import NOUNS
+from nodes.widgets import Select
 
-SELECT = forms.Select(attrs={"class": "form-select"})
+SELECT = Select(attrs={"class": "form-select"})
 LIVE_NODES = 10_000
 """Nodes whose live state is looked at for one list: some 50 ms."""
 

@@ -12,6 +12,7 @@ from nodes.access import clusters_where, may
 from nodes.counters import count
 from nodes.models import Role
 from nodes.services.refused import Refused
+from nodes.widgets import Select
 
 
 class Fields(forms.Form):
@@ -326,11 +327,11 @@ LIFETIMES = (
 class TokenForm(Fields):
     """An enrolment token."""
 
-    cluster = forms.ModelChoiceField(queryset=None, to_field_name="uuid", empty_label=None)
+    cluster = forms.ModelChoiceField(queryset=None, to_field_name="uuid", empty_label=None, widget=Select)
     uses = forms.IntegerField(
         label="Machines", initial=1, min_value=1, max_value=10_000, help_text="How many it may enrol."
     )
-    lifetime = forms.ChoiceField(label="Good for", choices=LIFETIMES, initial="3600")
+    lifetime = forms.ChoiceField(label="Good for", choices=LIFETIMES, initial="3600", widget=Select)
     name = forms.CharField(
         label="Name",
         max_length=63,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 from kubespan.core.endpoint import AddressFilter, Endpoint
 from kubespan.core.peer_spec import filter_endpoints
@@ -15,7 +15,8 @@ from kubespan.core.peer_status import PeerState
 from kubespan.core.reason import End, Link, Reason, Sight, explain
 from nodes import live
 from nodes.live import Seen
-from nodes.models import Candidate, Cluster, Node, Transition
+from nodes.models import Candidate, Cluster, Node, Obstacle, Transition
+from nodes.models.obstacles import STOPPING
 
 ADDRESS = "address"
 """What a refused claim of an address is called in Node.refused_claims."""
@@ -80,6 +81,37 @@ def read_link(here: Node, there: Node) -> tuple[Seen | None, Seen | None]:
     return live.read_links_to(there, [here.pk]).get(here.pk), live.read_links_to(here, [there.pk]).get(there.pk)
 
 
+JUDGED = (
+    "cluster_id", "index", "name", "status", "kind", "left_at", "session", "applied_epoch", "applied_number", "fault",
+    "clock_skew", "refused_claims", "listen_port", "peer_address", "addresses", "approved_at", "enrolled",
+)  # fmt: skip
+"""Columns of a node that its end of a link is judged by."""
+
+
+@dataclass(slots=True)
+class Around:
+    """What other tables have of a node, for its end of a link."""
+
+    endpoints: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
+    """Codes of its obstacles."""
+
+    @classmethod
+    def of(cls, node: Node) -> Self:
+        """From rows that were read with it."""
+        return cls([row.endpoint for row in node.candidates.all()], [row.code for row in node.obstacles.all()])
+
+    @classmethod
+    def read(cls, pks: Collection[int]) -> dict[int, Self]:
+        """Of nodes by primary key, as values: a few dozen nodes have hundreds of such rows."""
+        found = {pk: cls() for pk in pks}
+        for pk, endpoint in Candidate.objects.filter(node__in=pks).values_list("node_id", "endpoint"):
+            found[pk].endpoints.append(endpoint)
+        for pk, code in Obstacle.objects.filter(node__in=pks).values_list("node_id", "code"):
+            found[pk].findings.append(code)
+        return found
+
+
 def read_reasons(
     ends: Collection[tuple[int, int]], clusters: Mapping[int, Cluster], now: float
 ) -> dict[tuple[int, int], Reason]:
@@ -90,14 +122,16 @@ def read_reasons(
     if not ends:
         return {}
     pks = {pk for pair in ends for pk in pair}
-    nodes = Node.objects.prefetch_related("candidates", "obstacles").in_bulk(pks)
+    nodes = Node.objects.only(*JUDGED).in_bulk(pks)
+    around = Around.read(pks)
     known = [pair for pair in ends if pair[0] in nodes and pair[1] in nodes]
     both = [(one, nodes[other].index) for here, there in known for one, other in ((here, there), (there, here))]
     seen = live.read_sights(both)
     found = {}
     for place, (here, there) in enumerate(known):
         cluster = clusters[nodes[here].cluster_id]
-        link = link_of(nodes[here], nodes[there], cluster, (seen[2 * place], seen[2 * place + 1]), now)
+        sights = seen[2 * place], seen[2 * place + 1]
+        link = link_of(nodes[here], nodes[there], cluster, sights, now, (around[here], around[there]))
         if reason := explain(link):
             found[here, there] = reason
     return found
@@ -140,20 +174,30 @@ def _filter(endpoints: Iterable[str], cluster: Cluster) -> tuple[Endpoint, ...]:
     return filter_endpoints([Endpoint.parse(text) for text in endpoints], filters)
 
 
-def link_of(here: Node, there: Node, cluster: Cluster, seen: tuple[Seen | None, Seen | None], now: float) -> Link:
-    """The link between two nodes of a cluster; `seen` is how each last saw it, and `now` Unix time."""
+def link_of(
+    here: Node,
+    there: Node,
+    cluster: Cluster,
+    seen: tuple[Seen | None, Seen | None],
+    now: float,
+    around: tuple[Around, Around] | None = None,
+) -> Link:
+    """The link between two nodes of a cluster; `seen` is how each last saw it, and `now` Unix time.
+
+    `around` is of each what other tables have, where it was not read with the nodes.
+    """
+    around_here, around_there = around or (Around.of(here), Around.of(there))
     seen_here, seen_there = seen
     return Link(
-        _end(here, cluster, seen_here, now),
-        _end(there, cluster, seen_there, now),
+        _end(here, around_here, cluster, seen_here, now),
+        _end(there, around_there, cluster, seen_there, now),
         enabled=cluster.kubespan.enabled,
         known=min(now - (node.approved_at or node.enrolled).timestamp() for node in (here, there)),
     )
 
 
-def _end(node: Node, cluster: Cluster, seen: Seen | None, now: float) -> End:
-    known = [row.endpoint for row in node.candidates.all()]
-    passed = len(_filter(known, cluster))
+def _end(node: Node, around: Around, cluster: Cluster, seen: Seen | None, now: float) -> End:
+    passed = len(_filter(around.endpoints, cluster))
     return End(
         name=node.name,
         standing=node.status,  # type: ignore[arg-type] # its choices are the same words
@@ -161,11 +205,11 @@ def _end(node: Node, cluster: Cluster, seen: Seen | None, now: float) -> End:
         connected=node.is_here,
         behind=node.behind(cluster),
         fault=node.fault,
-        stopping=tuple(row.code for row in node.obstacles.all() if row.stops),
+        stopping=tuple(code for code in around.findings if code in STOPPING),
         skew=node.clock_skew,
         refused=tuple(claim["claim"] for claim in node.refused_claims if claim["kind"] == ADDRESS),
         endpoints=passed,
-        filtered=len(known) - passed,
+        filtered=len(around.endpoints) - passed,
         translated=_is_translated(node),
         port=node.listen_port,
         sight=None if seen is None else _sight(seen, now),

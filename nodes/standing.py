@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, ClassVar
 
-from django.db.models import Case, F, Q, When
+from django.db.models import Q
 
 from nodes.live import Summary
 from nodes.models import Cluster, Node
@@ -25,16 +25,16 @@ class Row:
     name: str
     status: str
     kind: str
-    left_at: datetime | None
     session: str
-    last_seen: datetime | None
-    enrolled: datetime | None
     fault: str
     applied_epoch: int
     applied_number: int
-    claimed_networks: list[str] | None
-    networks: list[str] | None
     clock_skew: float | None
+    left_at: datetime | None = None
+    last_seen: datetime | None = None
+    enrolled: datetime | None = None
+    claimed_networks: list[str] | None = None
+    networks: list[str] | None = None
 
     # What a node says of itself holds for its row as well: they read nothing else.
     is_talos: ClassVar[Any] = Node.is_talos
@@ -46,22 +46,27 @@ class Row:
 AnyNode = Node | Row
 
 
-CLAIMS = ~Q(claimed_networks=[])
-TOLD = {
-    "last_seen": Q(session=""),
-    "enrolled": Q(status=Node.Status.PENDING) | Q(last_seen=None),
-    "claimed_networks": CLAIMS,
-    "networks": CLAIMS,
-}
-"""Columns that only these nodes have in a row, none for all others: to make times and lists of what is stored, and is
-the same or of no matter for nearly all, would cost more than the rest of a row."""
+TOLD = ("left_at", "last_seen", "enrolled", "claimed_networks", "networks")
+"""Columns that say something of a few nodes alone, and are read of these: to make times and lists of what is stored,
+and is of no matter for nearly all, would cost more than the rest of a row."""
+TELLING = (
+    Q(session="")
+    | Q(status=Node.Status.PENDING)
+    | Q(last_seen=None)
+    | Q(left_at__isnull=False)
+    | ~Q(claimed_networks=[])
+)
+"""Those nodes."""
 
 
 def read_rows(nodes: NodeQuerySet) -> list[Row]:
-    """Those of a query, in no order."""
-    names = [field.name for field in fields(Row)]
-    columns = [Case(When(TOLD[name], then=F(name))) if name in TOLD else name for name in names]
-    return [Row(*values) for values in nodes.order_by().values_list(*columns)]
+    """Those of a query, in no order, by two queries."""
+    columns = [field.name for field in fields(Row) if field.name not in TOLD]
+    rows = {values[0]: Row(*values) for values in nodes.order_by().values_list(*columns)}
+    for pk, *values in nodes.order_by().filter(TELLING).values_list("pk", *TOLD):
+        if row := rows.get(pk):  # it may have come between the two
+            row.left_at, row.last_seen, row.enrolled, row.claimed_networks, row.networks = values
+    return list(rows.values())
 
 
 @dataclass(slots=True)

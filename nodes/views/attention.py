@@ -145,12 +145,12 @@ def _of_node(node: AnyNode, cluster: Cluster, obstacles: Sequence[Obstacle], *, 
         yield Attention(4, "refresh", "warn", node, f"is behind by {count(behind, 'revision')}")
     if not (node.is_here or missed):
         yield _of_presence(node)
-    if waiting := set(node.claimed_networks or ()) - set(node.networks or ()):
+    if node.claimed_networks and (waiting := set(node.claimed_networks) - set(node.networks or ())):
         text = f"asks to advertise {', '.join(sorted(waiting))}; nobody has said yes"
         yield Attention(5, "route", "warn", node, text)
     if obstacles:
         yield _of_findings(node, obstacles)
-    if odd := clock(node.clock_skew):
+    if node.clock_skew and (odd := clock(node.clock_skew)):
         yield Attention(6, "clock", "warn", node, f"has a clock that is {odd}")
 
 

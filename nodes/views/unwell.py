@@ -21,13 +21,14 @@ from nodes.services import nodes as services
 from nodes.services.refused import Refused
 from nodes.unwell import Query, Shown
 from nodes.views.common import PAGE_SIZE, RoleMixin, read_live
+from nodes.widgets import Select
 from nodes.words import count
 
 STATES = (("", "All"), ("down", "down"), ("unknown", "unknown"), ("one-way", "one direction only"))
 ENDS = (("", "All"), ("connected", "both connected"))
 SHOWN_REFUSALS = 5
 
-SELECT = forms.Select(attrs={"class": "form-select"})
+SELECT = Select(attrs={"class": "form-select"})
 SEARCH = forms.TextInput(
     attrs={"class": "form-control", "type": "search", "placeholder": "Name of either end", "data-search": ""}
 )
