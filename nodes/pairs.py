@@ -10,13 +10,13 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple, Self
 
 from kubespan.core.endpoint import AddressFilter, Endpoint
+from kubespan.core.findings import STOPPING
 from kubespan.core.peer_spec import filter_endpoints
 from kubespan.core.peer_status import PeerState
 from kubespan.core.reason import End, Link, Reason, Sight, explain
 from nodes import live
 from nodes.live import Seen
 from nodes.models import Candidate, Cluster, Node, Obstacle, Transition
-from nodes.models.obstacles import STOPPING
 
 ADDRESS = "address"
 """What a refused claim of an address is called in Node.refused_claims."""
