@@ -49,21 +49,18 @@ AnyNode = Node | Row
 TOLD = ("left_at", "last_seen", "enrolled", "claimed_networks", "networks")
 """Columns that say something of a few nodes alone, and are read of these: to make times and lists of what is stored,
 and is of no matter for nearly all, would cost more than the rest of a row."""
-TELLING = (
-    Q(session="")
-    | Q(status=Node.Status.PENDING)
-    | Q(last_seen=None)
-    | Q(left_at__isnull=False)
-    | ~Q(claimed_networks=[])
-)
-"""Those nodes."""
+CLAIMING = ~Q(claimed_networks=[])
+MOST_NAMED = 500
+"""Of more nodes that say something all are read: a query names only so many."""
 
 
 def read_rows(nodes: NodeQuerySet) -> list[Row]:
     """Those of a query, in no order, by two queries."""
     columns = [field.name for field in fields(Row) if field.name not in TOLD]
     rows = {values[0]: Row(*values) for values in nodes.order_by().values_list(*columns)}
-    for pk, *values in nodes.order_by().filter(TELLING).values_list("pk", *TOLD):
+    telling = [pk for pk, row in rows.items() if not row.session or row.status == Node.Status.PENDING]
+    wanted = nodes.filter(CLAIMING | Q(pk__in=telling)) if len(telling) <= MOST_NAMED else nodes
+    for pk, *values in wanted.order_by().values_list("pk", *TOLD):
         if row := rows.get(pk):  # it may have come between the two
             row.left_at, row.last_seen, row.enrolled, row.claimed_networks, row.networks = values
     return list(rows.values())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from nodes import embedded
+from nodes.lab import LabError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,12 +39,19 @@ class Commands:
         )
 
     def execute(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run one to its end."""
+        """Run one to its end; raises LabError where what runs them is no more."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(arguments) + "\n")
-        self._process.stdin.flush()
-        return subprocess.CompletedProcess(arguments, **json.loads(self._process.stdout.readline()))
+        try:
+            self._process.stdin.write(json.dumps(arguments) + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except BaseException:
+            os.killpg(self._process.pid, signal.SIGKILL)  # or its answer would be taken for the next call's
+            raise
+        if not answer:
+            raise LabError(f"what runs the console's commands ended with status {self._process.wait()}")
+        return subprocess.CompletedProcess(arguments, **json.loads(answer))
 
     def close(self) -> None:
         """End the process that waits for calls."""
@@ -79,7 +88,7 @@ def _execute(arguments: list[str]) -> dict[str, int | str]:
 
 
 def _become(arguments: list[str], out: IO[str], err: IO[str]) -> None:
-    """Be that command, as `manage.py` would be, and end."""
+    """Be that command, as `manage.py` would be, and end; what it left for the interpreter's own end is not done."""
     from django.core.management import execute_from_command_line  # noqa: PLC0415
 
     with open(os.devnull) as nothing:
@@ -92,6 +101,8 @@ def _become(arguments: list[str], out: IO[str], err: IO[str]) -> None:
         status = 0
     except SystemExit as ended:
         status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
     except BaseException:  # noqa: BLE001 - what the interpreter does with what nobody caught
         traceback.print_exc()
     finally:

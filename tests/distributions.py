@@ -87,23 +87,24 @@ def _keep(name: str, make: Callable[[Path], None]) -> Path:
 
 def _debootstrap(suite: str, making: Path, *packages: str, further: Sequence[str] = ()) -> None:
     wanted = [f"--include={','.join(packages)}"] if packages else []
-    _run(suite, "debootstrap", "--variant=minbase", *further, *wanted, suite, making, find_archive(suite))
+    _fetch(suite, "debootstrap", "--variant=minbase", *further, *wanted, suite, making, find_archive(suite))
 
 
 def _install(system: Path, making: Path, *packages: str) -> None:
-    _run(system.name, "cp", "-a", f"{system}/.", making)
-    for words in (("update",), ("install", "-y", "--no-install-recommends", *packages)):
-        _run(system.name, "chroot", making, "env", f"PATH={PATH}", "DEBIAN_FRONTEND=noninteractive", "apt-get", *words)
+    subprocess.run(["cp", "-a", f"{system}/.", making], check=True)
+    apt = ["chroot", making, "env", f"PATH={PATH}", "DEBIAN_FRONTEND=noninteractive", "apt-get"]
+    _fetch(system.name, *apt, "update")
+    subprocess.run([*apt, "install", "-y", "--no-install-recommends", *packages], check=True, stdout=subprocess.DEVNULL)
 
 
 def _extract(suite: str, making: Path, *packages: str) -> None:
     with tempfile.TemporaryDirectory(dir=KEPT, prefix=".new-") as downloaded:
         _debootstrap(suite, Path(downloaded), *packages, further=["--download-only"])
         for package in Path(downloaded).glob("var/cache/apt/archives/*.deb"):
-            _run(suite, "dpkg-deb", "--extract", package, making)
+            subprocess.run(["dpkg-deb", "--extract", package, making], check=True)
 
 
-def _run(what: str, *command: str | Path) -> None:
+def _fetch(what: str, *command: str | Path) -> None:
     """Run a step, and skip the test where it does not work: that is the archive's affair, or the network's."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

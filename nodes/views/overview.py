@@ -21,7 +21,8 @@ LATELY = timedelta(hours=1)
 class Look:
     """One look at some clusters: their nodes, what these last said, and what needs somebody.
 
-    Four queries and two calls to Redis, and four more queries where links are down; the same for any number of nodes.
+    Six queries and a call to Redis, and three more queries and a call where links are not up; the same for any number
+    of nodes.
     """
 
     def __init__(self, clusters: QuerySet[Cluster], now: datetime) -> None:
@@ -41,7 +42,7 @@ class Look:
         broken = attention.find_broken(self._nodes, self._summaries)
         ends = [(one.pk, other.pk) for one, other in (link.pair for link in broken)]
         reasons = read_live(lambda: pairs.read_reasons(ends, self.clusters, self.now.timestamp()), {})
-        obstacles = Obstacle.objects.filter(node__cluster__in=self.clusters).order_by("node", "place")
+        obstacles = Obstacle.objects.filter(node__cluster__in=self.clusters).order_by("node_id", "place")
         return attention.collect(self._nodes, self.clusters, self._summaries, obstacles, broken, reasons)
 
     def changes(self) -> tuple[int, int]:

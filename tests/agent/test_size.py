@@ -27,7 +27,7 @@ pytestmark = pytest.mark.root
 VIRTUAL = os.environ.get("KUBESPAN_VM")
 """What kind of a virtual machine this is, if one: `tests/vm` says so."""
 MANY = 350 if VIRTUAL == "emulated" else 1000
-"""Silent peers; in no case do they fit into one message, to the kernel or from it."""
+"""Silent peers; in no case do they fit into one message to the kernel."""
 LIVE = {None: 1000, "emulated": 25}.get(VIRTUAL, 100)
 """Peers that answer: their half of a handshake is Python's, which an emulated processor is slow at."""
 

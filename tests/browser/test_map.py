@@ -123,6 +123,7 @@ def test_the_drawing_follows_pointer_and_keys(open_browser, mesh):
     page = browser.page
     page.goto(f"/clusters/{mesh}/map/")
     expect(page.locator("[data-map]")).to_have_attribute("data-drawn", "yes")
+    page.evaluate("document.fonts.ready.then(() => null)")  # names are written anew then
     whole = picture(page)
     canvas = page.locator("[data-map-canvas]")
     box = canvas.bounding_box()
@@ -146,9 +147,14 @@ def test_the_drawing_follows_pointer_and_keys(open_browser, mesh):
 
     page.keyboard.press("Tab")
     page.mouse.move(*somebody(page, box))
-    assert canvas.evaluate("(place) => place.style.cursor") == "pointer"
+    assert canvas.evaluate("(place) => getComputedStyle(place).cursor") == "pointer"
     page.mouse.down()
+    page.mouse.move(*corner, steps=4)
     page.mouse.up()
+    assert picture(page) != whole, "dragged by a node"
+    expect(page.get_by_role("button", name="Take it out of the centre")).to_be_hidden()
+    canvas.press("0")
+    page.mouse.click(*somebody(page, box))
     expect(page.get_by_role("button", name="Take it out of the centre")).to_be_visible()
     page.mouse.click(*corner)
     expect(page.get_by_role("button", name="Take it out of the centre")).to_be_hidden()

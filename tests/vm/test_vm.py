@@ -31,7 +31,10 @@ def bytecode(tmp_path_factory):
     place = tmp_path_factory.mktemp("bytecode")
     environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONPYCACHEPREFIX": str(place)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    subprocess.run([*PYTEST, "--collect-only", "-q"], cwd=ROOT, env=environment, capture_output=True, check=True)
+    done = subprocess.run(
+        [*PYTEST, "--collect-only", "-q"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
     return place
 
 
@@ -40,10 +43,11 @@ def bytecode(tmp_path_factory):
 @pytest.mark.xdist_group("browser")  # both take a processor each, all the time: not at once
 @pytest.mark.timeout(SECONDS + 300)
 @pytest.mark.parametrize("machine", ["run", "user-mode"])
-def test_the_kernel_data_plane(machine, bytecode):
+def test_the_kernel_data_plane(machine, request):
     """Debian's own kernel, emulated, on every run; where a kernel of the user mode is built, that as well."""
     if asyncio.run(is_available()):
         pytest.skip("this machine's own kernel has WireGuard: the kernel cases run on it")
+    bytecode = request.getfixturevalue("bytecode")
     done = subprocess.run(
         [
             *(str(HERE / machine), "-t", str(SECONDS)),

@@ -32,7 +32,7 @@ FILL = "from tests.rows import fill_tables; fill_tables(); "
 REVEAL = "\nfrom nodes.models import *; print(json.dumps(Cluster.objects.get(name='office').secret.reveal()))"
 GO_ON = "\nfrom tests.rows import make_row; [make_row(model) for model in (Node, Audit, Token)]"
 
-# Consoles with rows in every table are made once, for one worker.
+# Consoles with rows in every table are made once a file, by one worker.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.xdist_group("backups")]
 
 

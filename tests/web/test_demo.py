@@ -21,6 +21,8 @@ from tests.web.test_run import descendants
 
 ROOT = Path(__file__).resolve().parents[2]
 MANAGE = [sys.executable, "manage.py"]
+LABORATORY = "198.18."
+"""What addresses of any laboratory begin with."""
 NO_PATIENCE = [
     sys.executable,
     "-c",
@@ -55,18 +57,18 @@ class Demonstration:
                 stderr=err,
             )
 
-    def await_true(self, condition):
+    def await_true(self, condition, what):
         """Wait until this is so of it."""
 
         def so():
             assert self.process.poll() is None, self.err.read_text()
             return condition(self)
 
-        await_true(so, 60, condition.__name__)
+        await_true(so, 60, what)
 
     def await_word(self, word):
         """Wait until it has printed this."""
-        self.await_true(lambda _: word in self.out.read_text())
+        self.await_true(lambda _: word in self.out.read_text(), word)
 
     def end(self):
         """Wait until it has ended; returns status, standard output and standard error."""
@@ -133,7 +135,12 @@ def enrolling(demonstration):
 
 def starting(demonstration):
     """The console has been started, and is far from ready."""
-    return any(demonstration.temporary.glob("*/console.log"))
+    return LABORATORY in below(demonstration)
+
+
+def below(demonstration):
+    """The command lines of all processes of it, in one text."""
+    return " ".join(descendants(demonstration.process.pid).values())
 
 
 @pytest.mark.root
@@ -148,8 +155,8 @@ def starting(demonstration):
 )
 def test_ended_early_it_takes_everything_away_and_is_no_success(directory, number, moment):
     demonstration = Demonstration(directory, "--nodes", "2", "--until-up", "--json")
-    demonstration.await_true(moment)
-    listens = " ".join(descendants(demonstration.process.pid).values())
+    demonstration.await_true(moment, moment.__name__)
+    listens = below(demonstration)
     assert laboratory(listens)
     demonstration.process.send_signal(number)
     demonstration.await_word("taking everything away")

@@ -26,7 +26,11 @@ def free_port():
 def descendants(pid):
     """All processes below one, with their command lines."""
     found = {}
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return found
+    for child in children:
         try:
             found[int(child)] = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ")
         except (FileNotFoundError, ProcessLookupError):

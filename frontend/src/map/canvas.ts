@@ -20,6 +20,7 @@ const PINCH = 0.01;
 const LINE = 33;
 /** Of the time of a drag, one part in so many may go into drawing anew what it brings into view. */
 const SHARE = 10;
+
 interface Viewport {
   zoom: number;
   /** The graph's point at the left top corner. */
@@ -85,11 +86,17 @@ export class Canvas {
   /** The picture that is moved about during a drag, and when it may be made anew. */
   #held: Renderer["textureCache"] = null;
   #due = 0;
+  /** Whether something came that this picture does not show. */
+  #stale = false;
+  /** Where the view is on its way to. */
+  #goal: View | null = null;
   #later: ReturnType<typeof setTimeout> | undefined;
 
   constructor(container: HTMLElement, palette: Palette, click: (key: string | null) => void) {
     this.#container = container;
     this.#palette = palette;
+    // Before cytoscape does, for which the notch of a wheel is next to nothing, and which would zoom as well.
+    container.addEventListener("wheel", (event) => this.#wheel(event), { capture: true, passive: false });
     this.#cy = makeCytoscape(container);
     this.#moving = this.#cy.collection();
     this.#writing = new Writing(container);
@@ -100,10 +107,13 @@ export class Canvas {
     this.#cy.on("dragpan", () => this.#renew());
     this.#cy.on("render", () => this.#write());
     void document.fonts.ready.then(() => this.#measureAnew());
-    // cytoscape takes the focus away, and the keys with it.
-    container.addEventListener("mousedown", () => container.focus({ preventScroll: true }));
-    // Before cytoscape, for which the notch of a wheel is next to nothing.
-    container.addEventListener("wheel", (event) => this.#wheel(event), { capture: true, passive: false });
+    // Of who leaves the map cytoscape tells no node.
+    container.addEventListener("mouseleave", () => this.#point(null));
+    container.addEventListener("mousedown", () => {
+      container.focus({ preventScroll: true }); // cytoscape takes the focus away, and the keys with it
+      this.#cy.stop();
+    });
+    container.addEventListener("touchstart", () => this.#cy.stop(), { passive: true });
   }
 
   /** In other colours: the theme is another one. Shapes have theirs by the next drawing. */
@@ -125,6 +135,7 @@ export class Canvas {
     const same = width === this.#size.width && height === this.#size.height;
     if (unit === this.#unit && same && this.#renderer.forcedPixelRatio === pixelRatio()) return;
     const view = this.#size.width ? this.#view() : { x: 0, y: 0, ratio: 1 };
+    this.#cy.stop(); // it would end where that was in the former frame
     this.#extent = extent;
     this.#unit = unit;
     this.#size = { width, height };
@@ -136,7 +147,9 @@ export class Canvas {
     this.#cy.viewport(this.#viewport(view));
   }
 
+  /** What is looked at, or is about to be. */
   #view(): View {
+    if (this.#goal && this.#cy.animated()) return this.#goal;
     const { width, height } = this.#size;
     const { x, y } = this.#cy.pan();
     const zoom = this.#cy.zoom();
@@ -145,13 +158,13 @@ export class Canvas {
 
   #viewport({ x, y, ratio }: View): { zoom: number; pan: Spot } {
     const { width, height } = this.#size;
-    const zoom = 1 / (this.#unit * Math.max(LEAST, Math.min(MOST, ratio)));
+    const zoom = 1 / (this.#unit * ratio);
     return { zoom, pan: { x: width / 2 - x * zoom, y: height / 2 + y * zoom } };
   }
 
   /** Shows this drawing; `moving` has nodes glide to where they stand now. */
   show(drawing: Drawing, extent: number, moving: boolean): void {
-    this.#moving.stop(true, true);
+    this.#settle();
     this.#frame(extent);
     const edges = difference(this.#edges, drawing.edges);
     const nodes = difference(this.#nodes, drawing.nodes);
@@ -170,7 +183,19 @@ export class Canvas {
     this.#moving = this.#cy.collection();
     if (glide) for (const key of nodes.changed) this.#glide(key);
     this.#placed = 0;
+    if (this.#pointed !== null && !drawing.nodes.has(this.#pointed)) this.#point(null);
+    this.#stale ||= [nodes, edges].some(({ gone, fresh, changed }) => gone.length + fresh.length + changed.length > 0);
+    this.#renew();
     this.#write();
+  }
+
+  /** Has whoever glides be where it glides to, at once: cytoscape's own way does so with the next frame. */
+  #settle(): void {
+    this.#moving.forEach((node) => {
+      node.stop(true);
+      const shape = this.#nodes.get(node.id());
+      if (shape) (node as cytoscape.NodeSingular).position(position(shape));
+    });
   }
 
   #change(key: string, shape: NodeShape | undefined, place: boolean): void {
@@ -198,8 +223,11 @@ export class Canvas {
   }
 
   #point(key: string | null): void {
+    if (key === this.#pointed) return;
     this.#pointed = key;
-    this.#container.style.cursor = key === null ? "" : "pointer";
+    // Not its own: whenever one of its attributes changes, cytoscape measures the container and draws all anew.
+    const around = this.#container.parentElement;
+    if (around) around.style.cursor = key === null ? "" : "pointer";
     this.#write();
   }
 
@@ -221,10 +249,12 @@ export class Canvas {
     return (this.#cy as unknown as { renderer(): Renderer }).renderer();
   }
 
-  /** During a drag a picture is moved about: it is made anew when it lacks some of the drawing, as often as is cheap. */
+  /** During a drag a picture is moved about: it is made anew when it lacks some of the drawing or what came meanwhile,
+   * as often as is cheap. */
   #renew(): void {
     const renderer = this.#renderer;
-    if (!renderer.textureCache || this.#whole(renderer.textureCache.viewport)) return;
+    if (!renderer.textureCache) this.#stale = false;
+    if (!renderer.textureCache || (!this.#stale && this.#whole(renderer.textureCache.viewport))) return;
     if (renderer.textureCache !== this.#held) {
       this.#held = renderer.textureCache;
       this.#due = performance.now() + SHARE * renderer.lastRedrawTime;
@@ -236,6 +266,7 @@ export class Canvas {
       return;
     }
     renderer.textureCache = null;
+    this.#stale = false;
     this.#cy.forceRender();
   }
 
@@ -247,11 +278,11 @@ export class Canvas {
 
   #wheel(event: WheelEvent): void {
     event.preventDefault();
-    event.stopPropagation();
+    event.stopImmediatePropagation();
+    this.#cy.stop();
     const { left, top } = this.#container.getBoundingClientRect();
     const pixels = event.deltaY * (event.deltaMode === WheelEvent.DOM_DELTA_PIXEL ? 1 : LINE);
     const level = this.#cy.zoom() * Math.exp(-pixels * (event.ctrlKey ? PINCH : WHEEL));
-    this.#cy.stop();
     this.#cy.zoom({ level, renderedPosition: { x: event.clientX - left, y: event.clientY - top } });
   }
 
@@ -285,9 +316,10 @@ export class Canvas {
     if (shape) this.#go({ x: shape.x, y: shape.y, ratio: Math.min(1, (1.3 * shape.size) / this.#extent) });
   }
 
-  #go(view: View): void {
+  #go({ x, y, ratio }: View): void {
     this.#cy.stop();
-    const { zoom, pan } = this.#viewport(view);
+    this.#goal = { x, y, ratio: Math.max(LEAST, Math.min(MOST, ratio)) };
+    const { zoom, pan } = this.#viewport(this.#goal);
     if (calm()) this.#cy.viewport({ zoom, pan });
     else this.#cy.animate({ zoom: zoom as unknown as cytoscape.ZoomOptions, pan }, { duration: MOVE });
   }

@@ -69,7 +69,8 @@ export function* elements(
 ): Generator<cytoscape.ElementDefinition> {
   for (const id of newNodes) {
     const shape = nodes.get(id);
-    if (shape) yield { group: "nodes", data: { id, ...nodeData(shape) }, position: position(shape) };
+    // Groups cover most of a large map: where a drag begins is of no matter.
+    if (shape) yield { group: "nodes", pannable: true, data: { id, ...nodeData(shape) }, position: position(shape) };
   }
   for (const id of newEdges) {
     const shape = edges.get(id);
