@@ -37,6 +37,14 @@ def picture(page):
     return canvases.evaluate_all("(all) => all.map((canvas) => canvas.toDataURL())")
 
 
+RESTS = """async () => {
+  const look = () => [...document.querySelectorAll("[data-map-canvas] canvas")].map((one) => one.toDataURL()).join();
+  const before = look();
+  await new Promise((done) => setTimeout(done, 500));
+  return look() === before;
+}"""
+"""Whether half a second, in which any view arrives, changes nothing of what is drawn."""
+
 SOMEBODY = """(place) => {
   const canvas = place.querySelector("canvas[data-id$='-node']");
   const { data, width, height } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
@@ -148,6 +156,9 @@ def test_the_drawing_follows_pointer_and_keys(open_browser, mesh):
     page.keyboard.press("Tab")
     page.mouse.move(*somebody(page, box))
     assert canvas.evaluate("(place) => getComputedStyle(place).cursor") == "pointer"
+    page.mouse.move(box["x"] - 20, box["y"])
+    assert canvas.evaluate("(place) => getComputedStyle(place).cursor") != "pointer", "nobody is pointed at outside"
+    page.mouse.move(*somebody(page, box))
     page.mouse.down()
     page.mouse.move(*corner, steps=4)
     page.mouse.up()
@@ -159,3 +170,22 @@ def test_the_drawing_follows_pointer_and_keys(open_browser, mesh):
     page.mouse.click(*corner)
     expect(page.get_by_role("button", name="Take it out of the centre")).to_be_hidden()
     assert page.evaluate("scrollY") == 0
+
+
+def test_a_view_on_its_way_ends_where_it_leads_though_the_window_changes(open_browser, mesh):
+    page = open_browser(viewport=WIDE).sign_in().page
+    page.goto(f"/clusters/{mesh}/map/")
+    expect(page.locator("[data-map]")).to_have_attribute("data-drawn", "yes")
+    page.evaluate("document.fonts.ready.then(() => null)")
+    narrow = {**WIDE, "width": WIDE["width"] - 300}
+    closer = page.get_by_role("button", name="Closer")
+
+    closer.click()
+    page.set_viewport_size(narrow)  # it is on its way for a third of a second
+    page.wait_for_function(RESTS)
+    on_its_way = picture(page)
+    page.get_by_role("button", name="Fit all of it").click()
+    page.wait_for_function(RESTS)
+    closer.click()
+    page.wait_for_function(RESTS)
+    assert picture(page) == on_its_way
