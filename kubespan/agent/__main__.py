@@ -6,7 +6,6 @@ import asyncio
 import os
 import platform
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -19,6 +18,7 @@ import msgspec
 
 from kubespan import __version__
 from kubespan.agent.allocation import spare_memory
+from kubespan.agent.background import LOG, start
 from kubespan.agent.cli import (
     DATA_PLANES,
     load_start,
@@ -37,7 +37,7 @@ from kubespan.agent.publish import Condition
 from kubespan.agent.registries import Standing
 from kubespan.agent.store import DEFAULT_STATE_DIR, RESOURCES, STATUS, Busy, Damaged, Enrolment, Store, StoreError
 from kubespan.agent.trust import TrustError
-from kubespan.agent.uninstall import LOG, stop, uninstall
+from kubespan.agent.uninstall import uninstall
 from kubespan.agent.units import EXIT_REMOVED, EXIT_SETUP, FINAL_STATUSES, RUNNING, install
 from kubespan.core.endpoint import MAX_PORT
 from kubespan.core.messages import Upgrade
@@ -254,18 +254,14 @@ def install_command(store: Store, *, background: bool) -> None:
     if str(store.directory) != DEFAULT_STATE_DIR:
         command += ["--state-dir", str(store.directory.resolve())]
     if background and not RUNNING.is_dir():
-        or_fail(lambda: _start_in_background(store, command))
+        _start_in_background(store, command)
         return
     path = or_fail(lambda: install(command))
     click.echo(f"wrote {path}; the service is enabled and started")
 
 
 def _start_in_background(store: Store, command: Sequence[str]) -> None:
-    stop(store)  # it goes by what it read at its start
-    with LOG.open("ab") as log:
-        subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/", close_fds=True
-        )
+    or_fail(lambda: start(store, command))
     click.echo(f"systemd does not run here: the agent was started in the background, and writes to {LOG}")
     click.echo(
         f"next: let your own service manager run `{' '.join(command)}` at each boot, "

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from kubespan.agent.background import NotRunning, StillRunning
 from kubespan.agent.enrol import EnrolError
 from kubespan.agent.fetch import UpgradeError
 from kubespan.agent.home import HomeError
@@ -19,7 +20,6 @@ from kubespan.agent.preflight.facts import Mine
 from kubespan.agent.preflight.said import refuse, refusing, write_table
 from kubespan.agent.store import DEFAULT_STATE_DIR, Store, StoreError
 from kubespan.agent.trust import TrustError
-from kubespan.agent.uninstall import StillRunning
 from kubespan.agent.units import UnitError
 from kubespan.core.endpoint import parse_network
 
@@ -78,6 +78,7 @@ def or_fail(act: Callable[[], Result]) -> Result:
         EnrolError,
         HomeError,
         KernelError,
+        NotRunning,
         StillRunning,
         StoreError,
         TrustError,

@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import shutil
-import signal
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+from kubespan.agent.background import LOG, stop
 from kubespan.agent.home import LINKS, Home
 from kubespan.agent.store import Store
 from kubespan.agent.units import RUNNING, UNIT_DIRECTORY, remove
 
-LOG = Path("/var/log/kubespan-agent.log")
-"""What an agent says that was started in the background."""
 WIREGUARD_SOCKETS = Path("/run/wireguard")
-STOP_SECONDS = 20.0
-
-
-class StillRunning(Exception):
-    """The agent did not end."""
 
 
 def uninstall(
@@ -56,22 +47,3 @@ def uninstall(
     with contextlib.suppress(OSError):
         sockets.rmdir()  # only where nobody else's socket is in it
     yield from home.sweep(links)
-
-
-def stop(store: Store) -> bool:
-    """End an agent that no service manager keeps; whether there was one. Raises StillRunning, StoreError."""
-    if not store.directory.is_dir() or not store.is_locked():
-        return False
-    process = store.holder()
-    deadline = time.monotonic() + STOP_SECONDS
-    if process is not None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGTERM)
-    while store.is_locked():
-        if time.monotonic() > deadline:
-            raise StillRunning(
-                f"the agent that runs with {store.directory} does not end"
-                f"{f' (process {process})' if process else ''}: stop it, then repeat this"
-            )
-        time.sleep(0.05)  # it is not our child: nothing to wait on
-    return True

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import time
 
 import pytest
 from click.testing import CliRunner
@@ -13,20 +10,10 @@ from click.testing import CliRunner
 from kubespan.agent.__main__ import main
 from kubespan.agent.home import Home
 from kubespan.agent.store import Store
-from kubespan.agent.uninstall import StillRunning, stop, uninstall
+from kubespan.agent.uninstall import uninstall
 from kubespan.agent.units import UNIT, UnitError, remove
 from tests.agent.console_double import Bench
-
-HOLD = """
-import signal, sys, time
-from pathlib import Path
-from kubespan.agent.store import Store
-if sys.argv[2] == "stubborn":
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-with Store(Path(sys.argv[1])).lock():
-    print("ready", flush=True)
-    time.sleep(600)
-"""
+from tests.agent.held import hold
 
 
 @pytest.fixture
@@ -118,31 +105,11 @@ def test_no_unit_is_no_error(tmp_path, systemctl):
     assert not systemctl.exists()
 
 
-def hold(machine, kind):
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(machine / "state"), kind], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout.readline() == "ready\n"
-    return process
-
-
 def test_an_agent_that_nobody_keeps_is_stopped(machine, systemctl):
-    with hold(machine, "polite") as process:
+    with hold(machine / "state", "polite") as process:
         gone = take_away(machine, Down(machine))
         assert "the agent's process" in gone
         assert process.wait() != 0
-
-
-def test_an_agent_that_does_not_end_is_named_and_nothing_goes(machine, monkeypatch):
-    monkeypatch.setattr("kubespan.agent.uninstall.STOP_SECONDS", 0.2)
-    with hold(machine, "stubborn") as process:
-        with pytest.raises(StillRunning, match=f"process {process.pid}"):
-            stop(Store(machine / "state"))
-        process.kill()
-    deadline = time.monotonic() + 10
-    while Store(machine / "state").is_locked():
-        assert time.monotonic() < deadline
-    assert not stop(Store(machine / "state"))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be let so far")

@@ -26,6 +26,7 @@ BARE = ("python3", "nftables", "wireguard-go")
 """What a Debian 12 has beside its base; wireguard-go for kernels without WireGuard, such as a test may run on."""
 OLD = ("python3",)
 SECONDS = 120.0
+PUBLISHED = f"/var/lib/kubespan-agent/{FILE_NAME}"
 ROOT = Path(__file__).parents[2]
 
 
@@ -70,7 +71,7 @@ def reporting(console: PreparedConsole) -> set[str]:
 
 def states(machine: Distribution) -> list[str]:
     """How the machine sees its links; read from the agent's file, for it is asked very often."""
-    done = machine.execute("cat", f"/var/lib/kubespan-agent/{FILE_NAME}")
+    done = machine.execute("cat", PUBLISHED)
     published = parse(done.stdout.encode()) if done.returncode == 0 else []
     return [str(one.spec["state"]) for one in published if one.metadata.type == PEER_STATUSES.type]
 
@@ -103,6 +104,7 @@ def test_the_line_alone_meshes_a_bare_debian_and_uninstall_leaves_nothing(
 
         # Again, though its token is used up: nothing is different but that the agent has been started anew.
         keys = golf.execute("cat", "/var/lib/kubespan-agent/kubespan-identity.yaml").stdout
+        golf.execute("rm", PUBLISHED)  # what it says next is the new one's
         again = golf.sh(lines["golf"])
         assert again.returncode == 0, again.stderr
         assert golf.execute("cat", "/var/lib/kubespan-agent/kubespan-identity.yaml").stdout == keys

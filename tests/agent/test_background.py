@@ -1,0 +1,98 @@
+"""An agent that no service manager keeps."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+
+import pytest
+
+from kubespan.agent.background import NotRunning, StillRunning, start, stop
+from kubespan.agent.store import Store
+from tests.agent.console_double import Bench
+from tests.agent.held import hold, holding
+
+
+@pytest.fixture
+def state(tmp_path):
+    """An enrolled machine's state directory."""
+    Bench(tmp_path / "state")
+    return tmp_path / "state"
+
+
+@contextlib.contextmanager
+def started(state, output, *command):
+    """Started, and ended with the test."""
+    process = start(Store(state), command, output=output)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_whoever_comes_next_finds_it(state, tmp_path):
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    opened = []
+
+    def open_the_gate():
+        with gate.open("w"):  # waits until the process is there and reads
+            opened.append(Store(state).is_locked())
+
+    thread = threading.Thread(target=open_the_gate)
+    thread.start()
+    with started(state, tmp_path / "log", *holding(state, "late", str(gate))) as process:
+        thread.join()
+        assert opened == [False], "it was held before it could be"
+        assert Store(state).holder() == process.pid
+        assert stop(Store(state))
+        assert process.wait() != 0
+
+
+def test_the_one_before_ends_first(state, tmp_path):
+    with hold(state, "polite") as former, started(state, tmp_path / "log", *holding(state, "polite")) as process:
+        assert former.wait() != 0
+        assert Store(state).holder() == process.pid
+
+
+def test_it_goes_by_itself_and_writes_to_a_file(state, tmp_path):
+    with started(state, tmp_path / "log", *holding(state, "polite")) as process:
+        assert os.getsid(process.pid) == process.pid
+        assert os.readlink(f"/proc/{process.pid}/cwd") == "/"
+        assert (tmp_path / "log").read_text() == "ready\n"
+
+
+def test_one_that_ends_at_once_is_told_with_where_its_last_words_are(state, tmp_path):
+    command = [sys.executable, "-c", "import sys; sys.exit('no such thing')"]
+    with pytest.raises(NotRunning, match=rf"ended at once, with exit status 1: its last words are in {tmp_path}/log"):
+        start(Store(state), command, output=tmp_path / "log")
+    assert (tmp_path / "log").read_text() == "no such thing\n"
+
+
+def test_one_that_does_not_begin_is_ended(state, tmp_path, monkeypatch):
+    monkeypatch.setattr("kubespan.agent.background.START_SECONDS", 0.5)
+    command = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"]
+    with pytest.raises(NotRunning, match=f"did not begin to work .*, and was ended: see {tmp_path}/log"):
+        start(Store(state), command, output=tmp_path / "log")
+    assert not os.path.exists(f"/proc/{(tmp_path / 'log').read_text().strip()}")
+
+
+def test_what_cannot_be_started_is_named(state, tmp_path):
+    with pytest.raises(NotRunning, match=f"cannot start the agent: {tmp_path}/nothing: No such file"):
+        start(Store(state), [str(tmp_path / "nothing")], output=tmp_path / "log")
+
+
+def test_an_agent_that_does_not_end_is_named_and_nothing_goes(state, monkeypatch):
+    monkeypatch.setattr("kubespan.agent.background.STOP_SECONDS", 0.2)
+    with hold(state, "stubborn") as process:
+        with pytest.raises(StillRunning, match=f"process {process.pid}"):
+            stop(Store(state))
+        process.kill()
+    deadline = time.monotonic() + 10
+    while Store(state).is_locked():
+        assert time.monotonic() < deadline
+    assert not stop(Store(state))
