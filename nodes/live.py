@@ -21,7 +21,7 @@ from array import array
 from collections.abc import Container, Iterable, Iterator
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -38,16 +38,20 @@ UNKNOWN, UP, DOWN = range(3)
 
 # Format, report number, unix time of the report in ms, unix time in s at which the record began.
 _HEADER = struct.Struct("<4sIqI")
-# State, IP version, port, address, handshake as unix time in ms, received, sent, round trip in µs, loss per mille,
-# unix time in s since when it is up, or is not.
-_ROW = struct.Struct("<BBH16sqqqihI")
+# State, endpoint, handshake as unix time in ms, received, sent, round trip in µs, loss per mille, unix time in s since
+# when it is up, or is not.
+_ROW = struct.Struct("<B19sqqqihI")
+# IP version, port, address.
+_ENDPOINT = struct.Struct("<BH16s")
 _FORMAT = b"KSR3"
 ABSENT = 255
 """In the place of a state: nothing was said of this member."""
 _NEVER = -1
 _NOT_MEASURED = -1
 _MOST = 2**63 - 1  # a node may claim that of each link, and no encoding takes their sum
-_NO_ROW = _ROW.pack(ABSENT, 0, 0, bytes(16), _NEVER, 0, 0, _NOT_MEASURED, _NOT_MEASURED, 0)
+_NOWHERE = bytes(_ENDPOINT.size)
+_NO_ROW = (ABSENT, _NOWHERE, _NEVER, 0, 0, _NOT_MEASURED, _NOT_MEASURED, 0)
+_EMPTY: tuple[tuple[Any, ...], ...] = ((),) * len(_NO_ROW)
 
 Figure = Literal["received", "sent", "rtt", "loss", "since"]
 
@@ -63,11 +67,11 @@ def _only(place: int) -> struct.Struct:
 
 
 _FIGURES: dict[Figure, struct.Struct] = {
-    "received": _only(5),
-    "sent": _only(6),
-    "rtt": _only(7),
-    "loss": _only(8),
-    "since": _only(9),
+    "received": _only(3),
+    "sent": _only(4),
+    "rtt": _only(5),
+    "loss": _only(6),
+    "since": _only(7),
 }
 
 
@@ -150,58 +154,49 @@ _summary_decoder = msgspec.msgpack.Decoder(Summary)
 
 
 @lru_cache(maxsize=1 << 16)  # thousand nodes see a machine at the same few endpoints
-def _pack_endpoint(text: str) -> tuple[int, int, bytes]:
+def _pack_endpoint(text: str) -> bytes:
     if not text:
-        return 0, 0, bytes(16)
+        return _NOWHERE
     endpoint = Endpoint.parse(text)
-    return endpoint.ip.version, endpoint.port, endpoint.ip.packed.ljust(16, b"\0")
+    return _ENDPOINT.pack(endpoint.ip.version, endpoint.port, endpoint.ip.packed)
 
 
 @lru_cache(maxsize=1 << 16)
-def _endpoint_text(version: int, port: int, address: bytes) -> str:
+def _endpoint_text(packed: bytes) -> str:
+    version, port, address = _ENDPOINT.unpack(packed)
     if version == 0:
         return ""
     return str(Endpoint(IPv4Address(address[:4]) if version == 4 else IPv6Address(address), port))  # noqa: PLR2004
 
 
-class _Totals:
-    """Sums over a table's links, kept as rows come and go: to add them up at every flush would be a million looks."""
-
-    __slots__ = ("loss", "losses", "received", "rtt", "rtts", "sent")
-
-    def __init__(self) -> None:
-        self.received = self.sent = self.rtt = self.rtts = self.loss = self.losses = 0
-
-    def count(self, received: int, sent: int, rtt: int, loss: int, sign: int) -> None:
-        """Take a link's figures in, or, with a `sign` of -1, out."""
-        self.received += sign * received
-        self.sent += sign * sent
-        if rtt != _NOT_MEASURED:
-            self.rtt += sign * rtt
-            self.rtts += sign
-        if loss != _NOT_MEASURED:
-            self.loss += sign * loss
-            self.losses += sign
-
-
 class Table:
-    """What one node last said of all its links: the record, in memory."""
+    """What one node last said of all its links: the record, in memory, by columns.
+
+    Most of what a report says is figures that grew, at the same endpoints: a thousand nodes say so of a million links
+    every half minute, so that what is done for each of these is four assignments.
+    """
+
+    __slots__ = (
+        "_endpoints", "_handshakes", "_losses", "_received", "_rtts", "_sent", "_since", "_states",
+        "at", "began", "counts", "known", "number",
+    )  # fmt: skip
 
     def __init__(self, record: bytes | None = None) -> None:
         self.known = record is not None and record[:4] == _FORMAT
         """Whether it continues an earlier connection's; if not, its first complete report is no news but a start."""
-        self._rows = bytearray()
-        self.counts = [0, 0, 0]
-        self._totals = _Totals()
         self.number, self.at, self.began = 0, 0, 0
+        rows: list[tuple[Any, ...]] = []
         if record is not None and self.known:
             _, self.number, self.at, self.began = _HEADER.unpack_from(record)
-            self._rows += record[_HEADER.size :]
-            states = self.states()
-            self.counts = [states.count(state) for state in range(3)]
-            for state, *_, received, sent, rtt, loss, _ in _ROW.iter_unpack(self._rows):
-                if state != ABSENT:
-                    self._totals.count(received, sent, rtt, loss, 1)
+            rows = list(_ROW.iter_unpack(memoryview(record)[_HEADER.size :]))
+        states, endpoints, handshakes, received, sent, rtts, losses, since = zip(*rows, strict=True) if rows else _EMPTY
+        self._states = bytearray(states)
+        self._endpoints = list(endpoints)
+        self._handshakes = array("q", handshakes)
+        self._received, self._sent = array("q", received), array("q", sent)
+        self._rtts, self._losses = array("i", rtts), array("h", losses)
+        self._since = array("I", since)
+        self.counts = [self._states.count(state) for state in range(3)]
 
     def merge(self, report: Report, own: int, members: Container[int], now: float) -> tuple[list[int], list[Moved]]:
         """Take a report of the node with index `own` in; gives the indexes that it changed, and what moved.
@@ -217,103 +212,115 @@ class Table:
         if not self.known:
             self.began = int(now)
         changed: list[int] = []
-        moved: list[Moved] = []
         if report.complete:
             kept = set(report.members)
             changed += [index for index in self.indexes() if index not in kept]
             self.drop(changed)
-        unmeasured = (_NOT_MEASURED,) * len(report.members)
-        figures = zip(report.received, report.sent, report.rtts or unmeasured, report.losses or unmeasured, strict=True)
-        columns = zip(report.members, report.states, endpoints, report.handshakes, figures, strict=True)
-        for index, state, endpoint, age, counted in columns:
-            if index == own or index not in members:
-                continue
-            handshake = _NEVER if age < 0 else max(0, now_ms - age)  # an age may be any number
-            news = self._put(index, state, endpoint, handshake, counted, int(now))
-            changed.append(index)
-            if news is not None and not quiet:
-                moved.append(news)
+        if max(report.members, default=-1) >= len(self._states):  # as far as members go: a node may name any number
+            self._reach(max((index for index in report.members if index in members), default=-1))
+        moved = self._write(report, endpoints, own, members, now_ms, changed)
         # What a first report leaves out is not heard of before the complete one, which is asked for.
         self.number, self.at, self.known = report.number, now_ms, self.known or report.complete
-        return changed, moved
+        return changed, [] if quiet else moved
 
-    def _put(
-        self,
-        index: int,
-        state: int,
-        endpoint: tuple[int, int, bytes],
-        handshake: int,
-        figures: tuple[int, int, int, int],
-        now: int,
-    ) -> Moved | None:
-        offset = index * _ROW.size
-        if offset >= len(self._rows):
-            self._rows += _NO_ROW * (index + 1 - len(self._rows) // _ROW.size)
-        before, *endpoint_before, _, received, sent, rtt, loss, since = _ROW.unpack_from(self._rows, offset)
-        self._totals.count(received, sent, rtt, loss, -1)  # of an absent link they are 0 and not measured
-        self._totals.count(*figures, 1)
-        if before != state:
-            if before != ABSENT:
-                self.counts[before] -= 1
-            self.counts[state] += 1
+    def _reach(self, index: int) -> None:
+        """Have a row for that member."""
+        if (missing := index + 1 - len(self._states)) > 0:
+            for column, nothing in zip(self._columns(), _NO_ROW, strict=True):
+                column.extend([nothing] * missing)
+
+    def _columns(self) -> tuple[Any, ...]:
+        """As a row has them."""
+        return (
+            self._states, self._endpoints, self._handshakes, self._received, self._sent, self._rtts, self._losses,
+            self._since,
+        )  # fmt: skip
+
+    def _write(
+        self, report: Report, endpoints: list[bytes], own: int, members: Container[int], now_ms: int, changed: list[int]
+    ) -> list[Moved]:
+        """Take each link of a report in, and its index into `changed`; gives what moved."""
+        states_now, endpoints_now, handshakes, received, sent, rtts, losses, _ = self._columns()
+        unmeasured = (_NOT_MEASURED,) * len(report.members)
+        columns = zip(
+            report.members, report.states, endpoints, report.handshakes,
+            report.received, report.sent, report.rtts or unmeasured, report.losses or unmeasured,
+            strict=True,
+        )  # fmt: skip
+        moved: list[Moved] = []
+        for index, state, endpoint, age, came, went, rtt, loss in columns:
+            if index == own or index not in members:
+                continue
+            if state != states_now[index] or endpoint != endpoints_now[index]:
+                news = self._turn(index, state, endpoint, now_ms // 1000)
+                if news is not None:
+                    moved.append(news)
+            handshakes[index] = _NEVER if age < 0 else max(0, now_ms - age)  # an age may be any number
+            received[index], sent[index], rtts[index], losses[index] = came, went, rtt, loss
+            changed.append(index)
+        return moved
+
+    def _turn(self, index: int, state: int, endpoint: bytes, now: int) -> Moved | None:
+        """Note a link's state and endpoint; gives what it comes to for others, if anything."""
+        before, endpoint_before = self._states[index], self._endpoints[index]
+        self._states[index], self._endpoints[index] = state, endpoint
+        if before != ABSENT:
+            self.counts[before] -= 1
+        self.counts[state] += 1
         if before == ABSENT or (before == UP) != (state == UP):
-            since = now
-        _ROW.pack_into(self._rows, offset, state, *endpoint, handshake, *figures, since)
+            self._since[index] = now
         before = UNKNOWN if before == ABSENT else before
-        elsewhere = endpoint_before[0] and endpoint[0] and tuple(endpoint_before) != endpoint
+        elsewhere = _NOWHERE not in (endpoint_before, endpoint) and endpoint_before != endpoint
         if before == state and not elsewhere:
             return None
-        return Moved(index, STATES[before], STATES[state], _endpoint_text(*endpoint_before), _endpoint_text(*endpoint))
+        return Moved(index, STATES[before], STATES[state], _endpoint_text(endpoint_before), _endpoint_text(endpoint))
 
     def drop(self, indexes: Iterable[int]) -> None:
         """Forget links, as of members that are gone."""
         for index in list(indexes):
-            offset = index * _ROW.size
-            state = self._rows[offset]
+            state = self._states[index]
             if state != ABSENT:
                 self.counts[state] -= 1
-                *_, received, sent, rtt, loss, _ = _ROW.unpack_from(self._rows, offset)
-                self._totals.count(received, sent, rtt, loss, -1)
-                self._rows[offset : offset + _ROW.size] = _NO_ROW
+                for column, nothing in zip(self._columns(), _NO_ROW, strict=True):
+                    column[index] = nothing
 
     def indexes(self, *states: int) -> list[int]:
         """Members of whom it says something; with `states`, in one of these."""
-        found = self._rows[:: _ROW.size]
         wanted = states or (UNKNOWN, UP, DOWN)
-        return [index for index, state in enumerate(found) if state in wanted]
+        return [index for index, state in enumerate(self._states) if state in wanted]
 
     def states(self) -> bytes:
         """The state of each link by member index; ABSENT where it says nothing."""
-        return bytes(self._rows[:: _ROW.size])
+        return bytes(self._states)
 
     def ages(self) -> bytes:
         """Since when each link is up, or is not, by member index: as `read_ages` has it."""
-        return _little(array("I", (since for _, since in _FIGURES["since"].iter_unpack(self._rows)))).tobytes()
+        return _little(array("I", self._since)).tobytes()
 
     def seen(self, index: int) -> Seen | None:
         """One link."""
-        offset = index * _ROW.size
-        return _seen(bytes(self._rows[offset : offset + _ROW.size]), self.at, self.began)
+        if index >= len(self._states):
+            return None
+        return _seen(tuple(column[index] for column in self._columns()), self.at, self.began)
 
     def links(self, *states: int) -> Iterator[tuple[int, Seen]]:
         """All links, or those in one of the states, by member index."""
-        for index in self.indexes(*states):
-            if (seen := self.seen(index)) is not None:
+        wanted = states or (UNKNOWN, UP, DOWN)
+        for index, row in enumerate(list(zip(*self._columns(), strict=True))):
+            if row[0] in wanted and (seen := _seen(row, self.at, self.began)) is not None:
                 yield index, seen
 
     def worst(self) -> int | None:
         """The link worst off, if any is not up."""
         for state in (DOWN, UNKNOWN):
             if self.counts[state]:
-                return min(self.indexes(state), key=self._handshake)
+                return min(self.indexes(state), key=self._handshakes.__getitem__)
         return None
-
-    def _handshake(self, index: int) -> int:
-        return int(_ROW.unpack_from(self._rows, index * _ROW.size)[4])
 
     def dump(self) -> bytes:
         """The record."""
-        return _HEADER.pack(_FORMAT, self.number & 0xFFFFFFFF, self.at, self.began) + self._rows
+        header = _HEADER.pack(_FORMAT, self.number & 0xFFFFFFFF, self.at, self.began)
+        return header + b"".join(map(_ROW.pack, *self._columns()))
 
     def summary(self, session: str) -> bytes:
         """The summary, encoded."""
@@ -322,7 +329,7 @@ class Table:
     def summarise(self, session: str) -> Summary:
         """The summary."""
         unknown, up, down = self.counts
-        totals = self._totals
+        rtt, loss = _mean(self._rtts), _mean(self._losses)
         return Summary(
             session,
             self.at / 1000 or None,
@@ -331,12 +338,19 @@ class Table:
             unknown,
             down,
             self.worst(),
-            received=min(totals.received, _MOST),
-            sent=min(totals.sent, _MOST),
-            rtt=totals.rtt / totals.rtts / 1_000_000 if totals.rtts else None,
-            loss=totals.loss / totals.losses / 1000 if totals.losses else None,
+            received=min(sum(self._received), _MOST),
+            sent=min(sum(self._sent), _MOST),
+            rtt=None if rtt is None else rtt / 1_000_000,
+            loss=None if loss is None else loss / 1000,
             began=self.began,
         )
+
+
+def _mean(figures: array[int]) -> float | None:
+    """Over those that are measured; none where none is."""
+    missing = figures.count(_NOT_MEASURED)
+    measured = len(figures) - missing
+    return (sum(figures) - missing * _NOT_MEASURED) / measured if measured else None
 
 
 def _little(numbers: array[int]) -> array[int]:
@@ -346,13 +360,13 @@ def _little(numbers: array[int]) -> array[int]:
     return numbers
 
 
-def _seen(row: bytes, at_ms: int, began: int) -> Seen | None:
-    if len(row) < _ROW.size or row[0] == ABSENT:
+def _seen(row: tuple[Any, ...], at_ms: int, began: int) -> Seen | None:
+    state, endpoint, handshake, received, sent, rtt, loss, since = row
+    if state == ABSENT:
         return None
-    state, version, port, address, handshake, received, sent, rtt, loss, since = _ROW.unpack(row)
     return Seen(
         STATES[state],
-        _endpoint_text(version, port, address),
+        _endpoint_text(endpoint),
         None if handshake == _NEVER else handshake / 1000,
         received,
         sent,
@@ -408,7 +422,9 @@ def read_sights(wanted: Iterable[tuple[int, int | None]]) -> list[Seen | None]:
             pipeline.getrange(record_key(pk), start, start + _ROW.size - 1)
         values = pipeline.execute()
     return [
-        _seen(row, *_HEADER.unpack(header)[2:]) if index is not None and header[:4] == _FORMAT else None
+        _seen(_ROW.unpack(row), *_HEADER.unpack(header)[2:])
+        if index is not None and header[:4] == _FORMAT and len(row) == _ROW.size
+        else None
         for (_, index), header, row in zip(asked, values[::2], values[1::2], strict=True)
     ]
 

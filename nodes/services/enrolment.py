@@ -54,7 +54,7 @@ def enrol(request: EnrolRequest, *, peer: IPAddress | None, now: datetime) -> En
     The same machine asking again gets the same reply, and no use of the token is counted for it.
     """
     applicant = check_request(request)
-    cluster_pk = _find_token(request.token).cluster_id
+    cluster_pk = _find_cluster(request.token)
     try:
         with transaction.atomic():
             cluster = revisions.lock(cluster_pk)
@@ -118,11 +118,22 @@ def _check_keys(request: EnrolRequest) -> None:
         raise Refused("key", "the WireGuard public key is not one: no private key belongs to it.") from None
 
 
+def _find_cluster(plain: str) -> int:
+    found = Token.objects.filter(digest=digest_token(plain)).values_list("cluster_id", flat=True).order_by().first()
+    if found is None:
+        raise _unknown()
+    return found
+
+
 def _find_token(plain: str) -> Token:
-    token = Token.objects.filter(digest=digest_token(plain)).first()
+    token = Token.objects.filter(digest=digest_token(plain)).order_by().first()
     if token is None:
-        raise Refused("token-unknown", "This console knows no such token; check that it was copied whole.", 403)
+        raise _unknown()
     return token
+
+
+def _unknown() -> Refused:
+    return Refused("token-unknown", "This console knows no such token; check that it was copied whole.", 403)
 
 
 def _find_alike(applicant: Applicant, cluster: Cluster) -> list[Node]:

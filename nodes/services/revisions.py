@@ -10,7 +10,7 @@ import builtins
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -43,8 +43,8 @@ CHANGES_KEPT_FOR = timedelta(days=7)
 """The log reaches back at least so many changes of a cluster and so many days; who holds less gets a snapshot."""
 NAMED_AT_MOST = 500
 """Members that a query names one by one: databases limit how many values a statement may carry."""
-SNAPSHOTS_CACHED = 32
-"""Clusters whose newest snapshot a process keeps encoded: about 250 kB each at 1,000 members."""
+SNAPSHOTS_CACHED = 16
+"""Clusters whose newest snapshot a process keeps, with the members of it: about 1 MB each at 1,000 members."""
 
 log = structlog.get_logger(__name__)
 
@@ -226,17 +226,25 @@ def _changed(cluster: Cluster, since: Revision) -> tuple[set[str], set[int]]:
     return {kind for kind, _ in rows}, {index for _, index in rows if index is not None}
 
 
-_snapshots: OrderedDict[UUID, Frame] = OrderedDict()
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A cluster's snapshot, and the members by index that it was made from."""
+
+    frame: Frame
+    members: Mapping[int, Member]
+
+
+_snapshots: OrderedDict[UUID, _Whole] = OrderedDict()
 _snapshots_lock = threading.Lock()
 
 
 def _snapshot(cluster: Cluster) -> Frame:
-    """Encode everything; the newest of each cluster is kept, for when all nodes return at once."""
+    """Encode everything; the newest of each cluster is kept, for when all nodes return at once, or all join."""
     with _snapshots_lock:
         kept = _snapshots.get(cluster.uuid)
-    if kept is not None and kept.revision == cluster.current:
-        return kept
-    members = _members(cluster)
+    if kept is not None and kept.frame.revision == cluster.current:
+        return kept.frame
+    members = (None if kept is None else _advance(cluster, kept)) or _members(cluster)
     snapshot = Snapshot(
         revision=cluster.current,
         secret_generation=cluster.secret_generation,
@@ -245,11 +253,27 @@ def _snapshot(cluster: Cluster) -> Frame:
     )
     made = Frame(dump(snapshot), None, cluster.current)
     with _snapshots_lock:
-        _snapshots[cluster.uuid] = made
+        _snapshots[cluster.uuid] = _Whole(made, members)
         _snapshots.move_to_end(cluster.uuid)
         while len(_snapshots) > SNAPSHOTS_CACHED:
             _snapshots.popitem(last=False)
     return made
+
+
+def _advance(cluster: Cluster, kept: _Whole) -> dict[int, Member] | None:
+    """The members by index, of whom only those are read that changed since; none where all are to be read.
+
+    A thousand machines that join one after another would else each have all that came before them read anew.
+    """
+    since = kept.frame.revision
+    if since.epoch != cluster.epoch or not 0 < cluster.revision - since.number <= NAMED_AT_MOST:
+        return None  # of so few changes the log holds each
+    kinds, indexes = _changed(cluster, since)
+    if Change.Kind.OPTIONS in kinds:
+        return None  # what the cluster excludes is written into each member
+    present = _members(cluster, indexes) if indexes else {}
+    still = {index: member for index, member in kept.members.items() if index not in indexes}
+    return dict(sorted((still | {index: present[index] for index in indexes & present.keys()}).items()))
 
 
 def _members(cluster: Cluster, wanted: Collection[int] | None = None) -> dict[int, Member]:

@@ -132,6 +132,62 @@ def test_every_way_leads_to_the_same_membership():
         assert before.apply(read(cluster, before.revision)) == present
 
 
+def from_nothing(cluster):
+    """A snapshot for which nothing was kept."""
+    revisions._snapshots.pop(cluster.uuid)
+    return read(cluster)
+
+
+def test_a_snapshot_that_grew_says_what_one_from_nothing_says():
+    cluster = make_cluster()
+    early = enrol(cluster, approval_required=True)
+    excluding = ClusterOptions(exclude_advertised_networks=["10.9.0.0/16"])
+    steps = [
+        lambda: enrol(cluster, Machine("one", addresses=("10.0.0.1",))),
+        lambda: [enrol(cluster, Machine("two")), enrol(cluster, Machine("three"))],
+        lambda: nodes.approve_node("tests", early, NOW),
+        lambda: clusters.set_options(
+            "tests", cluster, ClusterOptions(exclude_advertised_networks=["10.9.0.0/16"]), NOW
+        ),
+        lambda: nodes.rename_node("tests", Node.objects.get(name="one"), "uno", NOW),
+        lambda: nodes.remove_node("tests", Node.objects.get(name="two"), "two", NOW),
+        lambda: nodes.set_node_options(
+            "tests",
+            Node.objects.get(name="three"),
+            extra_endpoints=["203.0.113.1:1"],
+            advertised_networks=[],
+            excluded_networks=[],
+            now=NOW,
+        ),
+        lambda: Cluster.objects.filter(pk=cluster.pk).update(epoch=77),
+    ]
+    before = read(cluster)
+    for step in steps:
+        step()
+        grown = read(cluster)
+        assert grown != before
+        assert grown == from_nothing(cluster)
+        before = grown
+
+
+def test_a_snapshot_grows_by_what_changed_alone(monkeypatch):
+    cluster = make_cluster()
+    fill(cluster, 30)
+    read(cluster)
+    asked = []
+    whole = revisions._members
+    monkeypatch.setattr(revisions, "_members", lambda *args: asked.append(args[1:]) or whole(*args))
+    joined = enrol(cluster)
+    assert len(read(cluster).members) == 31
+    assert asked == [({joined.index},)]
+
+    monkeypatch.setattr(revisions, "NAMED_AT_MOST", 2)
+    for _ in range(3):
+        enrol(cluster)
+    assert len(read(cluster).members) == 34
+    assert asked[1:] == [()], "so many changes that the log need not have them all"
+
+
 def test_frames_cost_the_same_for_any_number_of_members(django_assert_num_queries):
     for count in (10, 100, 1000):
         cluster = make_cluster()
