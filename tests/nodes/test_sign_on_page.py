@@ -70,7 +70,8 @@ def link(name, **columns):
 def test_without_a_provider_the_page_teaches_how_to_name_one(page, client):
     text = page()
     assert "No single sign-on yet" in text
-    assert f'data-copy="http://testserver{CALLBACK}"' in text
+    assert f'id="redirect-uri">http://testserver{CALLBACK}</p>' in text
+    assert 'data-copy-from="redirect-uri"' in text
     assert all(f"<code>{name}</code>" in text for name in VARIABLES)
     assert "OIDC_ISSUER=https://accounts.example.com" in text
     assert 'id="linked"' not in text
@@ -180,6 +181,7 @@ def test_linked_accounts_are_a_list_of_few_queries(page, client, configure):
     with CaptureQueriesContext(connection) as many:
         assert page().count('href="/settings/people/') > 25
     assert len(many) == len(few)
+    assert "27 accounts" in page()
     assert [row.user.username for row in client.get(reverse(PAGE), {"page": 2}).context["linked"]] == ["p-25", "p-26"]
     rows = client.get(reverse(PAGE), {"_export": "json"}).json()
     assert [row["name"] for row in rows] == [f"p-{number:02}" for number in range(27)]
