@@ -254,7 +254,8 @@ SOCIALACCOUNT_PROVIDERS = {
                 "name": OIDC_NAME,
                 "client_id": env("OIDC_CLIENT_ID"),
                 "secret": env("OIDC_CLIENT_SECRET"),
-                "settings": {"server_url": OIDC_ISSUER},
+                # Some issuers end with a slash, which is none of the address that is made of it.
+                "settings": {"server_url": OIDC_ISSUER.rstrip("/")},
             }
         ]
         if OIDC_ISSUER

@@ -85,7 +85,8 @@ def furnish(count: int, *, name: str = "big") -> Furnished:
 
 
 def settle_people(furnished: Furnished, count: int) -> None:
-    """Beside the mesh: so many people, invitations, programs and webhooks, and a rotation that is under way."""
+    """Beside the mesh: so many people, linked ones, invitations, programs, webhooks, and a rotation under way."""
+    from allauth.socialaccount.models import SocialAccount  # noqa: PLC0415
     from django.contrib.auth.models import User  # noqa: PLC0415
 
     from nodes.models import ApiToken, Delivery, Grant, Invitation, Webhook  # noqa: PLC0415
@@ -97,6 +98,10 @@ def settle_people(furnished: Furnished, count: int) -> None:
     people = User.objects.bulk_create(User(username=name.replace(" ", "-")) for name in names)
     given = {"cluster": cluster, "role": "viewer"}
     Grant.objects.bulk_create(Grant(user=person, at=now, given_by="alice", **given) for person in people)
+    SocialAccount.objects.bulk_create(
+        SocialAccount(user=person, provider="sso", uid=f"s3cret of {person}", extra_data={"sub": "s3cret"})
+        for person in people
+    )
     Invitation.objects.bulk_create(
         Invitation(name=name, digest=f"s3cret of {name}", made=now, made_by="alice", expires=now + HOUR, **given)
         for name in names

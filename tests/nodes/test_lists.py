@@ -117,7 +117,8 @@ def test_every_list_of_every_page_is_to_be_had_as_a_file_and_turns_pages(browser
             read.add(name)
     assert sorted(missing ^ NO_LIST.keys()) == []
     assert unpaged == {}
-    assert {"settings-people", "settings-webhook", "settings-alerts", "settings-api-tokens", "node-links"} <= read
+    settings = {"settings-people", "settings-sign-on", "settings-webhook", "settings-alerts", "settings-api-tokens"}
+    assert settings | {"node-links"} <= read
 
 
 # ------------------------------------------------------------------------------------------------- who may see which
@@ -154,7 +155,7 @@ def test_a_file_of_people_has_what_the_search_leaves(client, two_clusters):
     assert [row["name"] for row in found] == ["viewer-of-office"]
 
 
-ADMINISTRATORS = ["settings-people", "settings-alerts", "settings-webhook", "settings-keys"]
+ADMINISTRATORS = ["settings-people", "settings-alerts", "settings-webhook", "settings-keys", "settings-sign-on"]
 
 
 @pytest.mark.parametrize("name", ADMINISTRATORS)

@@ -96,6 +96,15 @@ def test_where_talos_machines_find_discovery(python, production, given, url):
     assert show(python, "DISCOVERY_URL", **production | given) == {"DISCOVERY_URL": url}
 
 
+@pytest.mark.parametrize("issuer", ["https://accounts.example.com", "https://accounts.example.com/"])
+def test_an_issuer_may_end_with_a_slash(python, production, issuer):
+    """Which is none of the address of the provider's description, and is kept to compare with what that says."""
+    given = {"OIDC_ISSUER": issuer, "OIDC_CLIENT_ID": "console", "OIDC_CLIENT_SECRET": "secret"}
+    shown = show(python, "OIDC_ISSUER", "SOCIALACCOUNT_PROVIDERS", **production | given)
+    (app,) = shown["SOCIALACCOUNT_PROVIDERS"]["openid_connect"]["APPS"]
+    assert (shown["OIDC_ISSUER"], app["settings"]) == (issuer, {"server_url": "https://accounts.example.com"})
+
+
 def test_cookies_are_only_for_tls_where_the_console_has_it(python, production):
     names = ("SESSION_COOKIE_SECURE", "CSRF_COOKIE_SECURE", "SECURE_SSL_REDIRECT", "SECURE_HSTS_SECONDS")
     assert all(show(python, *names, **production).values())

@@ -36,6 +36,7 @@ SECTIONS: tuple[tuple[str, tuple[Tab, ...]], ...] = (
         "Console",
         (
             Tab("people", "settings-people", "People", "users", permission="manage_people", anywhere=True),
+            Tab("sign-on", "settings-sign-on", "Single sign-on", "login"),
             Tab("alerts", "settings-alerts", "Alerts", "bell"),
             Tab("keys", "settings-keys", "Keys", "shield-lock"),
             Tab("about", "settings-about", "About", "info-circle", permission=ENTER),

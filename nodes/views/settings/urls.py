@@ -3,7 +3,7 @@
 from django.urls import path
 from django.views.generic import RedirectView
 
-from nodes.views.settings import about, alerts, api_tokens, keys, people
+from nodes.views.settings import about, alerts, api_tokens, keys, people, sign_on
 
 urlpatterns = [
     path("", RedirectView.as_view(pattern_name="settings-about"), name="settings"),
@@ -26,5 +26,7 @@ urlpatterns = [
     path("people/<int:pk>/deactivate/", people.DeactivateView.as_view(), name="settings-deactivate"),
     path("people/<int:pk>/activate/", people.ActivateView.as_view(), name="settings-activate"),
     path("people/<int:pk>/second-factor/", people.FactorResetView.as_view(), name="settings-factor-reset"),
+    path("sign-on/", sign_on.SignOnView.as_view(), name="settings-sign-on"),
+    path("sign-on/check/", sign_on.SignOnCheckView.as_view(), name="settings-sign-on-check"),
     path("invitations/<int:pk>/withdraw/", people.WithdrawView.as_view(), name="settings-withdraw"),
 ]

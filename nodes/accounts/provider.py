@@ -1,0 +1,122 @@
+"""The provider of single sign-on: how the environment names it, where it sends people back to, and whether it answers.
+
+It is asked as a sign-in asks it, with django-allauth's own requests: the same address, proxy and certificates. Where it
+is comes from the environment alone, so that nobody makes the console ask anywhere else.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import requests
+from allauth.socialaccount.adapter import get_adapter
+from django.conf import settings
+from django.core.cache import cache
+from django.urls import reverse
+
+PROVIDER_ID = "sso"
+"""What the provider is called in addresses and rows."""
+
+SECONDS = 5.0
+"""For connecting, and for each part of the answer."""
+
+PAUSE_SECONDS = 3
+"""Between two checks: each is a connection or two of ours."""
+
+NEEDED = ("issuer", "authorization_endpoint", "token_endpoint", "userinfo_endpoint", "jwks_uri")
+"""What a sign-in reads of the provider's description."""
+
+QUOTED = 200
+"""Letters of what the provider says that are shown."""
+
+
+class Provider(NamedTuple):
+    """What the environment says of it; of the secret only whether there is one."""
+
+    name: str
+    issuer: str
+    client_id: str
+    has_secret: bool
+
+
+class Finding(NamedTuple):
+    """Whether the provider answers as one should, and a sentence."""
+
+    fine: bool
+    sentence: str
+
+
+def read_provider() -> Provider | None:
+    """The provider that the environment names, if it names one."""
+    if not settings.OIDC_ISSUER:
+        return None
+    providers: Any = settings.SOCIALACCOUNT_PROVIDERS
+    (app,) = providers["openid_connect"]["APPS"]
+    return Provider(settings.OIDC_NAME, settings.OIDC_ISSUER, app["client_id"], bool(app["secret"]))
+
+
+def callback_path() -> str:
+    """Where the provider sends people back to, at whichever address they came from."""
+    return reverse("openid_connect_callback", args=[PROVIDER_ID])
+
+
+def may_check() -> bool:
+    """Whether the last check is a moment ago; while Redis is away nobody knows, and it may."""
+    return bool(cache.add("sign-on-check", 1, PAUSE_SECONDS))
+
+
+def check_provider(provider: Provider, seconds: float = SECONDS) -> Finding:
+    """Get the provider's description of itself, and say what keeps people from signing in; it blocks."""
+    adapter = get_adapter()
+    address = adapter.get_provider(None, PROVIDER_ID).server_url
+    with adapter.get_requests_session() as session:
+        try:
+            answer = session.get(address, timeout=seconds)
+        except (requests.RequestException, UnicodeError) as error:
+            return Finding(fine=False, sentence=_say(error, address, seconds))
+    if answer.status_code != requests.codes.ok:
+        said = f"{answer.status_code} {answer.reason or ''}".strip()
+        return Finding(fine=False, sentence=f"{address} answers {said}. OIDC_ISSUER is not where the provider is.")
+    try:
+        described = answer.json()
+    except requests.JSONDecodeError:
+        described = None
+    return judge(described, provider.issuer, address)
+
+
+def judge(described: object, issuer: str, address: str) -> Finding:
+    """What a provider's description of itself means for whoever signs in."""
+    if not isinstance(described, dict):
+        return Finding(fine=False, sentence=f"What {address} answers is no JSON object: no provider is there.")
+    if missing := [name for name in NEEDED if not isinstance(described.get(name), str)]:
+        return Finding(fine=False, sentence=f"The provider does not say its {' and '.join(missing)}.")
+    named = described["issuer"][:QUOTED]
+    if named != issuer:  # exactly, by OpenID Connect Discovery 1.0 §4.3
+        sentence = f"The provider calls itself {named}, and OIDC_ISSUER is {issuer}. Set it to what the provider says."
+        return Finding(fine=False, sentence=sentence)
+    return Finding(fine=True, sentence="The provider answers, and is the one that OIDC_ISSUER names.")
+
+
+def _say(error: Exception, address: str, seconds: float) -> str:
+    """What went wrong, without the words of three libraries around it."""
+    host, cause = urlsplit(address).netloc, _first_cause(error)
+    said = getattr(cause, "verify_message", "") or getattr(cause, "strerror", "") or str(cause)
+    reason = " ".join((said or type(cause).__name__).split()).rstrip(".")[:QUOTED]
+    match error:
+        case requests.Timeout():
+            return f"{host} does not answer within {seconds:g} s."
+        case requests.exceptions.SSLError():
+            return f"There is no TLS with {host}: {reason}."
+        case requests.TooManyRedirects():
+            return f"{address} leads on from one address to the next, and never arrives."
+        case ValueError():
+            return "OIDC_ISSUER is no address: it begins with https:// and a host."
+        case _:
+            return f"{host} cannot be reached: {reason}."
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while (before := error.__cause__ or error.__context__) is not None:
+        error = before
+    return error
