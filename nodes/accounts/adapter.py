@@ -15,6 +15,7 @@ from django.contrib.auth.models import AnonymousUser, User
 from django.http import HttpRequest
 from django.utils import timezone
 
+from nodes.accounts.provider import known_as
 from nodes.counters import count
 from nodes.secrets import Secret
 from nodes.services import invitations, people
@@ -112,6 +113,12 @@ class SignOnAdapter(DefaultSocialAccountAdapter):
         if invitations.find_open(request.session.get(INVITED, ""), timezone.now()) is not None:
             return True
         return settings.OIDC_ROLE != "invited"
+
+    def populate_user(self, request: HttpRequest, sociallogin: Any, data: Any) -> User:
+        """Say who it is, before it is looked for whether they are known."""
+        sociallogin.account.uid = known_as(sociallogin.account)
+        user: User = super().populate_user(request, sociallogin, data)
+        return user
 
     def save_user(self, request: HttpRequest, sociallogin: Any, form: Any = None) -> User:
         """Make the account, with the role of the invitation or of OIDC_ROLE."""

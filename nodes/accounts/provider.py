@@ -6,11 +6,13 @@ is comes from the environment alone, so that nobody makes the console ask anywhe
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import requests
 from allauth.socialaccount.adapter import get_adapter
+from allauth.socialaccount.models import SocialAccount
 from django.conf import settings
 from django.core.cache import cache
 from django.urls import reverse
@@ -54,6 +56,25 @@ def read_provider() -> Provider | None:
     providers: Any = settings.SOCIALACCOUNT_PROVIDERS
     (app,) = providers["openid_connect"]["APPS"]
     return Provider(settings.OIDC_NAME, settings.OIDC_ISSUER, app["client_id"], bool(app["secret"]))
+
+
+def known_as(account: SocialAccount) -> str:
+    """What somebody whom a provider vouches for is known by here.
+
+    A subject is one person's at its issuer alone (OpenID Connect Core 1.0 §2): where the environment names another
+    provider, it may be somebody else's. Links made before that was heeded hold the subject as it is, and are good for
+    the issuer that they were last used with.
+    """
+    subject, issuer = account.uid, _issuer(account)
+    made_before = SocialAccount.objects.filter(provider=account.provider, uid=subject).first()
+    if made_before is not None and _issuer(made_before) == issuer:
+        return subject
+    return hashlib.sha256(f"{issuer}\n{subject}".encode()).hexdigest()
+
+
+def _issuer(account: SocialAccount) -> str:
+    """Who vouched, as its own signature says; else whom the environment names."""
+    return str(account.extra_data.get("id_token", {}).get("iss") or settings.OIDC_ISSUER)
 
 
 def callback_path() -> str:

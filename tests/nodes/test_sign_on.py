@@ -33,11 +33,16 @@ def running():
 
 @pytest.fixture
 def provider(running, settings):
-    settings.OIDC_ISSUER, settings.OIDC_NAME = running.url, "Example Inc"
-    app = {"provider_id": "sso", "name": "Example Inc", "client_id": CLIENT, "secret": SECRET}
-    app["settings"] = {"server_url": running.url}
-    settings.SOCIALACCOUNT_PROVIDERS = {"openid_connect": {"OAUTH_PKCE_ENABLED": True, "APPS": [app]}}
+    name(running, settings)
     return running
+
+
+def name(provider, settings):
+    """As the environment does."""
+    settings.OIDC_ISSUER, settings.OIDC_NAME = provider.url, "Example Inc"
+    app = {"provider_id": "sso", "name": "Example Inc", "client_id": CLIENT, "secret": SECRET}
+    app["settings"] = {"server_url": provider.url}
+    settings.SOCIALACCOUNT_PROVIDERS = {"openid_connect": {"OAUTH_PKCE_ENABLED": True, "APPS": [app]}}
 
 
 def go_there(browser, address=START):
@@ -123,3 +128,30 @@ def test_a_forged_answer_lets_nobody_in(provider):
     answer = browser.get(f"{START}callback/?code=forged&state=forged")
     assert "Single sign-on failed" in answer.content.decode()
     assert "_auth_user_id" not in browser.session
+
+
+def test_another_providers_person_is_somebody_else(provider, settings):
+    settings.OIDC_ROLE = "viewer"
+    go_there(Client())
+    first = User.objects.get()
+    another = Provider()
+    try:
+        assert another.person["sub"] == provider.person["sub"]
+        name(another, settings)
+        assert go_there(Client()).headers["Location"] == "/"
+    finally:
+        another.close()
+    assert User.objects.exclude(pk=first.pk).count() == 1
+    name(provider, settings)
+    assert go_there(Client()).headers["Location"] == "/"
+    assert User.objects.count() == 2
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_link_that_names_no_issuer_is_good_for_the_one_it_was_last_used_with(provider, same):
+    issuer = provider.url if same else "https://former.example"
+    person = make_user("alice", "viewer")
+    SocialAccount.objects.create(user=person, provider="sso", uid="1", extra_data={"id_token": {"iss": issuer}})
+    page = go_there(Client())
+    assert (page.headers.get("Location") == "/") is same
+    assert SocialAccount.objects.get().extra_data["id_token"]["iss"] == issuer, "it is not another's from now on"
