@@ -261,6 +261,10 @@ def install_command(store: Store, *, background: bool) -> None:
 
 
 def _start_in_background(store: Store, command: Sequence[str]) -> None:
+    if (home := find_home()) is not None:
+        or_fail(
+            home.confirm
+        )  # whoever stands at the machine wants this agent: its launcher must not start it beside ours
     or_fail(lambda: start(store, command))
     click.echo(f"systemd does not run here: the agent was started in the background, and writes to {LOG}")
     click.echo(

@@ -9,19 +9,31 @@ from pathlib import Path
 HOLD = """
 import signal, sys, time
 from pathlib import Path
-from kubespan.agent.store import Store
+import msgspec
+from kubespan.agent.publish import Condition
+from kubespan.agent.store import STATUS, Store
 if sys.argv[2] == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if sys.argv[2] == "late":
     open(sys.argv[3]).read()
-with Store(Path(sys.argv[1])).lock():
+store = Store(Path(sys.argv[1]))
+with store.lock():
     print("ready", flush=True)
+    if sys.argv[2] == "useless":
+        sys.exit("no WireGuard here")
+    if sys.argv[2] != "silent":
+        condition = Condition(connected=False, console="", fault="", revision="", backend="userspace")
+        store.publish(STATUS, msgspec.json.encode(condition))
     time.sleep(600)
 """
 
 
 def holding(directory: Path, kind: str, *arguments: str) -> list[str]:
-    """The command that holds it: `polite`, `stubborn` (does not end when asked), `late` (first reads that pipe)."""
+    """The command that holds it.
+
+    `polite`; `stubborn` does not end when asked; `late` reads that pipe first; `useless` ends before it says how it
+    stands; `silent` never says.
+    """
     return [sys.executable, "-c", HOLD, str(directory), kind, *arguments]
 
 

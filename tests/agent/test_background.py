@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -43,7 +45,7 @@ def test_whoever_comes_next_finds_it(state, tmp_path):
         with gate.open("w"):  # waits until the process is there and reads
             opened.append(Store(state).is_locked())
 
-    thread = threading.Thread(target=open_the_gate)
+    thread = threading.Thread(target=open_the_gate, daemon=True)
     thread.start()
     with started(state, tmp_path / "log", *holding(state, "late", str(gate))) as process:
         thread.join()
@@ -66,24 +68,72 @@ def test_it_goes_by_itself_and_writes_to_a_file(state, tmp_path):
         assert (tmp_path / "log").read_text() == "ready\n"
 
 
-def test_one_that_ends_at_once_is_told_with_where_its_last_words_are(state, tmp_path):
-    command = [sys.executable, "-c", "import sys; sys.exit('no such thing')"]
+@pytest.mark.parametrize("kind", ["useless", "gone"])
+def test_one_that_ends_before_it_works_is_told_with_where_its_last_words_are(state, tmp_path, kind):
+    command = holding(state, kind) if kind == "useless" else [sys.executable, "-c", "import sys; sys.exit('no such')"]
     with pytest.raises(NotRunning, match=rf"ended at once, with exit status 1: its last words are in {tmp_path}/log"):
         start(Store(state), command, output=tmp_path / "log")
-    assert (tmp_path / "log").read_text() == "no such thing\n"
+    assert "no " in (tmp_path / "log").read_text()
 
 
-def test_one_that_does_not_begin_is_ended(state, tmp_path, monkeypatch):
+def test_a_signal_that_ends_it_is_named(state, tmp_path):
+    with pytest.raises(NotRunning, match="ended at once, by signal 9"):
+        start(Store(state), ["/bin/sh", "-c", "kill -KILL $$"], output=tmp_path / "log")
+
+
+def test_one_that_does_not_begin_is_ended_with_its_children(state, tmp_path, monkeypatch):
     monkeypatch.setattr("kubespan.agent.background.START_SECONDS", 0.5)
-    command = [sys.executable, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"]
-    with pytest.raises(NotRunning, match=f"did not begin to work .*, and was ended: see {tmp_path}/log"):
-        start(Store(state), command, output=tmp_path / "log")
-    assert not os.path.exists(f"/proc/{(tmp_path / 'log').read_text().strip()}")
+    with pytest.raises(NotRunning, match=f"did not begin to work .*, and was ended: see {tmp_path}/log") as told:
+        start(Store(state), ["/bin/sh", "-c", "sleep 600 & wait"], output=tmp_path / "log")
+    (session,) = re.findall(r"process (\d+)", str(told.value))
+    deadline = time.monotonic() + 10
+    while sessions().count(session):
+        assert time.monotonic() < deadline
+
+
+def sessions():
+    """Of all processes that are not zombies."""
+    states = [path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat")]
+    return [session for state, _, _, session, *_ in states if state != "Z"]
+
+
+def test_one_that_works_and_cannot_say_so_goes_on(state, tmp_path, monkeypatch):
+    monkeypatch.setattr("kubespan.agent.background.START_SECONDS", 5.0)
+    with started(state, tmp_path / "log", *holding(state, "silent")) as process:
+        assert Store(state).holder() == process.pid
+
+
+def test_anothers_lock_is_not_its_own(state, tmp_path):
+    """A service manager started one in between: ours ends, and is not said to run."""
+    busy = [
+        sys.executable,
+        "-c",
+        "open(__import__('sys').argv[1]).read(); raise SystemExit('busy')",
+        str(tmp_path / "gate"),
+    ]
+    os.mkfifo(tmp_path / "gate")
+    others = []
+
+    def begin():
+        with gate.open("w"):
+            others.append(hold(state, "polite"))
+
+    thread = threading.Thread(target=begin, daemon=True)
+    thread.start()
+    with pytest.raises(NotRunning, match="exit status 1"):
+        start(Store(state), busy, output=tmp_path / "log")
+    thread.join()
+    (other,) = others
+    with other:
+        assert Store(state).holder() == other.pid
+        other.kill()
 
 
 def test_what_cannot_be_started_is_named(state, tmp_path):
-    with pytest.raises(NotRunning, match=f"cannot start the agent: {tmp_path}/nothing: No such file"):
+    with pytest.raises(NotRunning, match=f"not started: cannot run {tmp_path}/nothing: No such file"):
         start(Store(state), [str(tmp_path / "nothing")], output=tmp_path / "log")
+    with pytest.raises(NotRunning, match=f"not started: cannot write to {tmp_path}/none/log: No such file"):
+        start(Store(state), ["true"], output=tmp_path / "none" / "log")
 
 
 def test_an_agent_that_does_not_end_is_named_and_nothing_goes(state, monkeypatch):
