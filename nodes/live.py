@@ -1,11 +1,11 @@
 """The last reports of all nodes: merged per connection, flushed to Redis many at a time, read by pages.
 
 Redis holds four values a node, each with a time to live: its **record**, its **states**, its **ages** and its
-**summary**. A record is a header and one row of fixed width per member index, so that merging writes in place, storing
-is a copy, and what thousand peers see of one node is read by ranges instead of whole records. Its states are one byte
-of each row and its ages four, so that all links of a large cluster can be looked at together: a thousand records are
-54 MB, their states one, their ages four. A summary is the counts by state, all that lists need; it exists for as long
-as the node is connected, and so tells presence. Everything here may be lost and is refilled by reports.
+**summary**. A record is a header and one row of fixed width per member index, so that what thousand peers see of one
+node is read by ranges instead of whole records; in memory it is kept by columns, which reports come in. Its states are
+one byte of each row and its ages four, so that all links of a large cluster can be looked at together: a thousand
+records are 54 MB, their states one, their ages four. A summary is the counts by state, all that lists need; it exists
+for as long as the node is connected, and so tells presence. Everything here may be lost and is refilled by reports.
 
 How old a link's state is, is by the console's clock: agents report what is, not since when. It is the time since the
 link came up, or ceased to be: one that is not up turns from unknown to down and back with each endpoint that is tried,
@@ -162,6 +162,12 @@ def _pack_endpoint(text: str) -> bytes:
 
 
 @lru_cache(maxsize=1 << 16)
+def _shared(packed: bytes) -> bytes:
+    """The same object for equal ones: of a million links a record each would be 50 MB."""
+    return packed
+
+
+@lru_cache(maxsize=1 << 16)
 def _endpoint_text(packed: bytes) -> str:
     version, port, address = _ENDPOINT.unpack(packed)
     if version == 0:
@@ -191,7 +197,7 @@ class Table:
             rows = list(_ROW.iter_unpack(memoryview(record)[_HEADER.size :]))
         states, endpoints, handshakes, received, sent, rtts, losses, since = zip(*rows, strict=True) if rows else _EMPTY
         self._states = bytearray(states)
-        self._endpoints = list(endpoints)
+        self._endpoints = [_shared(endpoint) for endpoint in endpoints]
         self._handshakes = array("q", handshakes)
         self._received, self._sent = array("q", received), array("q", sent)
         self._rtts, self._losses = array("i", rtts), array("h", losses)
@@ -299,7 +305,7 @@ class Table:
 
     def seen(self, index: int) -> Seen | None:
         """One link."""
-        if index >= len(self._states):
+        if not 0 <= index < len(self._states):
             return None
         return _seen(tuple(column[index] for column in self._columns()), self.at, self.began)
 

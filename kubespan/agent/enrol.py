@@ -42,13 +42,10 @@ from kubespan.core.messages import (
 
 CONNECT_SECONDS = 10.0
 READ_SECONDS = 30.0
-ATTEMPTS = 4
 MAX_REPLY = 64 * 1024
 """Bytes of a reply; a whole one has about 600."""
 
 _OK = 200
-_PASSING = (502, 503, 504)
-"""What a front says while the console behind it restarts."""
 
 
 class EnrolError(Exception):
@@ -255,18 +252,8 @@ def _ask(url: ConsoleUrl, certificate: bytes | None, request: EnrolRequest) -> E
 def _post(url: ConsoleUrl, certificate: bytes | None, body: bytes) -> tuple[int, bytes]:
     import urllib3  # noqa: PLC0415 - one MB that an agent that runs has no use for
 
-    # A lost reply is asked for again; a redirect is not followed, for the token is meant for this console alone.
-    retries = urllib3.Retry(
-        total=ATTEMPTS - 1,
-        redirect=False,
-        other=0,  # a certificate that is not trusted will not be so the next time
-        allowed_methods=None,
-        status_forcelist=_PASSING,
-        backoff_factor=0.25,
-        backoff_jitter=0.25,
-        raise_on_status=False,
-        respect_retry_after_header=False,
-    )
+    from kubespan.agent.patience import is_late, make_patience  # noqa: PLC0415 - likewise
+
     options = [*urllib3.connection.HTTPConnection.default_socket_options, *([MARK] if may_mark() else [])]
     tls: dict[str, Any] = {}
     if url.secure:
@@ -281,12 +268,17 @@ def _post(url: ConsoleUrl, certificate: bytes | None, body: bytes) -> tuple[int,
                 body=body,
                 headers={"Content-Type": "application/json", "Accept": "application/json"},
                 timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS),
-                retries=retries,
+                retries=make_patience(),
                 redirect=False,
                 preload_content=False,
             )
             return response.status, response.read(MAX_REPLY)
         except urllib3.exceptions.HTTPError as error:
+            if is_late(getattr(error, "reason", None)):
+                raise EnrolError(
+                    f"the console at {url.host} port {url.port} takes the request and does not answer: it is busy or "
+                    "stuck, and its log says more; repeat this later"
+                ) from None
             raise _failure(url, _innermost(error)) from None
 
 

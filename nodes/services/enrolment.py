@@ -119,14 +119,14 @@ def _check_keys(request: EnrolRequest) -> None:
 
 
 def _find_cluster(plain: str) -> int:
-    found = Token.objects.filter(digest=digest_token(plain)).values_list("cluster_id", flat=True).order_by().first()
+    found = Token.objects.filter(digest=digest_token(plain)).values_list("cluster_id", flat=True).first()
     if found is None:
         raise _unknown()
     return found
 
 
 def _find_token(plain: str) -> Token:
-    token = Token.objects.filter(digest=digest_token(plain)).order_by().first()
+    token = Token.objects.filter(digest=digest_token(plain)).first()
     if token is None:
         raise _unknown()
     return token

@@ -355,31 +355,38 @@ def record_harvest(cluster_pk: int, seen: Iterable[tuple[int, int, Endpoint]], n
             return 0
         if not cluster.kubespan.harvest_extra_endpoints:
             return 0
-        nodes = list(cluster.nodes.approved().filter(index__in=by_member).prefetch_related("candidates"))
-        fresh = [candidate for node in nodes for candidate in _harvest(node, by_member[node.index or 0], now)]
+        fresh: list[Candidate] = []
+        touched: list[tuple[Change.Kind, int | None]] = []
+        members = cluster.nodes.approved().filter(index__in=by_member).order_by("index")
+        for node in members.prefetch_related("candidates"):
+            made, stale = _harvest(node, by_member[node.index or 0], now)
+            fresh += made
+            if made or stale:
+                touched.append((Change.Kind.MEMBER, node.index))
         Candidate.objects.bulk_create(fresh)
-        touched = sorted({candidate.node.index for candidate in fresh if candidate.node.index is not None})
-        revisions.append_all(cluster, [(Change.Kind.MEMBER, index) for index in touched], now=now)
+        revisions.append_all(cluster, touched, now=now)
     return len(fresh)
 
 
-def _harvest(node: Node, seen: Iterable[str], now: datetime) -> list[Candidate]:
-    """Make the rows for what is new of one node, prolong what is known, and keep to the limit."""
+def _harvest(node: Node, seen: Iterable[str], now: datetime) -> tuple[list[Candidate], int]:
+    """Make the rows for what is new of one node, prolong what is known, and keep to the limit; and how many went."""
     known = {candidate.endpoint: candidate for candidate in node.candidates.all()}
     old = {endpoint: row for endpoint, row in known.items() if row.source == Candidate.Source.HARVESTED}
     again = [old[endpoint].pk for endpoint in seen if endpoint in old]
     Candidate.objects.filter(pk__in=again).update(seen=now)
     fresh = [endpoint for endpoint in seen if endpoint not in known][: endpoints.HARVEST_LIMIT]
     stale = sorted((row for row in old.values() if row.pk not in again), key=lambda row: row.seen)
-    surplus = len(old) + len(fresh) - endpoints.HARVEST_LIMIT
-    if surplus > 0:
-        fresh = fresh[: len(fresh) - max(0, surplus - len(stale))]
-        Candidate.objects.filter(pk__in=[row.pk for row in stale[:surplus]]).delete()
+    surplus = max(0, len(old) + len(fresh) - endpoints.HARVEST_LIMIT)
+    fresh = fresh[: len(fresh) - max(0, surplus - len(stale))]
+    stale = stale[:surplus]
+    if stale:
+        Candidate.objects.filter(pk__in=[row.pk for row in stale]).delete()
     last = max((candidate.order for candidate in known.values()), default=-1)
-    return [
+    made = [
         Candidate(node=node, endpoint=endpoint, source=Candidate.Source.HARVESTED, order=order, seen=now)
         for order, endpoint in enumerate(fresh, last + 1)
     ]
+    return made, len(stale)
 
 
 def expire_candidates(now: datetime) -> int:

@@ -263,7 +263,8 @@ def _snapshot(cluster: Cluster) -> Frame:
 def _advance(cluster: Cluster, kept: _Whole) -> dict[int, Member] | None:
     """The members by index, of whom only those are read that changed since; none where all are to be read.
 
-    A thousand machines that join one after another would else each have all that came before them read anew.
+    A thousand machines that join one after another would else each have all that came before them read anew. It holds
+    because whatever changes of a member is a Change of its own.
     """
     since = kept.frame.revision
     if since.epoch != cluster.epoch or not 0 < cluster.revision - since.number <= NAMED_AT_MOST:

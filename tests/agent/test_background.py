@@ -105,13 +105,9 @@ def test_one_that_works_and_cannot_say_so_goes_on(state, tmp_path, monkeypatch):
 
 def test_anothers_lock_is_not_its_own(state, tmp_path):
     """A service manager started one in between: ours ends, and is not said to run."""
-    busy = [
-        sys.executable,
-        "-c",
-        "open(__import__('sys').argv[1]).read(); raise SystemExit('busy')",
-        str(tmp_path / "gate"),
-    ]
-    os.mkfifo(tmp_path / "gate")
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    busy = ["/bin/sh", "-c", f"cat {gate}; exit 1"]
     others = []
 
     def begin():

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from kubespan.agent.enrol import EnrolError, Machine, Wish, enrol, make_identity
+from kubespan.agent.patience import ATTEMPTS
 from kubespan.agent.store import SETTINGS, Busy, Settings, Store, StoreError
 from kubespan.agent.trust import TrustError
 from kubespan.core.cluster import ula_prefix
@@ -148,6 +149,39 @@ def test_a_lost_reply_is_asked_for_again_with_the_same_keys(store):
 def test_a_front_whose_console_restarts_is_waited_for(store):
     with console(lambda _: (502, b"Bad Gateway"), agree) as there:
         assert enrol(store, wish(there.url), MACHINE).status == "approved"
+
+
+def test_a_console_that_is_busy_is_waited_for(store, monkeypatch, capsys):
+    monkeypatch.setattr("kubespan.agent.enrol.READ_SECONDS", 0.2)
+    answered = threading.Event()
+
+    def late(_request):
+        answered.wait(30)
+        return 503, b""
+
+    with console(*[late] * (ATTEMPTS + 2), agree) as there:
+        reply = enrol(store, wish(there.url), MACHINE)
+        answered.set()
+    assert reply.status == "approved"
+    assert len(there.seen) == ATTEMPTS + 3
+    assert len({request.public_key for _, request in there.seen}) == 1
+    assert capsys.readouterr().err.count("no answer yet") == ATTEMPTS + 2
+
+
+def test_a_console_that_never_answers_is_given_up(store, monkeypatch):
+    monkeypatch.setattr("kubespan.agent.enrol.READ_SECONDS", 0.1)
+    monkeypatch.setattr("kubespan.agent.patience.LATE_ATTEMPTS", 6)
+    ended = threading.Event()
+
+    def never(_request):
+        ended.wait(30)
+        return 503, b""
+
+    with console(never) as there:
+        with pytest.raises(EnrolError, match=r"port \d+ takes the request and does not answer: it is busy"):
+            enrol(store, wish(there.url), MACHINE)
+        assert len(there.seen) == 6
+        ended.set()
 
 
 def test_a_second_run_after_a_lost_reply_has_the_same_keys(store):

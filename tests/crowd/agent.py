@@ -13,6 +13,7 @@ import msgspec
 
 from kubespan import __version__
 from kubespan.agent.console import slow_retry
+from kubespan.agent.patience import ATTEMPTS, LATE_ATTEMPTS
 from kubespan.core import sealing
 from kubespan.core.identity import sign
 from kubespan.core.membership import Membership
@@ -48,8 +49,6 @@ from tests.crowd.machine import Machine
 if TYPE_CHECKING:
     from tests.crowd.simulation import Simulation
 
-ENROL_ATTEMPTS = 4
-"""As an agent's own enrolment: a console that restarts is asked again."""
 
 HISTORY = 64
 """Arrivals that an agent remembers."""
@@ -81,11 +80,17 @@ class Agent(Caller):
     async def enrol(self, token: str) -> str:
         """Join; the code of the refusal, or nothing."""
         request = self.machine.request(token, self.crowd.versions)
-        for attempt in range(ENROL_ATTEMPTS):
+        failed = late = 0
+        while failed < ATTEMPTS and late < LATE_ATTEMPTS:
+            attempt = failed + late
             url = self.crowd.urls[(self.machine.number + attempt) % len(self.crowd.urls)]
             try:
                 async with asyncio.timeout(self.crowd.enrol_seconds):
                     status, body = await post(url + ENROL_PATH, dump(request))
+            except TimeoutError:
+                late += 1
+                self.crowd.counts["enrol.late"] += 1
+                continue
             except (OSError, ValueError, asyncio.IncompleteReadError):
                 status, body = 0, b""
             if status == 200:
@@ -93,8 +98,9 @@ class Agent(Caller):
                 return ""
             if status not in (0, 502, 503, 504):
                 return msgspec.json.decode(body)["code"] if body.startswith(b"{") else str(status)
+            failed += 1
             self.crowd.counts["enrol.again"] += 1
-            await asyncio.sleep(random.uniform(0.5, 1) * 0.25 * 2**attempt)
+            await asyncio.sleep(random.uniform(0.5, 1) * 0.25 * 2**failed)
         return "unreachable"
 
     # Connections.

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from kubespan.agent.enrol import READ_SECONDS
 from kubespan.core.messages import VERSIONS, Revision, dump
 from tests.crowd.agent import Agent
 from tests.crowd.caller import Listener
@@ -34,7 +35,7 @@ class Simulation:
     share: float = 1.0
     mirrored: bool = False
     versions: tuple[int, ...] = VERSIONS
-    enrol_seconds: float = 60.0
+    enrol_seconds: float = READ_SECONDS
 
     def __post_init__(self) -> None:
         self.views = Views()

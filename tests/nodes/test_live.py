@@ -1,6 +1,8 @@
 """Reports: merged to tables, flushed to a real Redis, read back; what moved becomes rows."""
 
 import asyncio
+import ipaddress
+import struct
 import time
 
 import msgspec
@@ -188,7 +190,7 @@ figures = st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(-1, 9), st
 
 
 @given(st.lists(st.dictionaries(st.integers(0, 8), figures, max_size=4), max_size=3), st.sets(st.integers(0, 8)))
-def test_totals_agree_with_the_rows_whatever_comes_and_goes(said, gone):
+def test_sums_and_means_are_of_the_links_that_are_there(said, gone):
     told = Table()
     for number, news in enumerate(said):
         names = "received", "sent", "rtts", "losses"
@@ -204,6 +206,23 @@ def test_totals_agree_with_the_rows_whatever_comes_and_goes(said, gone):
         assert found.sent == sum(link.sent for link in seen)
         assert found.rtt == (pytest.approx(sum(rtts) / len(rtts)) if rtts else None)
         assert found.loss == (pytest.approx(sum(losses) / len(losses)) if losses else None)
+
+
+def test_a_record_is_as_processes_of_another_release_have_it():
+    """An old web process beside a new one reads what the other wrote, by this format's name."""
+    told = Table()
+    told.merge(report({2: (UP, A)}, complete=True, rtts=(1500,), losses=(250,)), OWN, MEMBERS, NOW)
+    told.merge(report({0: (DOWN, B), 1: (UNKNOWN, "")}, number=7, ages=(-1, -1)), OWN, MEMBERS, NOW + 5)
+    ipv4, ipv6 = ipaddress.ip_address("192.0.2.1").packed + bytes(12), ipaddress.ip_address("2001:db8::1").packed
+    now_ms, now = 1_700_000_000_000, 1_700_000_000
+    assert told.dump() == b"".join(
+        (
+            struct.pack("<4sIqI", b"KSR3", 7, now_ms + 5000, now),
+            struct.pack("<BBH16sqqqihI", 2, 6, 51820, ipv6, -1, 7, 8, -1, -1, now + 5),
+            struct.pack("<BBH16sqqqihI", 0, 0, 0, bytes(16), -1, 7, 8, -1, -1, now + 5),
+            struct.pack("<BBH16sqqqihI", 1, 4, 51820, ipv4, now_ms - 2000, 7, 8, 1500, 250, now),
+        )
+    )
 
 
 @given(st.lists(st.tuples(links, st.booleans())))

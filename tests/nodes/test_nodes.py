@@ -16,7 +16,7 @@ from kubespan.core.messages import Claim, ClaimRefused, Removed, Revision, TryAg
 from kubespan.core.options import ClusterOptions
 from nodes.counters import read_counters
 from nodes.fanout import Personal, Settle, channel_name, parse_parcel
-from nodes.models import Audit, Change, Node, Tombstone
+from nodes.models import Audit, Candidate, Change, Node, Tombstone
 from nodes.services import claims, clusters, endpoints, nodes, revisions, sessions
 from nodes.services.refused import Refused
 from tests.factories import NOW, PEER, Machine, enrol, fill, locks, make_cluster
@@ -491,6 +491,21 @@ def test_harvested_endpoints_of_one_node_are_limited_and_the_newest_stay():
     rows = node.candidates.filter(source="harvested")
     assert rows.count() == endpoints.HARVEST_LIMIT
     assert rows.filter(endpoint="203.0.113.6:1").exists()
+
+
+def test_harvested_endpoints_above_the_limit_go_by_a_change():
+    """As after the limit was lowered: what is seen is known, and yet there is something to tell."""
+    cluster = make_cluster(harvest_extra_endpoints=True)
+    _, node = enrol(cluster), enrol(cluster)
+    Candidate.objects.bulk_create(
+        Candidate(node=node, endpoint=f"203.0.113.5:{port}", source="harvested", order=port, seen=NOW)
+        for port in range(1, endpoints.HARVEST_LIMIT + 7)
+    )
+    before = Change.objects.count()
+    assert harvest(cluster, (0, 1, "203.0.113.5:1"), now=LATER) == 0
+    assert node.candidates.filter(source="harvested").count() == endpoints.HARVEST_LIMIT
+    assert Change.objects.filter(index=node.index).count() == 2
+    assert Change.objects.count() == before + 1
 
 
 def test_a_flood_of_sights_stays_within_the_limit():
