@@ -262,9 +262,8 @@ def install_command(store: Store, *, background: bool) -> None:
 
 def _start_in_background(store: Store, command: Sequence[str]) -> None:
     if (home := find_home()) is not None:
-        or_fail(
-            home.confirm
-        )  # whoever stands at the machine wants this agent: its launcher must not start it beside ours
+        # The launcher of one that is on trial must not start it once more beside ours.
+        or_fail(home.confirm)
     or_fail(lambda: start(store, command))
     click.echo(f"systemd does not run here: the agent was started in the background, and writes to {LOG}")
     click.echo(

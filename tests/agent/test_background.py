@@ -5,17 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from kubespan.agent.__main__ import main
 from kubespan.agent.background import NotRunning, StillRunning, start, stop
+from kubespan.agent.home import LAUNCHER, Home
 from kubespan.agent.store import Store
 from tests.agent.console_double import Bench
-from tests.agent.held import hold, holding
+from tests.agent.held import HOLD, hold, holding
 
 
 @pytest.fixture
@@ -142,3 +146,35 @@ def test_an_agent_that_does_not_end_is_named_and_nothing_goes(state, monkeypatch
     while Store(state).is_locked():
         assert time.monotonic() < deadline
     assert not stop(Store(state))
+
+
+def test_where_an_agent_is_on_trial_the_one_that_is_started_takes_its_place(state, tmp_path, monkeypatch):
+    """Its launcher would start it once more, beside ours, and take its ends for failures of the release."""
+    home = Home(tmp_path / "home")
+    home.agents.mkdir(parents=True)
+    shutil.copy(LAUNCHER, home.launcher)
+    home.launcher.chmod(0o755)
+    for name in ("present", "former"):
+        home.archive(name).write_text(HOLD.replace("sys.argv[1]", "sys.argv[-1]"))
+        home._point("current" if name == "present" else name, home.archive(name))
+    (home.directory / "trial").write_text("0 1.0\n")
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
+    monkeypatch.setenv("KUBESPAN_AGENT_HOME", str(home.directory))
+    monkeypatch.setenv("KUBESPAN_AGENT_ARCHIVE", str(home.archive("present")))
+    monkeypatch.setattr("kubespan.agent.__main__.RUNNING", tmp_path / "no systemd")
+    begun = []
+
+    def start_here(store, command):
+        begun.append(start(store, command, output=tmp_path / "log"))
+
+    monkeypatch.setattr("kubespan.agent.__main__.start", start_here)
+    with started(state, tmp_path / "log", str(home.launcher), "run", "--state-dir", str(state)) as first:
+        assert home.on_trial()
+        done = CliRunner().invoke(main, ["install", "--background", "--state-dir", str(state)])
+        assert done.exit_code == 0, done.output
+        first.wait(timeout=30)
+        (second,) = begun
+        with second:
+            assert os.getsid(Store(state).holder()) == second.pid
+            assert (home.failure(), home.present()) == (None, "present")
+            stop(Store(state))
