@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -171,10 +172,12 @@ def test_where_an_agent_is_on_trial_the_one_that_is_started_takes_its_place(stat
     with started(state, tmp_path / "log", str(home.launcher), "run", "--state-dir", str(state)) as first:
         assert home.on_trial()
         done = CliRunner().invoke(main, ["install", "--background", "--state-dir", str(state)])
-        assert done.exit_code == 0, done.output
-        first.wait(timeout=30)
         (second,) = begun
-        with second:
+        try:
+            assert done.exit_code == 0, done.output
+            first.wait(timeout=30)
             assert os.getsid(Store(state).holder()) == second.pid
             assert (home.failure(), home.present()) == (None, "present")
-            stop(Store(state))
+        finally:
+            os.killpg(second.pid, signal.SIGKILL)
+            second.wait()
