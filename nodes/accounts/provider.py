@@ -63,18 +63,25 @@ def known_as(account: SocialAccount) -> str:
 
     A subject is one person's at its issuer alone (OpenID Connect Core 1.0 §2): where the environment names another
     provider, it may be somebody else's. Links made before that was heeded hold the subject as it is, and are good for
-    the issuer that they were last used with.
+    the issuer that they were last used with; where that was not kept, for nobody.
     """
-    subject, issuer = account.uid, _issuer(account)
-    made_before = SocialAccount.objects.filter(provider=account.provider, uid=subject).first()
-    if made_before is not None and _issuer(made_before) == issuer:
+    subject, issuer = account.uid, recorded_issuer(account) or settings.OIDC_ISSUER
+    same = SocialAccount.objects.filter(provider=account.provider, uid=subject).first()
+    # A subject may look like another's digest: a link made before is known by what it says is its own subject.
+    if same is not None and _subject(same) == subject and recorded_issuer(same) == issuer:
         return subject
     return hashlib.sha256(f"{issuer}\n{subject}".encode()).hexdigest()
 
 
-def _issuer(account: SocialAccount) -> str:
-    """Who vouched, as its own signature says; else whom the environment names."""
-    return str(account.extra_data.get("id_token", {}).get("iss") or settings.OIDC_ISSUER)
+def recorded_issuer(account: SocialAccount) -> str:
+    """Who vouched when the account was last used, as its own signature said; empty where that was not kept."""
+    return str(account.extra_data.get("id_token", {}).get("iss", ""))
+
+
+def _subject(account: SocialAccount) -> str:
+    """Of whom the provider spoke, where django-allauth reads it."""
+    said = account.extra_data.get("userinfo") or account.extra_data.get("id_token") or {}
+    return str(said.get("sub", ""))
 
 
 def callback_path() -> str:

@@ -148,10 +148,33 @@ def test_another_providers_person_is_somebody_else(provider, settings):
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_a_link_that_names_no_issuer_is_good_for_the_one_it_was_last_used_with(provider, same):
+def test_a_link_known_by_the_bare_subject_is_good_for_the_issuer_it_was_last_used_with(provider, same):
     issuer = provider.url if same else "https://former.example"
-    person = make_user("alice", "viewer")
-    SocialAccount.objects.create(user=person, provider="sso", uid="1", extra_data={"id_token": {"iss": issuer}})
+    kept = {"userinfo": {"sub": "1"}, "id_token": {"sub": "1", "iss": issuer}}
+    SocialAccount.objects.create(user=make_user("alice", "viewer"), provider="sso", uid="1", extra_data=kept)
     page = go_there(Client())
     assert (page.headers.get("Location") == "/") is same
     assert SocialAccount.objects.get().extra_data["id_token"]["iss"] == issuer, "it is not another's from now on"
+
+
+@pytest.mark.parametrize("kept", [{"sub": "1"}, {"userinfo": {"sub": "1"}}, {"id_token": {"sub": "1"}}])
+def test_a_link_that_names_no_issuer_is_good_for_nobody(provider, kept):
+    link = SocialAccount.objects.create(user=make_user("alice", "viewer"), provider="sso", uid="1", extra_data=kept)
+    assert "You are not invited yet" in go_there(Client()).content.decode()
+    link.refresh_from_db()
+    assert link.extra_data == kept
+
+
+@pytest.mark.parametrize("role", ["invited", "viewer"])
+def test_a_subject_that_is_what_another_is_known_by_is_somebody_else(provider, settings, monkeypatch, role):
+    settings.OIDC_ROLE = "viewer"
+    go_there(Client())
+    first = SocialAccount.objects.get()
+    settings.OIDC_ROLE = role
+    monkeypatch.setitem(provider.person, "sub", first.uid)
+    for _ in range(2):
+        page = go_there(Client())
+        assert (page.headers.get("Location") == "/") is (role == "viewer")
+    first.refresh_from_db()
+    assert first.extra_data["userinfo"]["sub"] == "1", "nobody else came in by it"
+    assert SocialAccount.objects.exclude(user=first.user).count() == (role == "viewer")
