@@ -155,8 +155,8 @@ def test_linked_accounts_with_what_else_opens_them(page, configure):
         pk = User.objects.get(username=name).pk
         assert f'<a href="{reverse("settings-person", args=[pk])}">{name}</a>' in text
     row_of_bob, row_of_carol = text.split("<tbody>")[1].split("</tr>")[:2]
-    assert ("set" in row_of_bob, "shut out" in row_of_bob) == (True, False)
-    assert ("none" in row_of_carol, "shut out" in row_of_carol) == (True, True)
+    assert (">set</div>" in row_of_bob, ">none<" in row_of_bob, "shut out" in row_of_bob) == (True, False, False)
+    assert (">set</div>" in row_of_carol, ">none<" in row_of_carol, "shut out" in row_of_carol) == (False, True, True)
     assert "subject of" not in text
     assert "account is linked yet" not in text
 
