@@ -90,7 +90,7 @@ def callback_path() -> str:
 
 
 def may_check() -> bool:
-    """Whether the last check is a moment ago; while Redis is away nobody knows, and it may."""
+    """Whether nobody checked a moment ago; while Redis is away nobody knows, and it may."""
     return bool(cache.add("sign-on-check", 1, PAUSE_SECONDS))
 
 
