@@ -119,8 +119,8 @@ def judge(described: object, issuer: str, address: str) -> Finding:
         return Finding(fine=False, sentence=f"What {address} answers is no JSON object: no provider is there.")
     if missing := [name for name in NEEDED if not isinstance(described.get(name), str)]:
         return Finding(fine=False, sentence=f"The provider does not say its {' and '.join(missing)}.")
-    named = described["issuer"][:QUOTED]
-    if named != issuer:  # exactly, by OpenID Connect Discovery 1.0 §4.3
+    if (named := described["issuer"]) != issuer:  # exactly, by OpenID Connect Discovery 1.0 §4.3
+        named = named if len(named) <= QUOTED else f"{named[:QUOTED]}…"
         sentence = f"The provider calls itself {named}, and OIDC_ISSUER is {issuer}. Set it to what the provider says."
         return Finding(fine=False, sentence=sentence)
     return Finding(fine=True, sentence="The provider answers, and is the one that OIDC_ISSUER names.")

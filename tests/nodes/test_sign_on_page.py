@@ -16,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from nodes import certificates
-from nodes.accounts.provider import NEEDED, check_provider, judge, may_check, read_provider
+from nodes.accounts.provider import NEEDED, QUOTED, check_provider, judge, may_check, read_provider
 from tests.factories import NOW, make_cluster, make_user
 from tests.provider import CLIENT, SECRET, Provider
 
@@ -215,6 +215,14 @@ DESCRIBED = dict.fromkeys(NEEDED, f"{ISSUER}/there") | {"issuer": ISSUER}
 )
 def test_what_a_provider_says_of_itself(described, sentence):
     assert judge(described, ISSUER, ADDRESS) == (described is DESCRIBED, sentence)
+
+
+def test_an_issuer_is_compared_to_its_end_and_shown_from_its_beginning():
+    long = f"{ISSUER}/{'a' * QUOTED}"
+    assert judge(DESCRIBED | {"issuer": long}, long, ADDRESS).fine
+    found = judge(DESCRIBED | {"issuer": f"{long}/"}, ISSUER, ADDRESS)
+    assert f"The provider calls itself {long[:QUOTED]}…, and OIDC_ISSUER is {ISSUER}." in found.sentence
+    assert not judge(DESCRIBED | {"issuer": long}, long[:QUOTED], ADDRESS).fine
 
 
 @pytest.fixture
