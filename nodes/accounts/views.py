@@ -195,6 +195,6 @@ def sign_on(request, provider_id):
             return asked
     try:
         return openid.login(request, provider_id)
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:  # an address that is none may be either
         log.warning("the provider of single sign-on does not answer", error=str(error))
         return render(request, "socialaccount/authentication_error.html", status=502)

@@ -115,8 +115,9 @@ def test_an_account_is_linked_from_its_own_page_alone(provider):
     assert {"user.sign-on-linked", "user.sign-on-unlinked"} <= set(Audit.objects.values_list("verb", flat=True))
 
 
-def test_a_provider_that_is_away_is_told(provider, settings):
-    settings.SOCIALACCOUNT_PROVIDERS["openid_connect"]["APPS"][0]["settings"] = {"server_url": "http://127.0.0.1:9"}
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "https://[bad", "https://a..b"])
+def test_a_provider_that_is_away_is_told(provider, settings, address):
+    settings.SOCIALACCOUNT_PROVIDERS["openid_connect"]["APPS"][0]["settings"] = {"server_url": address}
     response = Client().get(START)
     assert response.status_code == 502
     assert "Single sign-on failed" in response.content.decode()
