@@ -98,11 +98,16 @@ def check_provider(provider: Provider, seconds: float = SECONDS) -> Finding:
     """Get the provider's description of itself, and say what keeps people from signing in; it blocks."""
     adapter = get_adapter()
     address = adapter.get_provider(None, PROVIDER_ID).server_url
+    if not _can_be_asked(address):
+        sentence = "OIDC_ISSUER is no address: it begins with https:// or http://, and a host follows."
+        return Finding(fine=False, sentence=sentence)
+    led_to: list[str] = []
+    hooks = {"response": lambda answer, **_: led_to.append(answer.headers.get("Location", ""))}
     with adapter.get_requests_session() as session:
         try:
-            answer = session.get(address, timeout=seconds)
-        except (requests.RequestException, UnicodeError) as error:
-            return Finding(fine=False, sentence=_say(error, address, seconds))
+            answer = session.get(address, timeout=seconds, hooks=hooks)
+        except (requests.RequestException, ValueError) as error:  # not each ValueError of urllib3's is wrapped
+            return Finding(fine=False, sentence=_say(error, address, led_to, seconds))
     if answer.status_code != requests.codes.ok:
         said = f"{answer.status_code} {answer.reason or ''}".strip()
         return Finding(fine=False, sentence=f"{address} answers {said}. OIDC_ISSUER is not where the provider is.")
@@ -126,9 +131,20 @@ def judge(described: object, issuer: str, address: str) -> Finding:
     return Finding(fine=True, sentence="The provider answers, and is the one that OIDC_ISSUER names.")
 
 
-def _say(error: Exception, address: str, seconds: float) -> str:
+def _can_be_asked(address: str) -> bool:
+    """Whether it is a whole address of the web, as far as that shows before anybody is asked."""
+    try:
+        parts = urlsplit(requests.Request("GET", address).prepare().url or "")
+        (parts.hostname or "").encode("idna")  # as a connection does, which says no to labels too long
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname)
+
+
+def _say(error: Exception, address: str, led_to: list[str], seconds: float) -> str:
     """What went wrong, without the words of three libraries around it."""
-    host, cause = urlsplit(address).netloc, _first_cause(error)
+    asked, cause = getattr(error, "request", None), _first_cause(error)
+    host = urlsplit(asked.url if asked is not None else address).netloc
     said = getattr(cause, "verify_message", "") or getattr(cause, "strerror", "") or str(cause)
     reason = " ".join((said or type(cause).__name__).split()).rstrip(".")[:QUOTED]
     match error:
@@ -138,8 +154,10 @@ def _say(error: Exception, address: str, seconds: float) -> str:
             return f"There is no TLS with {host}: {reason}."
         case requests.TooManyRedirects():
             return f"{address} leads on from one address to the next, and never arrives."
-        case ValueError():
-            return "OIDC_ISSUER is no address: it begins with https:// and a host."
+        case requests.exceptions.InvalidProxyURL():
+            return f"{host} is asked by way of a proxy, and the one that the environment names is no address."
+        case ValueError() if led_to:
+            return f"{address} leads on to {led_to[-1][:QUOTED]}, which cannot be asked: {reason}."
         case _:
             return f"{host} cannot be reached: {reason}."
 

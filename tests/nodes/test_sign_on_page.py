@@ -270,6 +270,21 @@ WELL_KNOWN = "/.well-known/openid-configuration"
         pytest.param(http("200 OK", b"<html>"), "What http://{host}{path} answers is no JSON object", id="a web site"),
         pytest.param(http("404 Not Found"), "http://{host}{path} answers 404 Not Found. OIDC_ISSUER is not", id="404"),
         pytest.param(http("302 Found", b"", f"Location: {WELL_KNOWN}"), "never arrives.", id="redirects for ever"),
+        pytest.param(
+            http("302 Found", b"", "Location: https://[bad"),
+            "http://{host}{path} leads on to https://[bad, which cannot be asked: ",
+            id="redirects to no address",
+        ),
+        pytest.param(
+            http("302 Found", b"", "Location: https://a..b/"),
+            "http://{host}{path} leads on to https://a..b/, which cannot be asked: ",
+            id="redirects to no host",
+        ),
+        pytest.param(
+            http("302 Found", b"", "Location: http://127.0.0.1:9/"),
+            "127.0.0.1:9 cannot be reached: Connection refused.",
+            id="redirects where nobody listens",
+        ),
         pytest.param(b"SSH-2.0-OpenSSH_9.2\r\n", "{host} cannot be reached: SSH-2.0-OpenSSH_9.2.", id="no HTTP"),
         pytest.param(b"", "{host} cannot be reached: Remote end closed connection without response.", id="closes"),
         pytest.param(None, "{host} does not answer within 0.2 s.", id="silent"),
@@ -288,12 +303,29 @@ def test_what_is_no_provider_is_told_in_a_sentence(said, sentence, answer, confi
     [
         pytest.param("http://127.0.0.1:9", "127.0.0.1:9 cannot be reached: Connection refused.", id="nobody listens"),
         pytest.param("accounts.example.com", "OIDC_ISSUER is no address", id="no scheme"),
-        pytest.param("https://", "OIDC_ISSUER is no address", id="no host"),
+        pytest.param("https://", "it begins with https:// or http://, and a host follows.", id="no host"),
         pytest.param("ftp://accounts.example.com", "OIDC_ISSUER is no address", id="not the web"),
+        pytest.param("https://[bad", "OIDC_ISSUER is no address", id="a bracket"),
+        pytest.param("https://a..b", "OIDC_ISSUER is no address", id="an empty label"),
+        pytest.param("https://accounts.example.com:https", "OIDC_ISSUER is no address", id="a word for a port"),
     ],
 )
 def test_an_address_that_leads_nowhere_is_told(issuer, sentence, configure):
     configure(issuer)
+    assert sentence in check_provider(read_provider()).sentence
+
+
+@pytest.mark.parametrize(
+    ("proxy", "sentence"),
+    [
+        pytest.param("http://", "a.example is asked by way of a proxy, and the one that the env", id="no host"),
+        pytest.param("http://a..b:3128", "a.example cannot be reached: label empty or too long.", id="an empty label"),
+    ],
+)
+def test_a_proxy_that_is_no_address_is_not_the_issuers_fault(proxy, sentence, configure, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    monkeypatch.setenv("NO_PROXY", "")
+    configure("http://a.example")
     assert sentence in check_provider(read_provider()).sentence
 
 
