@@ -15,6 +15,7 @@ from allauth.socialaccount.adapter import get_adapter
 from allauth.socialaccount.models import SocialAccount
 from django.conf import settings
 from django.core.cache import cache
+from django.db.models import Case, QuerySet, Value, When
 from django.urls import reverse
 
 PROVIDER_ID = "sso"
@@ -76,6 +77,13 @@ def known_as(account: SocialAccount) -> str:
 def recorded_issuer(account: SocialAccount) -> str:
     """Who vouched when the account was last used, as its own signature said; empty where that was not kept."""
     return str(account.extra_data.get("id_token", {}).get("iss", ""))
+
+
+def tell_former(links: QuerySet[SocialAccount]) -> QuerySet[SocialAccount]:
+    """Each with `former`: whether another vouched than the environment names now, or nobody knows who."""
+    issuer = settings.OIDC_ISSUER.rstrip("/")  # a slash at the end tells no two providers apart
+    present = When(extra_data__id_token__iss__in=[issuer, f"{issuer}/"], then=Value(value=False))
+    return links.annotate(former=Case(present, default=Value(value=True)))
 
 
 def _subject(account: SocialAccount) -> str:

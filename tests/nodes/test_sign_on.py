@@ -8,12 +8,15 @@ from datetime import timedelta
 from urllib.parse import urlparse
 
 import pytest
+from allauth.mfa.models import Authenticator
+from allauth.mfa.totp.internal.auth import format_hotp_value, hotp_value, yield_hotp_counters_from_time
 from allauth.socialaccount.models import SocialAccount, SocialToken
 from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
 from nodes.models import Audit, Role
+from nodes.secrets import Secret
 from nodes.services import invitations
 from tests.factories import make_cluster, make_user
 from tests.provider import CLIENT, SECRET, Provider
@@ -22,6 +25,8 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
 
 START = "/account/oidc/sso/login/"
 PASSWORD = "correct horse battery"
+APP = "JBSWY3DPEHPK3PXP"
+"""What somebody's authenticator app makes codes from."""
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +118,53 @@ def test_an_account_is_linked_from_its_own_page_alone(provider):
     browser.post("/account/sign-on/unlink/")
     assert not SocialAccount.objects.exists()
     assert {"user.sign-on-linked", "user.sign-on-unlinked"} <= set(Audit.objects.values_list("verb", flat=True))
+
+
+@pytest.mark.parametrize("kept", [{"id_token": {"iss": "https://former.example"}}, {"sub": "1"}])
+def test_whoever_is_linked_with_a_former_provider_links_anew_and_unlinks_that(provider, kept):
+    alice = make_user("alice", "administrator", password=PASSWORD)
+    former = SocialAccount.objects.create(user=alice, provider="sso", uid="1", extra_data=kept)
+    browser = Client()
+    browser.post("/login/", {"login": "alice", "password": PASSWORD})
+    page = browser.get("/account/").content.decode()
+    assert "Your account is linked with a former provider." in page
+    assert ("https://former.example" in page, "one whose name was not kept" in page) == (
+        "id_token" in kept,
+        "sub" in kept,
+    )
+    (address,) = re.findall(rf'{START}\?process=connect&amp;key=[^"]+', page)
+    address = address.replace("&amp;", "&")
+    browser.get(address)
+    browser.post("/account/confirm/", {"password": PASSWORD})
+    assert go_there(browser, address).headers["Location"] == "/account/"
+    page = browser.get("/account/").content.decode()
+    assert "Your account is linked with a former provider." not in page
+    assert ("Link it" in page, page.count(">Unlink<")) == (False, 2)
+    browser.post("/account/sign-on/unlink/", {"former": "yes"})
+    assert SocialAccount.objects.exclude(pk=former.pk).get().user == alice
+    page = browser.get("/account/").content.decode()
+    assert ("Former provider" in page, page.count(">Unlink<")) == (False, 1)
+    assert go_there(Client()).headers["Location"] == "/"
+
+
+def test_who_has_no_password_unlinks_a_former_provider_only_beside_the_present_one(client, provider, settings):
+    alice = make_user("alice", "administrator")
+    Authenticator.objects.create(user=alice, type="totp", data={"secret": Secret(APP).dump()})
+    for issuer in ("https://former.example", provider.url):
+        kept = {"id_token": {"iss": issuer}}
+        SocialAccount.objects.create(user=alice, provider="sso", uid=issuer, extra_data=kept)
+    client.force_login(alice)
+    code = format_hotp_value(hotp_value(APP, next(iter(yield_hotp_counters_from_time()))))
+    assert client.post("/account/confirm/code/", {"code": code}).status_code == 302
+
+    def unlink():
+        return client.post("/account/sign-on/unlink/", {"former": "yes"}, follow=True).content.decode()
+
+    assert "linked with a former provider no more" in unlink()
+    assert SocialAccount.objects.get().uid == provider.url
+    settings.OIDC_ISSUER = "https://next.example"
+    assert "Set a password first" in unlink()
+    assert SocialAccount.objects.get().uid == provider.url
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "https://[bad", "https://a..b"])

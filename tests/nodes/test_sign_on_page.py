@@ -59,9 +59,10 @@ def page(client, settings):
     return page
 
 
-def link(name, **columns):
+def link(name, issuer=ISSUER, **columns):
     user = make_user(name, "viewer", **columns)
-    return SocialAccount.objects.create(user=user, provider="sso", uid=f"subject of {name}", extra_data={"a": "claim"})
+    kept = {"userinfo": {"a": "claim"}, "id_token": {"iss": issuer}} if issuer else {"a": "claim"}
+    return SocialAccount.objects.create(user=user, provider="sso", uid=f"subject of {name}", extra_data=kept)
 
 
 # ------------------------------------------------------------------------------------------- what the environment says
@@ -170,6 +171,37 @@ def test_accounts_that_are_linked_to_no_provider_any_more_are_told(page, configu
     assert "There is no provider now" not in page()
 
 
+@pytest.mark.parametrize(
+    ("issuer", "words"),
+    [
+        pytest.param(ISSUER, "", id="the present one"),
+        pytest.param(f"{ISSUER}/", "", id="but for a slash"),
+        pytest.param("https://former.example", "https://former.example", id="another"),
+        pytest.param("", "its name was not kept", id="nobody knows who"),
+    ],
+)
+@pytest.mark.parametrize("configured", [ISSUER, f"{ISSUER}/"])
+def test_links_to_a_former_provider_are_marked_in_words(issuer, words, configured, page, configure):
+    configure(configured)
+    link("bob", issuer)
+    text = page()
+    row = text.split("<tbody>")[1].split("</tr>")[0]
+    assert ("former provider" in row, words in row) == (bool(words), True)
+    assert ("1 link with another issuer than" in text, "links anew under Sign-in" in text) == (bool(words),) * 2
+
+
+def test_links_to_a_former_provider_are_counted_on_each_page_of_the_list(page, configure, client):
+    configure()
+    for number in range(26):
+        link(f"p-{number:02}", ISSUER if number < 25 else "https://former.example")
+    text = page()
+    assert "1 link with another issuer than" in text
+    assert "https://former.example" not in text
+    assert "https://former.example" in page("?page=2")
+    rows = client.get(reverse(PAGE), {"_export": "json"}).json()
+    assert [row["issuer"] for row in rows[24:]] == [ISSUER, "https://former.example"]
+
+
 def test_linked_accounts_are_a_list_of_few_queries(page, client, configure):
     configure()
     link("p-00")
@@ -185,7 +217,7 @@ def test_linked_accounts_are_a_list_of_few_queries(page, client, configure):
     assert [row.user.username for row in client.get(reverse(PAGE), {"page": 2}).context["linked"]] == ["p-25", "p-26"]
     rows = client.get(reverse(PAGE), {"_export": "json"}).json()
     assert [row["name"] for row in rows] == [f"p-{number:02}" for number in range(27)]
-    assert rows[0].keys() == {"name", "may_sign_in", "has_password", "linked", "last_used"}
+    assert rows[0].keys() == {"name", "may_sign_in", "issuer", "has_password", "linked", "last_used"}
 
 
 # ----------------------------------------------------------------------------------------- whether the provider answers
