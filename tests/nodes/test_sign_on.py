@@ -8,6 +8,7 @@ from datetime import timedelta
 from urllib.parse import urlparse
 
 import pytest
+from allauth.account.models import EmailAddress
 from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.internal.auth import format_hotp_value, hotp_value, yield_hotp_counters_from_time
 from allauth.socialaccount.models import SocialAccount, SocialToken
@@ -145,6 +146,16 @@ def test_whoever_is_linked_with_a_former_provider_links_anew_and_unlinks_that(pr
     page = browser.get("/account/").content.decode()
     assert ("Former provider" in page, page.count(">Unlink<")) == (False, 1)
     assert go_there(Client()).headers["Location"] == "/"
+
+
+def test_who_has_nothing_to_confirm_with_is_told_so_whatever_their_mail_address(provider, settings):
+    settings.OIDC_ROLE = "viewer"
+    browser = Client()
+    go_there(browser)
+    assert EmailAddress.objects.get().verified
+    answer = browser.post("/account/sign-on/unlink/")
+    assert answer.status_code == 403
+    assert "neither a password nor a second factor" in answer.content.decode()
 
 
 def test_who_has_no_password_unlinks_a_former_provider_only_beside_the_present_one(client, provider, settings):
