@@ -212,6 +212,7 @@ ACCOUNT_EMAIL_VERIFICATION = "none"  # the console sends no mail
 ACCOUNT_UNIQUE_EMAIL = False
 ACCOUNT_SESSION_REMEMBER = True  # for SESSION_COOKIE_AGE
 ACCOUNT_REAUTHENTICATION_TIMEOUT = 300
+ACCOUNT_REAUTHENTICATION_METHODS = ("password", "mfa")  # no code by mail, for there is none
 # Failed attempts: of one address, and of one address at one name (nodes/accounts/adapter.py).
 ACCOUNT_RATE_LIMITS = {"login_failed": "60/m/ip,10/5m/key", "login": "120/m/ip"}
 ACCOUNT_FORMS = {

@@ -31,6 +31,7 @@ from django.views.generic import FormView
 
 from nodes.accounts.adapter import INVITED
 from nodes.accounts.confirm import ask_again
+from nodes.accounts.provider import tell_former
 from nodes.forms import FirstAdministratorForm, PersonForm
 from nodes.models import Grant
 from nodes.models.roles import roles_of
@@ -136,6 +137,7 @@ class AccountView(LoginRequiredMixin, View):
         codes = factors["recovery_codes"][0].get_unused_codes() if factors["recovery_codes"] else []
         sessions = UserSession.objects.purge_and_list(user)
         sessions.sort(key=lambda one: (not one.is_current(), one.created_at))
+        links = tell_former(SocialAccount.objects.filter(user=user)).order_by("pk")
         request.session[LINKING] = request.session.get(LINKING) or secrets.token_urlsafe(16)
         context = {
             "tab": "account",
@@ -147,7 +149,8 @@ class AccountView(LoginRequiredMixin, View):
             "required": people.needs_second_factor(user),
             "sessions": sessions,
             "sign_on": sign_on_name(),
-            "linked": SocialAccount.objects.filter(user=user).first(),
+            "linked": links.filter(former=False).exists(),
+            "former": links.filter(former=True),
             "linking": request.session[LINKING],
             "roles": roles_of(user),
             "grants": Grant.objects.filter(user=user).exclude(cluster=None).select_related("cluster"),
@@ -169,16 +172,18 @@ class SessionEndView(LoginRequiredMixin, View):
 
 
 class SignOnUnlinkView(LoginRequiredMixin, View):
-    """Take the link to single sign-on away, for whoever has another way in."""
+    """Take the link to single sign-on away, or those to former providers, for whoever has another way in."""
 
     def post(self, request):
         if (asked := ask_again(request, reverse("account"))) is not None:
             return asked
-        if not request.user.has_usable_password():
+        former, links = "former" in request.POST, tell_former(SocialAccount.objects.filter(user=request.user))
+        if not request.user.has_usable_password() and not (former and links.filter(former=False).exists()):
             messages.error(request, "Set a password first: without it there would be no way in.")
             return redirect("account")
-        people.unlink_sign_on(request.user, timezone.now())
-        messages.success(request, "Your account is linked no more.")
+        people.unlink_sign_on(request.user, links.filter(former=former), timezone.now())
+        whom = "with a former provider no more" if former else "no more"
+        messages.success(request, f"Your account is linked {whom}.")
         return redirect("account")
 
 
@@ -195,6 +200,6 @@ def sign_on(request, provider_id):
             return asked
     try:
         return openid.login(request, provider_id)
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:  # an address that is none may be either
         log.warning("the provider of single sign-on does not answer", error=str(error))
         return render(request, "socialaccount/authentication_error.html", status=502)

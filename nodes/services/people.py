@@ -21,6 +21,7 @@ from django.contrib.auth.models import User
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.db import transaction
+from django.db.models import QuerySet
 
 from nodes.access import administrators, needs
 from nodes.models import Cluster, Console, Grant, Role
@@ -197,10 +198,10 @@ def lacks_second_factor(user: User) -> bool:
     return needs_second_factor(user) and not is_mfa_enabled(user, FACTORS)
 
 
-def unlink_sign_on(user: User, now: datetime) -> None:
-    """Forget who somebody is at the provider of single sign-on."""
+def unlink_sign_on(user: User, links: QuerySet[SocialAccount], now: datetime) -> None:
+    """Forget who somebody is at a provider of single sign-on."""
     with transaction.atomic():
-        SocialAccount.objects.filter(user=user).delete()
+        links.filter(user=user).delete()
         audit.write(user, "user.sign-on-unlinked", user, now)
 
 

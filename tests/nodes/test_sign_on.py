@@ -8,12 +8,16 @@ from datetime import timedelta
 from urllib.parse import urlparse
 
 import pytest
+from allauth.account.models import EmailAddress
+from allauth.mfa.models import Authenticator
+from allauth.mfa.totp.internal.auth import format_hotp_value, hotp_value, yield_hotp_counters_from_time
 from allauth.socialaccount.models import SocialAccount, SocialToken
 from django.contrib.auth.models import User
 from django.test import Client
 from django.utils import timezone
 
 from nodes.models import Audit, Role
+from nodes.secrets import Secret
 from nodes.services import invitations
 from tests.factories import make_cluster, make_user
 from tests.provider import CLIENT, SECRET, Provider
@@ -22,6 +26,8 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
 
 START = "/account/oidc/sso/login/"
 PASSWORD = "correct horse battery"
+APP = "JBSWY3DPEHPK3PXP"
+"""What somebody's authenticator app makes codes from."""
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +121,66 @@ def test_an_account_is_linked_from_its_own_page_alone(provider):
     assert {"user.sign-on-linked", "user.sign-on-unlinked"} <= set(Audit.objects.values_list("verb", flat=True))
 
 
-def test_a_provider_that_is_away_is_told(provider, settings):
-    settings.SOCIALACCOUNT_PROVIDERS["openid_connect"]["APPS"][0]["settings"] = {"server_url": "http://127.0.0.1:9"}
+@pytest.mark.parametrize("kept", [{"id_token": {"iss": "https://former.example"}}, {"sub": "1"}])
+def test_whoever_is_linked_with_a_former_provider_links_anew_and_unlinks_that(provider, kept):
+    alice = make_user("alice", "administrator", password=PASSWORD)
+    former = SocialAccount.objects.create(user=alice, provider="sso", uid="1", extra_data=kept)
+    browser = Client()
+    browser.post("/login/", {"login": "alice", "password": PASSWORD})
+    page = browser.get("/account/").content.decode()
+    assert "Your account is linked with a former provider." in page
+    assert ("https://former.example" in page, "one whose name was not kept" in page) == (
+        "id_token" in kept,
+        "sub" in kept,
+    )
+    (address,) = re.findall(rf'{START}\?process=connect&amp;key=[^"]+', page)
+    address = address.replace("&amp;", "&")
+    browser.get(address)
+    browser.post("/account/confirm/", {"password": PASSWORD})
+    assert go_there(browser, address).headers["Location"] == "/account/"
+    page = browser.get("/account/").content.decode()
+    assert "Your account is linked with a former provider." not in page
+    assert ("Link it" in page, page.count(">Unlink<")) == (False, 2)
+    browser.post("/account/sign-on/unlink/", {"former": "yes"})
+    assert SocialAccount.objects.exclude(pk=former.pk).get().user == alice
+    page = browser.get("/account/").content.decode()
+    assert ("Former provider" in page, page.count(">Unlink<")) == (False, 1)
+    assert go_there(Client()).headers["Location"] == "/"
+
+
+def test_who_has_nothing_to_confirm_with_is_told_so_whatever_their_mail_address(provider, settings):
+    settings.OIDC_ROLE = "viewer"
+    browser = Client()
+    go_there(browser)
+    assert EmailAddress.objects.get().verified
+    answer = browser.post("/account/sign-on/unlink/")
+    assert answer.status_code == 403
+    assert "neither a password nor a second factor" in answer.content.decode()
+
+
+def test_who_has_no_password_unlinks_a_former_provider_only_beside_the_present_one(client, provider, settings):
+    alice = make_user("alice", "administrator")
+    Authenticator.objects.create(user=alice, type="totp", data={"secret": Secret(APP).dump()})
+    for issuer in ("https://former.example", provider.url):
+        kept = {"id_token": {"iss": issuer}}
+        SocialAccount.objects.create(user=alice, provider="sso", uid=issuer, extra_data=kept)
+    client.force_login(alice)
+    code = format_hotp_value(hotp_value(APP, next(iter(yield_hotp_counters_from_time()))))
+    assert client.post("/account/confirm/code/", {"code": code}).status_code == 302
+
+    def unlink():
+        return client.post("/account/sign-on/unlink/", {"former": "yes"}, follow=True).content.decode()
+
+    assert "linked with a former provider no more" in unlink()
+    assert SocialAccount.objects.get().uid == provider.url
+    settings.OIDC_ISSUER = "https://next.example"
+    assert "Set a password first" in unlink()
+    assert SocialAccount.objects.get().uid == provider.url
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "https://[bad", "https://a..b"])
+def test_a_provider_that_is_away_is_told(provider, settings, address):
+    settings.SOCIALACCOUNT_PROVIDERS["openid_connect"]["APPS"][0]["settings"] = {"server_url": address}
     response = Client().get(START)
     assert response.status_code == 502
     assert "Single sign-on failed" in response.content.decode()
@@ -148,10 +212,33 @@ def test_another_providers_person_is_somebody_else(provider, settings):
 
 
 @pytest.mark.parametrize("same", [True, False])
-def test_a_link_that_names_no_issuer_is_good_for_the_one_it_was_last_used_with(provider, same):
+def test_a_link_known_by_the_bare_subject_is_good_for_the_issuer_it_was_last_used_with(provider, same):
     issuer = provider.url if same else "https://former.example"
-    person = make_user("alice", "viewer")
-    SocialAccount.objects.create(user=person, provider="sso", uid="1", extra_data={"id_token": {"iss": issuer}})
+    kept = {"userinfo": {"sub": "1"}, "id_token": {"sub": "1", "iss": issuer}}
+    SocialAccount.objects.create(user=make_user("alice", "viewer"), provider="sso", uid="1", extra_data=kept)
     page = go_there(Client())
     assert (page.headers.get("Location") == "/") is same
     assert SocialAccount.objects.get().extra_data["id_token"]["iss"] == issuer, "it is not another's from now on"
+
+
+@pytest.mark.parametrize("kept", [{"sub": "1"}, {"userinfo": {"sub": "1"}}, {"id_token": {"sub": "1"}}])
+def test_a_link_that_names_no_issuer_is_good_for_nobody(provider, kept):
+    link = SocialAccount.objects.create(user=make_user("alice", "viewer"), provider="sso", uid="1", extra_data=kept)
+    assert "You are not invited yet" in go_there(Client()).content.decode()
+    link.refresh_from_db()
+    assert link.extra_data == kept
+
+
+@pytest.mark.parametrize("role", ["invited", "viewer"])
+def test_a_subject_that_is_what_another_is_known_by_is_somebody_else(provider, settings, monkeypatch, role):
+    settings.OIDC_ROLE = "viewer"
+    go_there(Client())
+    first = SocialAccount.objects.get()
+    settings.OIDC_ROLE = role
+    monkeypatch.setitem(provider.person, "sub", first.uid)
+    for _ in range(2):
+        page = go_there(Client())
+        assert (page.headers.get("Location") == "/") is (role == "viewer")
+    first.refresh_from_db()
+    assert first.extra_data["userinfo"]["sub"] == "1", "nobody else came in by it"
+    assert SocialAccount.objects.exclude(user=first.user).count() == (role == "viewer")

@@ -16,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from nodes import certificates
-from nodes.accounts.provider import NEEDED, check_provider, judge, may_check, read_provider
+from nodes.accounts.provider import NEEDED, QUOTED, check_provider, judge, may_check, read_provider
 from tests.factories import NOW, make_cluster, make_user
 from tests.provider import CLIENT, SECRET, Provider
 
@@ -59,9 +59,10 @@ def page(client, settings):
     return page
 
 
-def link(name, **columns):
+def link(name, issuer=ISSUER, **columns):
     user = make_user(name, "viewer", **columns)
-    return SocialAccount.objects.create(user=user, provider="sso", uid=f"subject of {name}", extra_data={"a": "claim"})
+    kept = {"userinfo": {"a": "claim"}, "id_token": {"iss": issuer}} if issuer else {"a": "claim"}
+    return SocialAccount.objects.create(user=user, provider="sso", uid=f"subject of {name}", extra_data=kept)
 
 
 # ------------------------------------------------------------------------------------------- what the environment says
@@ -155,8 +156,8 @@ def test_linked_accounts_with_what_else_opens_them(page, configure):
         pk = User.objects.get(username=name).pk
         assert f'<a href="{reverse("settings-person", args=[pk])}">{name}</a>' in text
     row_of_bob, row_of_carol = text.split("<tbody>")[1].split("</tr>")[:2]
-    assert ("set" in row_of_bob, "shut out" in row_of_bob) == (True, False)
-    assert ("none" in row_of_carol, "shut out" in row_of_carol) == (True, True)
+    assert (">set</div>" in row_of_bob, ">none<" in row_of_bob, "shut out" in row_of_bob) == (True, False, False)
+    assert (">set</div>" in row_of_carol, ">none<" in row_of_carol, "shut out" in row_of_carol) == (False, True, True)
     assert "subject of" not in text
     assert "account is linked yet" not in text
 
@@ -168,6 +169,37 @@ def test_accounts_that_are_linked_to_no_provider_any_more_are_told(page, configu
     assert ">bob</a>" in text
     configure()
     assert "There is no provider now" not in page()
+
+
+@pytest.mark.parametrize(
+    ("issuer", "words"),
+    [
+        pytest.param(ISSUER, "", id="the present one"),
+        pytest.param(f"{ISSUER}/", "", id="but for a slash"),
+        pytest.param("https://former.example", "https://former.example", id="another"),
+        pytest.param("", "its name was not kept", id="nobody knows who"),
+    ],
+)
+@pytest.mark.parametrize("configured", [ISSUER, f"{ISSUER}/"])
+def test_links_to_a_former_provider_are_marked_in_words(issuer, words, configured, page, configure):
+    configure(configured)
+    link("bob", issuer)
+    text = page()
+    row = text.split("<tbody>")[1].split("</tr>")[0]
+    assert ("former provider" in row, words in row) == (bool(words), True)
+    assert ("1 link with another issuer than" in text, "links anew under Sign-in" in text) == (bool(words),) * 2
+
+
+def test_links_to_a_former_provider_are_counted_on_each_page_of_the_list(page, configure, client):
+    configure()
+    for number in range(26):
+        link(f"p-{number:02}", ISSUER if number < 25 else "https://former.example")
+    text = page()
+    assert "1 link with another issuer than" in text
+    assert "https://former.example" not in text
+    assert "https://former.example" in page("?page=2")
+    rows = client.get(reverse(PAGE), {"_export": "json"}).json()
+    assert [row["issuer"] for row in rows[24:]] == [ISSUER, "https://former.example"]
 
 
 def test_linked_accounts_are_a_list_of_few_queries(page, client, configure):
@@ -185,7 +217,7 @@ def test_linked_accounts_are_a_list_of_few_queries(page, client, configure):
     assert [row.user.username for row in client.get(reverse(PAGE), {"page": 2}).context["linked"]] == ["p-25", "p-26"]
     rows = client.get(reverse(PAGE), {"_export": "json"}).json()
     assert [row["name"] for row in rows] == [f"p-{number:02}" for number in range(27)]
-    assert rows[0].keys() == {"name", "may_sign_in", "has_password", "linked", "last_used"}
+    assert rows[0].keys() == {"name", "may_sign_in", "issuer", "has_password", "linked", "last_used"}
 
 
 # ----------------------------------------------------------------------------------------- whether the provider answers
@@ -215,6 +247,14 @@ DESCRIBED = dict.fromkeys(NEEDED, f"{ISSUER}/there") | {"issuer": ISSUER}
 )
 def test_what_a_provider_says_of_itself(described, sentence):
     assert judge(described, ISSUER, ADDRESS) == (described is DESCRIBED, sentence)
+
+
+def test_an_issuer_is_compared_to_its_end_and_shown_from_its_beginning():
+    long = f"{ISSUER}/{'a' * QUOTED}"
+    assert judge(DESCRIBED | {"issuer": long}, long, ADDRESS).fine
+    found = judge(DESCRIBED | {"issuer": f"{long}/"}, ISSUER, ADDRESS)
+    assert f"The provider calls itself {long[:QUOTED]}…, and OIDC_ISSUER is {ISSUER}." in found.sentence
+    assert not judge(DESCRIBED | {"issuer": long}, long[:QUOTED], ADDRESS).fine
 
 
 @pytest.fixture
@@ -262,6 +302,21 @@ WELL_KNOWN = "/.well-known/openid-configuration"
         pytest.param(http("200 OK", b"<html>"), "What http://{host}{path} answers is no JSON object", id="a web site"),
         pytest.param(http("404 Not Found"), "http://{host}{path} answers 404 Not Found. OIDC_ISSUER is not", id="404"),
         pytest.param(http("302 Found", b"", f"Location: {WELL_KNOWN}"), "never arrives.", id="redirects for ever"),
+        pytest.param(
+            http("302 Found", b"", "Location: https://[bad"),
+            "http://{host}{path} leads on to https://[bad, which cannot be asked: ",
+            id="redirects to no address",
+        ),
+        pytest.param(
+            http("302 Found", b"", "Location: https://a..b/"),
+            "http://{host}{path} leads on to https://a..b/, which cannot be asked: ",
+            id="redirects to no host",
+        ),
+        pytest.param(
+            http("302 Found", b"", "Location: http://127.0.0.1:9/"),
+            "127.0.0.1:9 cannot be reached: Connection refused.",
+            id="redirects where nobody listens",
+        ),
         pytest.param(b"SSH-2.0-OpenSSH_9.2\r\n", "{host} cannot be reached: SSH-2.0-OpenSSH_9.2.", id="no HTTP"),
         pytest.param(b"", "{host} cannot be reached: Remote end closed connection without response.", id="closes"),
         pytest.param(None, "{host} does not answer within 0.2 s.", id="silent"),
@@ -280,12 +335,29 @@ def test_what_is_no_provider_is_told_in_a_sentence(said, sentence, answer, confi
     [
         pytest.param("http://127.0.0.1:9", "127.0.0.1:9 cannot be reached: Connection refused.", id="nobody listens"),
         pytest.param("accounts.example.com", "OIDC_ISSUER is no address", id="no scheme"),
-        pytest.param("https://", "OIDC_ISSUER is no address", id="no host"),
+        pytest.param("https://", "it begins with https:// or http://, and a host follows.", id="no host"),
         pytest.param("ftp://accounts.example.com", "OIDC_ISSUER is no address", id="not the web"),
+        pytest.param("https://[bad", "OIDC_ISSUER is no address", id="a bracket"),
+        pytest.param("https://a..b", "OIDC_ISSUER is no address", id="an empty label"),
+        pytest.param("https://accounts.example.com:https", "OIDC_ISSUER is no address", id="a word for a port"),
     ],
 )
 def test_an_address_that_leads_nowhere_is_told(issuer, sentence, configure):
     configure(issuer)
+    assert sentence in check_provider(read_provider()).sentence
+
+
+@pytest.mark.parametrize(
+    ("proxy", "sentence"),
+    [
+        pytest.param("http://", "a.example is asked by way of a proxy, and the one that the env", id="no host"),
+        pytest.param("http://a..b:3128", "a.example cannot be reached: label empty or too long.", id="an empty label"),
+    ],
+)
+def test_a_proxy_that_is_no_address_is_not_the_issuers_fault(proxy, sentence, configure, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    monkeypatch.setenv("NO_PROXY", "")
+    configure("http://a.example")
     assert sentence in check_provider(read_provider()).sentence
 
 

@@ -8,7 +8,14 @@ from django.http import Http404
 from django.shortcuts import render
 
 from nodes import exports
-from nodes.accounts.provider import callback_path, check_provider, may_check, read_provider
+from nodes.accounts.provider import (
+    callback_path,
+    check_provider,
+    may_check,
+    read_provider,
+    recorded_issuer,
+    tell_former,
+)
 from nodes.views.lists import export_rows, paginate
 from nodes.views.settings.frame import SettingsTab
 
@@ -19,17 +26,18 @@ LINKED = exports.Export(
     {
         "name": lambda account: account.user.get_username(),
         "may_sign_in": lambda account: account.user.is_active,
+        "issuer": recorded_issuer,
         "has_password": lambda account: account.user.has_usable_password(),
         "linked": lambda account: exports.moment(account.date_joined),
         "last_used": lambda account: exports.moment(account.last_login),
     },
 )
-"""Without what the provider says of them."""
+"""Without what the provider says of them, but for its own name."""
 
 
 def linked_accounts():
-    """Who is linked, by name."""
-    return SocialAccount.objects.select_related("user").order_by("user__username", "pk")
+    """Who is linked, by name, and whether with the provider that there is now."""
+    return tell_former(SocialAccount.objects.select_related("user")).order_by("user__username", "pk")
 
 
 class SignOnView(SettingsTab):
@@ -52,6 +60,7 @@ class SignOnView(SettingsTab):
             "redirect_uri": expected,
             "elsewhere": here if here != expected else "",
             "linked": paginate(self.request, linked_accounts()),
+            "former": linked_accounts().filter(former=True).count(),
         } | context
         return self.show(status, **context)
 
