@@ -41,7 +41,8 @@ ONES = 7
 """So many join alone at each size, or more."""
 REST_SECONDS = 2.5
 """Until a push at rest is one at once again."""
-PATIENCE = 300.0
+PATIENCE = 1800.0
+"""Thousands who come at once take minutes, and more than in proportion."""
 
 UNITS = {"pushes": "times", "bytes": "mib"}
 
@@ -66,7 +67,7 @@ class Round:
         """All enrol at once."""
         started, used = time.monotonic(), self.console.cpu("web")
         with Frames(self.cluster) as frames:
-            told = self.crowd.ask("enrol", token=self.token, count=self.agents, at_once=self.agents, connect=True)
+            told = self._ask("enrol", token=self.token, count=self.agents, at_once=self.agents, connect=True)
             if told["enrolled"] != self.agents:
                 raise RuntimeError(f"only {told['enrolled']} of {self.agents} enrolled: {told['refused']}")
             at = self._settle()
@@ -139,10 +140,13 @@ class Round:
         return self.crowd.ask("listen", url=self.bare.url, count=count, at_once=count, enrol=True, answer=True)
 
     def _await(self, what: str, **values: object) -> dict:
-        told = self.crowd.ask("await", what=what, seconds=PATIENCE, count=self.agents, **values)
+        told = self._ask("await", what=what, seconds=PATIENCE, count=self.agents, **values)
         if told["ready"] != self.agents:
             raise RuntimeError(f"{what}: {told['ready']} of {self.agents} within {PATIENCE:.0f} s")
         return told
+
+    def _ask(self, verb: str, **values: object) -> dict:
+        return self.crowd.finish(self.crowd.begin(verb, **values), PATIENCE + 60)
 
     def _settle(self) -> float:
         """Wait until all of the crowd are recorded at the last revision, and hold the same; when."""
