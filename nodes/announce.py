@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextvars import ContextVar
 from typing import Literal, get_args
 
 import redis
@@ -30,15 +32,28 @@ KINDS: tuple[str, ...] = get_args(Kind)
 
 log = structlog.get_logger(__name__)
 
+_loop: ContextVar[asyncio.AbstractEventLoop | None] = ContextVar("the loop that announces", default=None)
+
 
 def group(cluster_pk: int | None) -> str:
     """Name of the channel layer's group of a cluster's pages; without one, of the pages about all of them."""
     return "clusters" if cluster_pk is None else f"cluster.{cluster_pk}"
 
 
+def hand_over_to(loop: asyncio.AbstractEventLoop) -> None:
+    """Have threads that are called from here leave what they announce to this loop, and not wait until it is told.
+
+    A loop with thousands of sockets may take most of a second to come to it, and an enrolment has others behind it.
+    """
+    _loop.set(loop)
+
+
 def announce(cluster_pk: int | None, kind: Kind, **fields: object) -> None:
     """Tell the pages of `group` from synchronous code, after the commit; never fails for want of Redis."""
-    async_to_sync(announce_soon)(cluster_pk, kind, **fields)
+    if (loop := _loop.get()) is None:
+        async_to_sync(announce_soon)(cluster_pk, kind, **fields)
+    else:
+        asyncio.run_coroutine_threadsafe(announce_soon(cluster_pk, kind, **fields), loop)
 
 
 async def announce_soon(cluster_pk: int | None, kind: Kind, **fields: object) -> None:

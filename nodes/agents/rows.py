@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
@@ -12,6 +13,7 @@ from django.db import InterfaceError, OperationalError
 
 from kubespan.core.messages import Revision
 from nodes.agents.hub import Standing
+from nodes.announce import hand_over_to
 from nodes.fanout import Frame
 from nodes.models import Candidate, Cluster, Node
 from nodes.services import revisions
@@ -44,6 +46,7 @@ async def at_door(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -
 
 
 async def _in(executor: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    hand_over_to(asyncio.get_running_loop())
     call: Any = DatabaseSyncToAsync(function, thread_sensitive=False, executor=executor)
     return await call(*args, **kwargs)
 
