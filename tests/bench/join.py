@@ -226,7 +226,7 @@ def _measure_or_tell(console: Console, agents: int, rounds: int) -> dict[str, An
     """Of more than a thousand, what kept them from settling is a finding; of fewer, a fault."""
     try:
         return measure(console, agents, rounds)
-    except (RuntimeError, ApartError) as error:
+    except (RuntimeError, TimeoutError, ApartError) as error:
         if agents <= AGENTS:
             raise
         return {"agents": agents, "unsettled": str(error)}
