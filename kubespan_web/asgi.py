@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import sys
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "kubespan_web.settings")
 
@@ -25,7 +24,6 @@ from nodes.agents import door  # they have models, so Django must be set up by t
 
 AGENT_PATH = "/agent/v1"
 ENROL_PATH = "/agent/v1/enrol"
-SWITCH_SECONDS = 0.0005
 
 browsers = AllowedHostsOriginValidator(AuthMiddlewareStack(URLRouter(routing.websocket_urlpatterns)))
 
@@ -68,15 +66,6 @@ def settle_memory():
     gc.set_threshold(100_000, 50, 50)
 
 
-def let_threads_run():
-    """Have the event loop give way to threads ten times as often as Python would have it.
-
-    Threads give way at each query, and an enrolment has some dozens of them: beside a loop that is busy with the
-    reports of thousands, each cost 5 ms of waiting, and the enrolment most of a second.
-    """
-    sys.setswitchinterval(SWITCH_SECONDS)
-
-
 def behind(proxies, app):
     """Believe X-Forwarded-For and -Proto of these addresses alone; nobody's where there are none."""
     return ProxyHeadersMiddleware(app, proxies) if proxies else app
@@ -84,4 +73,3 @@ def behind(proxies, app):
 
 application = behind(settings.TRUSTED_PROXIES, route)
 settle_memory()
-let_threads_run()

@@ -41,12 +41,12 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
 
 
 async def at_door(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """`in_thread` for enrolments, so that a thousand of them are in nobody else's way."""
+    """`in_thread` for enrolments, so that a thousand of them are in nobody else's way, and no page is in theirs."""
+    hand_over_to(asyncio.get_running_loop())
     return await _in(_doors, function, *args, **kwargs)
 
 
 async def _in(executor: ThreadPoolExecutor, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    hand_over_to(asyncio.get_running_loop())
     call: Any = DatabaseSyncToAsync(function, thread_sensitive=False, executor=executor)
     return await call(*args, **kwargs)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import sys
 import threading
 import time
 from pathlib import Path
@@ -71,7 +70,7 @@ async def test_requests_leave_no_connections_to_the_database_behind():
     assert found[-1] == found[0]
 
 
-async def test_a_thread_leaves_what_it_announces_to_the_loop_and_does_not_wait():
+async def test_an_enrolment_leaves_what_it_announces_to_the_loop_and_does_not_wait():
     layer, left = get_channel_layer(), []
     channel = await layer.new_channel()
     await layer.group_add(group(None), channel)
@@ -80,7 +79,7 @@ async def test_a_thread_leaves_what_it_announces_to_the_loop_and_does_not_wait()
         announce(None, "cluster.created")
         left.append(True)
 
-    acting = asyncio.ensure_future(in_thread(act))
+    acting = asyncio.ensure_future(at_door(act))
     await asyncio.sleep(0)  # it has been called
     deadline = time.monotonic() + 20
     while not left:  # and this loop does nothing else, as one that is busy
@@ -88,31 +87,6 @@ async def test_a_thread_leaves_what_it_announces_to_the_loop_and_does_not_wait()
     await acting
     async with asyncio.timeout(20):
         assert await layer.receive(channel) == {"type": "cluster.created"}
-
-
-def test_threads_get_along_beside_a_loop_that_is_busy():
-    """Each time that they let go of the interpreter they must get it again."""
-    before = sys.getswitchinterval()
-
-    def act():
-        for _ in range(50):
-            time.sleep(0)  # as a query does
-
-    def seconds():
-        thread = threading.Thread(target=act)
-        started = time.monotonic()
-        thread.start()
-        while thread.is_alive():
-            pass
-        return time.monotonic() - started
-
-    try:
-        sys.setswitchinterval(0.005)  # Python's own
-        usual = seconds()
-        asgi.let_threads_run()
-        assert seconds() < usual / 2
-    finally:
-        sys.setswitchinterval(before)
 
 
 def test_agents_have_their_paths():
