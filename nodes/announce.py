@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import Literal, get_args
 
@@ -53,7 +54,14 @@ def announce(cluster_pk: int | None, kind: Kind, **fields: object) -> None:
     if (loop := _loop.get()) is None:
         async_to_sync(announce_soon)(cluster_pk, kind, **fields)
     else:
-        asyncio.run_coroutine_threadsafe(announce_soon(cluster_pk, kind, **fields), loop)
+        telling = asyncio.run_coroutine_threadsafe(announce_soon(cluster_pk, kind, **fields), loop)
+        telling.add_done_callback(_note_fault)
+
+
+def _note_fault(telling: Future[None]) -> None:
+    """Nobody waits for it, and a fault of ours would be lost."""
+    if not telling.cancelled() and (error := telling.exception()) is not None:
+        log.error("pages were not told", exc_info=error)
 
 
 async def announce_soon(cluster_pk: int | None, kind: Kind, **fields: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import secrets
@@ -15,6 +16,24 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 CLIENT, SECRET = "console", "shared with the provider alone"
+
+
+def name_provider(settings, issuer, secret=SECRET):
+    """Have the console know a provider, as the environment would."""
+    settings.OIDC_ISSUER, settings.OIDC_NAME = issuer, "Example Inc"
+    app = {"provider_id": "sso", "name": "Example Inc", "client_id": CLIENT, "secret": secret}
+    app["settings"] = {"server_url": issuer}
+    settings.SOCIALACCOUNT_PROVIDERS = {"openid_connect": {"OAUTH_PKCE_ENABLED": True, "APPS": [app]}}
+
+
+@contextlib.contextmanager
+def running():
+    """A provider that answers, as long as it is needed."""
+    provider = Provider()
+    try:
+        yield provider
+    finally:
+        provider.close()
 
 
 class Provider:

@@ -92,14 +92,20 @@ def test_one_that_does_not_begin_is_ended_with_its_children(state, tmp_path, mon
         start(Store(state), ["/bin/sh", "-c", "sleep 600 & wait"], output=tmp_path / "log")
     (session,) = re.findall(r"process (\d+)", str(told.value))
     deadline = time.monotonic() + 10
-    while sessions().count(session):
+    while session in sessions():
         assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def sessions():
     """Of all processes that are not zombies."""
-    states = [path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat")]
-    return [session for state, _, _, session, *_ in states if state != "Z"]
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            state, _, _, session, *_ = path.read_text().rpartition(")")[2].split()
+            if state != "Z":
+                found.add(session)
+    return found
 
 
 def test_one_that_works_and_cannot_say_so_goes_on(state, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from nodes.models import Audit, Role
 from nodes.secrets import Secret
 from nodes.services import invitations
 from tests.factories import make_cluster, make_user
-from tests.provider import CLIENT, SECRET, Provider
+from tests.provider import name_provider, running
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("valkey")]
 
@@ -31,24 +31,15 @@ APP = "JBSWY3DPEHPK3PXP"
 
 
 @pytest.fixture(scope="module")
-def running():
-    provider = Provider()
-    yield provider
-    provider.close()
+def answering():
+    with running() as provider:
+        yield provider
 
 
 @pytest.fixture
-def provider(running, settings):
-    name(running, settings)
-    return running
-
-
-def name(provider, settings):
-    """As the environment does."""
-    settings.OIDC_ISSUER, settings.OIDC_NAME = provider.url, "Example Inc"
-    app = {"provider_id": "sso", "name": "Example Inc", "client_id": CLIENT, "secret": SECRET}
-    app["settings"] = {"server_url": provider.url}
-    settings.SOCIALACCOUNT_PROVIDERS = {"openid_connect": {"OAUTH_PKCE_ENABLED": True, "APPS": [app]}}
+def provider(answering, settings):
+    name_provider(settings, answering.url)
+    return answering
 
 
 def go_there(browser, address=START):
@@ -198,15 +189,12 @@ def test_another_providers_person_is_somebody_else(provider, settings):
     settings.OIDC_ROLE = "viewer"
     go_there(Client())
     first = User.objects.get()
-    another = Provider()
-    try:
+    with running() as another:
         assert another.person["sub"] == provider.person["sub"]
-        name(another, settings)
+        name_provider(settings, another.url)
         assert go_there(Client()).headers["Location"] == "/"
-    finally:
-        another.close()
     assert User.objects.exclude(pk=first.pk).count() == 1
-    name(provider, settings)
+    name_provider(settings, provider.url)
     assert go_there(Client()).headers["Location"] == "/"
     assert User.objects.count() == 2
 

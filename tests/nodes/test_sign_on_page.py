@@ -18,7 +18,7 @@ from django.urls import reverse
 from nodes import certificates
 from nodes.accounts.provider import NEEDED, QUOTED, check_provider, judge, may_check, read_provider
 from tests.factories import NOW, make_cluster, make_user
-from tests.provider import CLIENT, SECRET, Provider
+from tests.provider import CLIENT, SECRET, name_provider, running
 
 pytestmark = pytest.mark.django_db
 
@@ -29,23 +29,15 @@ VARIABLES = ("OIDC_ISSUER", "OIDC_CLIENT_ID", "OIDC_CLIENT_SECRET", "OIDC_NAME",
 
 
 @pytest.fixture(scope="module")
-def running():
-    provider = Provider()
-    yield provider
-    provider.close()
+def answering():
+    with running() as provider:
+        yield provider
 
 
 @pytest.fixture
 def configure(settings):
     """Name a provider, as the environment would."""
-
-    def configure(issuer=ISSUER, secret=SECRET):
-        settings.OIDC_ISSUER, settings.OIDC_NAME = issuer, "Example Inc"
-        app = {"provider_id": "sso", "name": "Example Inc", "client_id": CLIENT, "secret": secret}
-        app["settings"] = {"server_url": issuer}
-        settings.SOCIALACCOUNT_PROVIDERS = {"openid_connect": {"APPS": [app]}}
-
-    return configure
+    return lambda issuer=ISSUER, secret=SECRET: name_provider(settings, issuer, secret)
 
 
 @pytest.fixture
@@ -134,8 +126,8 @@ def test_it_is_in_the_navigation_of_administrators_alone(page, client):
 
 
 @pytest.mark.parametrize("role", ["viewer", "operator", "administrator of a cluster"])
-def test_it_is_for_administrators_of_the_console(role, client, configure, running):
-    configure(running.url)
+def test_it_is_for_administrators_of_the_console(role, client, configure, answering):
+    configure(answering.url)
     given = ["administrator", make_cluster()] if " " in role else [role]
     client.force_login(make_user("bob", *given))
     for answer in (client.get(reverse(PAGE)), client.post(reverse(CHECK))):
@@ -371,8 +363,8 @@ def test_a_certificate_that_nobody_trusts_is_told(answer, configure, tmp_path):
     assert check_provider(read_provider()) == (False, sentence)
 
 
-def test_a_press_of_the_button_asks_the_provider(page, client, configure, running, valkey):
-    configure(running.url)
+def test_a_press_of_the_button_asks_the_provider(page, client, configure, answering, valkey):
+    configure(answering.url)
     assert "Check the provider" in page()
     text = client.post(reverse(CHECK)).content.decode()
     assert "The provider answers, and is the one that OIDC_ISSUER names. Whether client id" in text
@@ -384,10 +376,10 @@ def test_a_press_of_the_button_asks_the_provider(page, client, configure, runnin
     assert "<html" not in piece
 
 
-def test_a_check_needs_the_pages_own_form(configure, running):
+def test_a_check_needs_the_pages_own_form(configure, answering):
     strict = Client(enforce_csrf_checks=True)
     strict.force_login(make_user("root", "administrator"))
-    configure(running.url)
+    configure(answering.url)
     assert strict.post(reverse(CHECK)).status_code == 403
     assert strict.get(reverse(CHECK)).status_code == 405
 
