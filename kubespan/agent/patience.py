@@ -37,7 +37,7 @@ class Patience(urllib3.Retry):
         late = is_late(error)
         left = self.new(total=int(self.total or 0) + 1) if late else self
         following = super(Patience, left).increment(method, url, response, error, _pool, _stacktrace)
-        log.warning("asking again", reason="no answer yet" if late else "the console cannot be reached yet")
+        log.warning("asking the console again", reason="no answer yet" if late else "it cannot be reached yet")
         return following
 
     def get_backoff_time(self) -> float:

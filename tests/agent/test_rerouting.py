@@ -10,6 +10,7 @@ from ipaddress import ip_address, ip_network
 
 import msgspec
 import pytest
+import structlog
 
 from kubespan.agent import loop
 from kubespan.agent.fetch import way_to
@@ -188,15 +189,15 @@ async def test_a_console_that_is_away_is_a_sentence(bench):
 # --------------------------------------------------------------------------------------------------- the running agent
 
 
-async def test_what_is_rerouted_is_in_the_log_when_a_machine_is_let_in_and_never_again(bench, caplog):
+async def test_what_is_rerouted_is_in_the_log_when_a_machine_is_let_in_and_never_again(bench):
     for times in (1, 0):
-        caplog.clear()
-        async with ConsoleDouble().listening() as console, running(bench.agent(), console.way):
-            line = await console.line()
-            await line.let_in(sealed_secret(), snapshot())
-            await bench.kernel.until(lambda: bench.kernel.link is not None and len(bench.kernel.peers) == 2)
-            await line.say(snapshot(2))
-        said = [record.message for record in caplog.records if "rerouting" in record.message]
+        with structlog.testing.capture_logs() as logs:
+            async with ConsoleDouble().listening() as console, running(bench.agent(), console.way):
+                line = await console.line()
+                await line.let_in(sealed_secret(), snapshot())
+                await bench.kernel.until(lambda: bench.kernel.link is not None and len(bench.kernel.peers) == 2)
+                await line.say(snapshot(2))
+        said = [log["what"] for log in logs if log["event"] == "rerouting"]
         assert sum("192.0.2.2/32 (bravo)" in text for text in said) == times
 
 
