@@ -11,7 +11,6 @@ from functools import partial
 
 import click.testing
 import pytest
-import structlog
 from msgspec.structs import replace
 
 import kubespan
@@ -31,10 +30,7 @@ def call(tmp_path, monkeypatch):
     monkeypatch.setenv("KUBESPAN_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.delenv("KUBESPAN_TOKEN", raising=False)
     runner = click.testing.CliRunner()
-    # The command sets logs up for its own process, which here is everybody's.
-    before = structlog.get_config()
-    yield lambda *arguments, **other: runner.invoke(main, arguments, catch_exceptions=False, **other)
-    structlog.configure(**before)
+    return lambda *arguments, **other: runner.invoke(main, arguments, catch_exceptions=False, **other)
 
 
 async def mesh(directory):

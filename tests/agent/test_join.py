@@ -12,7 +12,6 @@ from pathlib import Path
 import click.testing
 import msgspec
 import pytest
-import structlog
 
 from kubespan.agent import start
 from kubespan.agent.__main__ import main
@@ -51,9 +50,7 @@ def call(store, monkeypatch):
     for name in [name for name in os.environ if name.startswith(("KUBESPAN_CLUSTER", "KUBESPAN_DISCOVERY"))]:
         monkeypatch.delenv(name)
     runner = click.testing.CliRunner()
-    before = structlog.get_config()  # the command sets logs up for its own process, which here is everybody's
-    yield lambda *arguments, **other: runner.invoke(main, arguments, catch_exceptions=False, **other)
-    structlog.configure(**before)
+    return lambda *arguments, **other: runner.invoke(main, arguments, catch_exceptions=False, **other)
 
 
 def join(call, service, *more, secret=SECRET, **other):

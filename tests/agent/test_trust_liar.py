@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import click.testing
 import msgspec
 import pytest
-import structlog
 
 from kubespan.agent.__main__ import main
 from kubespan.agent.clock import Clock
@@ -318,9 +317,7 @@ def test_what_was_learnt_is_not_kept_over_an_enrolment_elsewhere(tmp_path):
 @pytest.fixture
 def call(tmp_path, monkeypatch):
     monkeypatch.setenv("KUBESPAN_STATE_DIR", str(tmp_path / "state"))
-    before = structlog.get_config()
-    yield lambda *arguments, **other: click.testing.CliRunner().invoke(main, arguments, **other)
-    structlog.configure(**before)
+    return lambda *arguments, **other: click.testing.CliRunner().invoke(main, arguments, **other)
 
 
 def test_enrolling_and_status_of_a_machine_that_waits(call, tmp_path):
