@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import UTC, datetime
 
@@ -35,7 +36,10 @@ HARVEST_SECONDS = 2.0
 """How long harvested endpoints are gathered: each change of endpoints is a revision for everybody."""
 
 KEPT = 20_000
-"""Transitions a cluster, and notices in all, that wait for a database that is away; the rest is counted as lost."""
+"""Transitions, and notices, of a cluster that wait for a database that is away; the rest is counted as lost."""
+
+NOTICES_A_MINUTE = 20
+"""Of one node; the rest is counted as lost, so that a node that floods the console crowds out nobody."""
 
 Waiting = tuple[Socket, Claim, IPAddress | None]
 
@@ -54,7 +58,10 @@ class Ledger:
         self._claims: dict[int, Waiting] = {}
         self._failed_upgrades: dict[int, UpgradeFailed] = {}
         self._findings: dict[int, Findings] = {}
-        self._notices: list[tuple[int, Notice, datetime]] = []
+        self._notices: dict[int, list[tuple[int, Notice, datetime]]] = {}
+        self._noticed: Counter[int] = Counter()
+        """Notices of each node in this minute."""
+        self._minute = 0
         self._links: dict[int, list[LinkMoved]] = {}
         self._harvest: dict[int, set[tuple[int, int, str]]] = {}
         self._harvested_at = float("-inf")
@@ -76,10 +83,14 @@ class Ledger:
 
     def note_notice(self, socket: Socket, notice: Notice) -> None:
         """Something at a machine."""
-        if len(self._notices) < KEPT:
-            self._notices.append((socket.node, notice, self._now()))
-        else:
+        if self._minute != (minute := int(self._clock() // 60)):
+            self._minute, self._noticed = minute, Counter()
+        waiting = self._notices.setdefault(socket.cluster, [])
+        if self._noticed[socket.node] >= NOTICES_A_MINUTE or len(waiting) >= KEPT:
             self._tally["notices.lost"] += 1
+            return
+        self._noticed[socket.node] += 1
+        waiting.append((socket.node, notice, self._now()))
 
     def note_findings(self, socket: Socket, findings: Findings) -> None:
         """What a node's preflight finds now."""
@@ -211,10 +222,13 @@ class Ledger:
             return waiting
 
     async def _write_notices(self) -> None:
-        while self._notices:
-            node, notice, at = self._notices[0]
-            await _try(in_thread(sessions.record_notice, node, notice, at), "a notice")
-            self._notices.pop(0)
+        for cluster in list(self._notices):
+            waiting = self._notices[cluster]
+            count = len(waiting)
+            await _try(in_thread(sessions.record_notices, cluster, waiting[:count], self._now()), "notices")
+            del waiting[:count]
+            if not waiting:
+                del self._notices[cluster]
 
     async def _write_failed_upgrades(self) -> None:
         for node, failed in list(self._failed_upgrades.items()):

@@ -276,14 +276,19 @@ def record_applied(applied: Sequence[tuple[int, Revision, str]], now: datetime) 
         Node.objects.filter(pk__in=pks).update_in_order(**columns)
 
 
-def record_notice(node_pk: int, notice: Notice, now: datetime) -> None:
-    """Keep what a machine wants an operator to know: drift that it healed, a fault that it met."""
-    cluster_pk = Node.objects.filter(pk=node_pk).values_list("cluster_id", flat=True).first()
-    if cluster_pk is None:
-        return
+def record_notices(cluster_pk: int, said: Iterable[tuple[int, Notice, datetime]], now: datetime) -> None:
+    """Keep what machines want an operator to know: drift that they healed, faults that they met.
+
+    `said` has the primary key of each one's node, and when it was heard.
+    """
+    rows = [_as_transition(*one) for one in said]
+    known = set(Node.objects.filter(pk__in={row.node_id for row in rows}).values_list("pk", flat=True))
+    transitions.record_transitions(cluster_pk, [row for row in rows if row.node_id in known], now)
+
+
+def _as_transition(node_pk: int, notice: Notice, at: datetime) -> Transition:
     kind = Transition.Kind.DRIFT if notice.kind == "drift" else Transition.Kind.FAULT
-    text = claims.printable(notice.text, transitions.TEXT_LIMIT)
-    transitions.record_transitions(cluster_pk, [Transition(node_id=node_pk, kind=kind, text=text, at=now)], now)
+    return Transition(node_id=node_pk, kind=kind, text=claims.printable(notice.text, transitions.TEXT_LIMIT), at=at)
 
 
 def mark_silent(heard: Iterable[int], now: datetime) -> list[int]:

@@ -74,7 +74,7 @@ def rows():
     make_token(cluster)
     rotation.start("tests", cluster, automatic=False, now=NOW)
     edge = enrol(cluster, Machine("edge"))
-    sessions.record_notice(edge.pk, Notice(kind="drift", text="healed"), NOW)
+    sessions.record_notices(cluster.pk, [(edge.pk, Notice(kind="drift", text="healed"), NOW)], NOW)
     obstacles.record_findings(edge.pk, [Finding(code="port-taken", text="UDP port 1 is taken", remedy="kill 1")], NOW)
     rollout = Rollout.objects.create(
         cluster=cluster, version="0.2.0", sha256="ab" * 32, size=1, started=NOW, started_by="tests"

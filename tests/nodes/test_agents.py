@@ -98,6 +98,22 @@ async def test_what_a_node_says_becomes_rows(console):
     await until(lambda: Transition.objects.filter(node=pk, kind="drift").exists())
 
 
+async def test_who_floods_the_console_with_notices_crowds_out_nobody(console, monkeypatch):
+    _, (loud, quiet), _ = await in_thread(make_cluster)
+    ours, theirs = await console.connect(loud), await console.connect(quiet)
+    end = agents.running_end()
+    monkeypatch.setattr(end.ledger, "_clock", lambda: 1_000_000.0)  # it stays the same minute
+    for number in range(60):
+        await ours.say(Notice(kind="fault", text=str(number)))
+    await theirs.apply()
+    await theirs.say(Notice(kind="drift", text="healed"))
+    await until(lambda: Node.objects.filter(pk=quiet.node.pk, applied_number=theirs.held.revision.number).exists())
+    await until(lambda: Transition.objects.filter(node=quiet.node, kind="drift").exists())
+    kept = Transition.objects.filter(node=loud.node, kind="fault").order_by("pk").values_list("text", flat=True)
+    await until(lambda: list(kept.all()) == [str(number) for number in range(ledger.NOTICES_A_MINUTE)])
+    await until(lambda: read_counters()["notices.lost"] == 60 - ledger.NOTICES_A_MINUTE)
+
+
 async def test_what_a_node_said_last_does_not_stay_until_it_says_more(console):
     _, (first, _), _ = await in_thread(make_cluster)
     player = await console.connect(first)

@@ -305,10 +305,11 @@ def test_the_last_word_of_a_node_counts():
 
 def test_notices_are_rows():
     enrolled = Enrolled(make_cluster())
-    sessions.record_notice(
-        enrolled.node.pk, Notice(kind="drift", text="link deleted by somebody\x00" + "x" * 2000), NOW
-    )
-    sessions.record_notice(987_654, Notice(kind="fault", text="nobody"), NOW)
+    said = [
+        (enrolled.node.pk, Notice(kind="drift", text="link deleted by somebody\x00" + "x" * 2000), NOW),
+        (987_654, Notice(kind="fault", text="nobody"), NOW),
+    ]
+    sessions.record_notices(enrolled.node.cluster_id, said, NOW)
     row = Transition.objects.get()
     assert (row.kind, row.node, row.text[:24], len(row.text)) == (
         "drift",
