@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -17,7 +17,7 @@ from django.db import Error as DatabaseError
 
 from nodes.access import Forbidden, require
 from nodes.announce import group
-from nodes.fanout import Watch, publish_watch
+from nodes.fanout import CLOSE_LATER, Watch, publish_watch
 from nodes.models import Cluster
 from nodes.pages import Flushed, OverviewDelta, OverviewSnapshot
 from nodes.services import people
@@ -85,21 +85,35 @@ class MeshConsumer(AsyncWebsocketConsumer):
         if user is None or not (user.is_authenticated and user.is_active):
             await self.close(CLOSE_SIGNED_OUT)
             return
-        try:
-            clusters = await database_sync_to_async(self._find)()
-        except Gone:
-            await self.close(CLOSE_GONE)
-            return
-        except Forbidden:
-            await self.close(CLOSE_FORBIDDEN)
-            return
+        await self._guard(self._begin())
+
+    async def _begin(self) -> None:
+        clusters = await database_sync_to_async(self._find)()
         self.number = 0
         self._watch: Watch | None = None
         self._reading: list[Flushed] | None = None
         self._stale = asyncio.Event()
         self._changed = asyncio.Event()
         await self._hear(clusters)
-        self._tasks = [asyncio.create_task(self._serve()), asyncio.create_task(self._renew())]
+        self._tasks = [asyncio.create_task(self._guard(work)) for work in (self._serve(), self._renew())]
+
+    async def _guard(self, work: Awaitable[None]) -> None:
+        """Do a part of what the socket is for; where that ends, so does the socket, and no page says Live without it.
+
+        The page connects again, and says meanwhile since when it is stale.
+        """
+        try:
+            await work
+        except Gone:
+            await self.close(CLOSE_GONE)
+        except Forbidden:
+            await self.close(CLOSE_FORBIDDEN)
+        except (DatabaseError, redis.RedisError) as error:
+            log.warning("a page is not served", page=self.scope["path"], error=str(error))
+            await self.close(CLOSE_LATER)
+        except Exception:
+            log.exception("a page is not served", page=self.scope["path"])
+            await self.close(CLOSE_LATER)
 
     async def disconnect(self, code: int) -> None:
         """Let go of everything."""
@@ -117,26 +131,19 @@ class MeshConsumer(AsyncWebsocketConsumer):
         self._clusters = clusters
 
     async def _serve(self) -> None:
-        try:
-            await self._read()
-            await self._say(self.snapshot())
-            while True:
-                await self._changed.wait()
-                self._changed.clear()
-                await self._refresh()
-                self.number += 1
-                delta = self.delta()
-                if delta is None:
-                    self.number -= 1
-                else:
-                    await self._say(delta)
-                await asyncio.sleep(self.pause)
-        except Gone:
-            await self.close(CLOSE_GONE)
-        except (DatabaseError, redis.RedisError) as error:
-            # The page connects again, and says meanwhile since when it is stale.
-            log.warning("a page is not served", page=self.scope["path"], error=str(error))
-            await self.close(1013)
+        await self._read()
+        await self._say(self.snapshot())
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            await self._refresh()
+            self.number += 1
+            delta = self.delta()
+            if delta is None:
+                self.number -= 1
+            else:
+                await self._say(delta)
+            await asyncio.sleep(self.pause)
 
     async def _refresh(self) -> None:
         """Read anew, before the next delta, whatever is known to be old."""

@@ -10,6 +10,7 @@ from channels.testing import WebsocketCommunicator
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
 from django.contrib.sessions.backends.db import SessionStore
+from django.db import OperationalError
 from django.utils import timezone
 
 from kubespan.core.messages import Delta, Pace, Upgrade, UpgradeFailed
@@ -494,6 +495,21 @@ async def test_redis_away_closes_the_page_and_it_can_come_back(visit, valkey, mo
     valkey.stop()
     assert await page.closed() == 1013
     valkey.start()
+
+
+@pytest.mark.parametrize("part", ["_lost", "find", "read"])
+@pytest.mark.parametrize("fault", [OperationalError("the server closed the connection"), RuntimeError("unforeseen")])
+async def test_a_page_whose_socket_fails_within_is_closed_and_can_come_back(visit, monkeypatch, part, fault):
+    monkeypatch.setattr(base, "RENEW_SECONDS", 0.05)
+    cluster, _, _ = await in_thread(make_cluster)
+
+    def fail(_):
+        raise fault
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClusterConsumer, part, fail)
+        assert await (await visit(f"/live/cluster/{cluster.uuid}")).closed() == 1013
+    assert (await (await visit(f"/live/cluster/{cluster.uuid}")).hear())["type"] == "snapshot"
 
 
 @pytest.mark.parametrize("kind", KINDS)
