@@ -77,6 +77,7 @@ VERBS: Mapping[str, tuple[str, str]] = {
     "webhook.gave-up": ("alert-triangle", "disabled, after too many failures, webhook"),
     "console.first-code-made": ("key", "made a code for the first administrator of"),
     "console.restored": ("history", "began a new epoch, after a backup was restored, of"),
+    "console.rebooted": ("history", "began a new epoch, for its machine was started anew, of"),
     "keys.rotated": ("key", "encrypted the kept secrets anew"),
     "backup.made": ("download", "made a backup of"),
     "backup.restored": ("history", "restored a backup of"),

@@ -329,18 +329,28 @@ def prune(now: datetime) -> int:
 
 
 @needs("manage_console")
-@transaction.atomic
 def start_epoch(actor: audit.Actor, now: datetime, *, push: bool = True) -> int:
     """Begin a new epoch after a backup was restored: whatever agents hold of the old one, they get a snapshot.
 
     The epoch is the present time, so that two restorations of one backup differ.
     """
+    return _start_epoch("console.restored", actor, now, push=push)
+
+
+@needs("manage_console")
+def start_epoch_after_boot(actor: audit.Actor, now: datetime) -> int:
+    """Begin one before anybody connects, for revisions that agents hold may have gone with the machine's power."""
+    return _start_epoch("console.rebooted", actor, now, push=False)
+
+
+@transaction.atomic
+def _start_epoch(verb: str, actor: audit.Actor, now: datetime, *, push: bool) -> int:
     console_settings()
     console = Console.objects.select_for_update().get(pk=1)
     console.epoch = max(console.epoch + 1, int(now.timestamp()))
     console.save(update_fields=["epoch"])
     Cluster.objects.update(epoch=console.epoch, pushed=0)
-    audit.write(actor, "console.restored", console, now, epoch=console.epoch)
+    audit.write(actor, verb, console, now, epoch=console.epoch)
     for cluster_pk in Cluster.objects.values_list("pk", flat=True) if push else ():
         transaction.on_commit(lambda cluster_pk=cluster_pk: ask_push(cluster_pk), robust=True)  # type: ignore[misc]
     return console.epoch

@@ -18,6 +18,7 @@ from kubespan.core.messages import Delta, Revision, Snapshot, parse_from_console
 from kubespan.core.options import ClusterOptions, Options
 from nodes import tasks
 from nodes.fanout import News, channel_name, parse_parcel
+from nodes.management.commands import run
 from nodes.models import Audit, Change, Cluster, Console, Node
 from nodes.services import clusters, nodes, revisions, sessions
 from tests.factories import NOW, Machine, enrol, fill, make_cluster
@@ -455,6 +456,18 @@ def test_a_restored_backup_starts_an_epoch_that_agents_have_not_seen():
     assert isinstance(read(cluster, held), Snapshot)
     assert make_cluster().epoch == again
     assert Audit.objects.filter(verb="console.restored").count() == 2
+
+
+def test_a_machine_that_was_started_anew_begins_an_epoch_for_sqlite_may_have_lost_the_last_revisions(tmp_path):
+    cluster = make_cluster()
+    enrol(cluster)
+    epochs = []
+    for boot in ("first", "first", "second", "second"):
+        run.note_boot(tmp_path, boot)
+        cluster.refresh_from_db()
+        epochs.append(cluster.epoch)
+    assert epochs[0] == epochs[1] < epochs[2] == epochs[3]
+    assert Audit.objects.filter(verb="console.rebooted").count() == 1
 
 
 def test_the_consoles_key_is_made_once():

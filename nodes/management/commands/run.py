@@ -59,6 +59,8 @@ class Command(BaseCommand):
         stop_on_signals(stop)
         children = [*listeners(data, options), worker(), beat()]
         await asyncio.to_thread(prepare_rows)
+        if connection.vendor == "sqlite":
+            await asyncio.to_thread(note_boot, data, read_boot_id())
         await asyncio.to_thread(self.greet, options)
         await supervise(valkey(data), children, stop)
 
@@ -74,6 +76,25 @@ def prepare_rows() -> None:
     call_command("migrate", interactive=False, verbosity=0)
     if not settings.DEBUG:
         call_command("collectstatic", interactive=False, verbosity=0)
+
+
+def read_boot_id() -> str:
+    """What this machine's kernel calls its present run."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def note_boot(data: Path, boot: str) -> None:
+    """Begin a new epoch where this machine was started anew since the last time.
+
+    SQLite loses its last commits when the power goes (`synchronous=NORMAL`). Agents may hold their revisions, whose
+    numbers would be given again.
+    """
+    from nodes.services import revisions  # noqa: PLC0415 - benchmarks read this file before there are models
+
+    kept = data / "boot-id"
+    if kept.exists() and kept.read_text() != boot:
+        revisions.start_epoch_after_boot(None, timezone.now())
+    kept.write_text(boot)
 
 
 def listeners(data: Path, options: dict) -> list[Child]:
