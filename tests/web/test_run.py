@@ -165,9 +165,22 @@ def test_agents_find_the_certificate_that_they_pin(console):
     ],
 )
 def test_what_cannot_be_is_said_at_once(tmp_path, arguments, sentence):
+    assert sentence in refusal(tmp_path, *arguments)
+
+
+@pytest.mark.parametrize("option", ["--listen", "--discovery-listen", "--discovery-plain-listen"])
+def test_a_port_that_is_taken_is_said_with_the_option_that_names_another(tmp_path, option):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refusal(tmp_path, "--listen", "127.0.0.1:0", option, f"127.0.0.1:{port}")
+    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use; name another by {option}, " in said
+
+
+def refusal(data, *arguments):
+    """What `manage.py run` says that cannot run so."""
     environ = {"PATH": os.environ["PATH"], "KUBESPAN_URL": "http://127.0.0.1:8000"}
-    command = [sys.executable, "manage.py", "run", "--data", str(tmp_path), *arguments]
+    command = [sys.executable, "manage.py", "run", "--data", str(data), *arguments]
     ran = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
     assert ran.returncode == 1
-    assert sentence in ran.stderr
     assert "Traceback" not in ran.stderr
+    return ran.stderr

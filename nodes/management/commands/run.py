@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import redis.asyncio
@@ -102,37 +102,44 @@ def listeners(data: Path, options: dict) -> list[Child]:
     host, port = embedded.split_address(options["listen"])
     if not is_loopback(host):
         raise embedded.NotPossible(f"--listen {options['listen']}: plain HTTP is for loopback only; use --tls-listen")
+    check_free("--listen", host, port)
     found = [web("web", host, port)]
     own = None
     if options["tls_listen"]:
         host, port = embedded.split_address(options["tls_listen"])
+        check_free("--tls-listen", host, port)
         own = certificates.ensure(data, [host, *options["tls_name"]], timezone.now())
         files = ["--ssl-certfile", str(own.certificate), "--ssl-keyfile", str(own.key)]
         found.append(web("web over TLS", host, port, *files))
     offered, plain = options.get("discovery_listen"), options.get("discovery_plain_listen")
     if offered or plain:
-        found.append(discovery(offered if own else None, [plain] if own else [offered, plain], own))
+        plainly = {"--discovery-plain-listen": plain} | ({} if own else {"--discovery-listen": offered})
+        found.append(discovery(offered if own else None, plainly, own))
     return found
 
 
-def discovery(secure: str | None, plain: Sequence[str | None], own: certificates.Certificate | None) -> Child:
-    """The discovery service, by TLS and without; the latter only where nobody else can listen in, as with web pages."""
+def discovery(secure: str | None, plain: Mapping[str, str | None], own: certificates.Certificate | None) -> Child:
+    """The discovery service, by TLS and without; the latter only where nobody else can listen in, as with web pages.
+
+    `plain` has places by the options that named them.
+    """
     command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "discovery", "--metrics", ""]
     if secure and own:
-        check_free(*embedded.split_address(secure))
+        check_free("--discovery-listen", *embedded.split_address(secure))
         command += ["--listen", secure, "--certificate", str(own.certificate), "--key", str(own.key)]
-    for place in filter(None, plain):
+    for option, place in plain.items():
+        if not place:
+            continue
         host, port = embedded.split_address(place)
         if not is_loopback(host):
             raise embedded.NotPossible(f"discovery on {place}: plain is for loopback only; use --tls-listen as well")
-        check_free(host, port)
+        check_free(option, host, port)
         command += ["--plain-listen", place]
     return Child("discovery", command)
 
 
 def web(name: str, host: str, port: int, *more: str) -> Child:
     """A web process; forwarded headers are the application's business (TRUSTED_PROXIES), not the server's."""
-    check_free(host, port)
     command = [sys.executable, "-m", "uvicorn", "kubespan_web.asgi:application", "--host", host, "--port", str(port)]
     command += ["--no-proxy-headers", "--no-server-header", "--no-access-log", "--timeout-graceful-shutdown", "5"]
     command += ["--ws", "websockets-sansio", "--ws-per-message-deflate", "false"]
@@ -140,7 +147,7 @@ def web(name: str, host: str, port: int, *more: str) -> Child:
     return Child(name, [*command, *more], environ=MEMORY)
 
 
-def check_free(host: str, port: int) -> None:
+def check_free(option: str, host: str, port: int) -> None:
     """Raise NotPossible when an address cannot be listened on, before anything was started."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
@@ -148,7 +155,9 @@ def check_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise embedded.NotPossible(f"cannot listen on {host} port {port}: {error.strerror}") from None
+            reason = f"cannot listen on {host} port {port}: {error.strerror}"
+            remedy = f"name another by {option}, with make as ARGS='{option} HOST:PORT'"
+            raise embedded.NotPossible(f"{reason}; {remedy}") from None
 
 
 def worker() -> Child:
