@@ -44,4 +44,5 @@ USER kubespan
 EXPOSE 8000
 CMD ["uvicorn", "kubespan_web.asgi:application", "--host", "0.0.0.0", "--port", "8000", "--lifespan", "on", \
      "--no-proxy-headers", "--no-server-header", "--no-access-log", "--timeout-graceful-shutdown", "5", \
-     "--ws", "websockets-sansio", "--ws-per-message-deflate", "false"]
+     "--ws", "websockets-sansio", "--ws-per-message-deflate", "false", \
+     "--ws-max-size", "4194304"]

@@ -40,6 +40,7 @@ from kubespan.core.messages import (
 from kubespan_web.asgi import behind
 from nodes import agents
 from nodes.agents.rows import in_thread
+from nodes.management.commands.run import AGENT_MESSAGE_LIMIT
 from nodes.models import Cluster, Node
 from nodes.services import clusters, enrolment, revisions, tokens
 
@@ -231,6 +232,7 @@ async def open_console(proxies: Sequence[str] = ()):
         behind(list(proxies), _route),
         ws="websockets-sansio",
         ws_per_message_deflate=False,
+        ws_max_size=AGENT_MESSAGE_LIMIT,
         proxy_headers=False,
         lifespan="on",
         log_config=None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -67,6 +68,9 @@ ADMISSIONS = 2 * TOGETHER
 STRANGERS = 2000
 """Connections that have not said who they are; more must come back later."""
 
+STRANGERS_EACH = 1000
+"""Those of one address: it must not have all the places."""
+
 STOP_SECONDS = 5.0
 """For conversations to end when the process does."""
 
@@ -89,7 +93,7 @@ class End:
         self.gate = Gate()
         self.redis = async_redis()
         self.admission = asyncio.Semaphore(ADMISSIONS)
-        self.strangers = 0
+        self.strangers: Counter[IPAddress | None] = Counter()
         self.conversations: dict[Socket, Conversation] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._served: set[asyncio.Task[None]] = set()
@@ -248,11 +252,11 @@ class Conversation:
 
     async def _begin(self) -> None:
         end = self._end
-        if end.strangers >= STRANGERS:
+        if end.strangers.total() >= STRANGERS or end.strangers[self._peer] >= STRANGERS_EACH:
             end.tally["hello.crowded"] += 1
             await self._close(CLOSE_LATER)
             raise _Ended
-        end.strangers += 1
+        end.strangers[self._peer] += 1
         try:
             challenge = sessions.challenge()
             self._nonce = challenge.nonce
@@ -261,7 +265,9 @@ class Conversation:
             async with end.admission, self._settling:
                 await self._let_in()
         finally:
-            end.strangers -= 1
+            end.strangers[self._peer] -= 1
+            if not end.strangers[self._peer]:
+                del end.strangers[self._peer]
 
     async def _hear_hello(self) -> Hello:
         try:
@@ -463,8 +469,9 @@ class Conversation:
         """The next message; raises _Bad for what is none, and _Ended."""
         event = await self._receive()
         if event["type"] != "websocket.receive":
-            if event.get("code") == CLOSE_TOO_BIG:  # the server's own limit, far beyond any cluster's
+            if event.get("code") == CLOSE_TOO_BIG:  # the server's own limit, far beyond any cluster's, or the agent's
                 self._end.tally["frame.too-large"] += 1
+                log.warning("a frame was too large", peer=str(self._peer), reason=event.get("reason", ""))
             raise _Ended
         frame = event.get("text")
         if frame is None:

@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from kubespan.core.identity import make_signing_key
 from kubespan.core.messages import (
     FRAME_BASE,
+    Challenge,
     Claim,
     ClusterSecret,
     Delta,
@@ -33,6 +34,7 @@ from nodes import agents, fanout
 from nodes.agents import conversation, gate, ledger, peer_address
 from nodes.agents.rows import in_thread
 from nodes.counters import read_counters
+from nodes.management.commands.run import AGENT_MESSAGE_LIMIT
 from nodes.models import Node, Obstacle, Transition
 from nodes.services import clusters, revisions
 from nodes.services import nodes as services
@@ -284,11 +286,11 @@ async def test_a_frame_beyond_the_servers_own_limit_is_refused_in_the_close_and_
     _, (machine, _), _ = await in_thread(make_cluster)
     player = await console.connect(machine)
     with contextlib.suppress(ConnectionClosed):  # while it is still being sent
-        await player.socket.send(b"x" * (16 * 1024 * 1024 + 1))  # uvicorn's, and nodes.management.commands.run's
+        await player.socket.send(b"x" * (AGENT_MESSAGE_LIMIT + 1))
     with pytest.raises(ConnectionClosed) as ended:
         await player.receive(Refused)
     assert ended.value.rcvd.code == 1009
-    assert ended.value.rcvd.reason == "frame with 16777217 bytes exceeds limit of 16777216 bytes"
+    assert ended.value.rcvd.reason == "frame with 4194305 bytes exceeds limit of 4194304 bytes"
     await until(lambda: read_counters().get("frame.too-large") == 1)
 
 
@@ -362,6 +364,23 @@ async def test_who_does_not_say_hello_is_let_go(console, monkeypatch):
     await player.receive()
     assert await player.closed() == fanout.CLOSE_LATER
     await until(lambda: read_counters().get("hello.late") == 1)
+
+
+async def test_one_address_has_not_all_the_places_of_those_who_have_not_said_who_they_are(valkey, monkeypatch):
+    monkeypatch.setattr(conversation, "STRANGERS_EACH", 2)
+    _, (machine, _), _ = await in_thread(make_cluster)
+
+    async def come_from(address):
+        return Player(machine, await console.dial(**{"X-Forwarded-For": address}))
+
+    async with open_console(["127.0.0.0/8"]) as console:
+        for _ in range(2):
+            await (await come_from("192.0.2.66")).receive(Challenge)
+        assert await (await come_from("192.0.2.66")).closed() == fanout.CLOSE_LATER
+        another = await come_from("192.0.2.7")
+        await another.say(machine.hello(await another.receive(Challenge)))
+        await another.receive(Welcome)
+        await until(lambda: read_counters().get("hello.crowded") == 1)
 
 
 async def test_the_limit_of_a_frame_grows_with_the_cluster(console):

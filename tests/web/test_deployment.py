@@ -52,6 +52,10 @@ def test_every_file_that_the_image_copies_is_there():
                 assert (ROOT / name).exists(), name
 
 
+def test_messages_are_as_small_in_a_container_as_under_run():
+    assert f'"--ws-max-size", "{run.AGENT_MESSAGE_LIMIT}"' in (ROOT / "Dockerfile").read_text()
+
+
 def test_memory_is_given_back_in_a_container_as_under_run():
     said = (ROOT / "Dockerfile").read_text()
     assert all(f"{name}={value}" in said for name, value in run.MEMORY.items())

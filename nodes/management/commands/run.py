@@ -20,8 +20,9 @@ from kubespan_web.env import is_loopback
 from nodes import certificates, embedded
 from nodes.supervisor import Child, stop_on_signals, supervise
 
-AGENT_MESSAGE_LIMIT = 16 * 1024 * 1024
-"""Uvicorn's limit for any WebSocket message, in bytes; the limit by the size of a cluster is nodes.agents' own."""
+AGENT_MESSAGE_LIMIT = 4 * 1024 * 1024
+"""Uvicorn's limit for any WebSocket message, in bytes: what 16,000 members can need; whoever comes may make a process
+hold so much. The limit by the size of a cluster is nodes.agents' own; the Dockerfile says the same."""
 
 MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 """Has the C library give back what a thousand snapshots took for a moment, 13 KiB for each agent;
