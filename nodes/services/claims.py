@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from ipaddress import IPv6Network, ip_network
@@ -69,11 +69,22 @@ class Verdict:
 
 
 def judge(
-    addresses: Iterable[str], networks: Iterable[str], *, own: str, peer: IPAddress | None, neighbours: Neighbours
+    addresses: Iterable[str],
+    networks: Iterable[str],
+    *,
+    own: str,
+    peer: IPAddress | None,
+    read: Callable[[Collection[str] | None], Neighbours],
 ) -> Verdict:
-    """Check all claims of a machine; `own` is its KubeSpan address, `peer` where its connection comes from."""
+    """Check all claims of a machine; `own` is its KubeSpan address, `peer` where its connection comes from.
+
+    `read` gives the neighbours that have or cover any of these addresses, or all. It is asked for the very texts that
+    are judged: beside a neighbour that was not read, any address would be free.
+    """
     verdict = Verdict([], [], [])
-    for claim in _limited(addresses, verdict):
+    addresses, networks = _limited(addresses, verdict), _limited(networks, verdict)
+    neighbours = read(None if networks else canonical(addresses))
+    for claim in addresses:
         try:
             address = parse_address(claim)
             if str(address) == own:
@@ -83,7 +94,7 @@ def judge(
             verdict.refused.append(_refusal("address", claim, str(error)))
         else:
             verdict.addresses.append(str(address))
-    for claim in _limited(networks, verdict):
+    for claim in networks:
         try:
             network = parse_network(claim)
             check_network(network, neighbours)

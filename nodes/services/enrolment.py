@@ -248,14 +248,12 @@ def _make_node(
 
 def believe(node: Node, cluster: Cluster, addresses: Iterable[str], networks: Iterable[str]) -> None:
     """Judge a node's claims beside what the members have, and set its columns; nothing is saved."""
-    addresses, networks = list(addresses), list(networks)
-    touching = None if networks else claims.canonical(addresses[: claims.CLAIMS_LIMIT])
     verdict = claims.judge(
         addresses,
         networks,
         own=node.address,
         peer=parse_address(node.peer_address) if node.peer_address else None,
-        neighbours=claims.read_neighbours(cluster, node.pk, touching),
+        read=partial(claims.read_neighbours, cluster, node.pk),
     )
     node.addresses = verdict.addresses
     asked = [network for network in verdict.networks if network not in node.networks]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from ipaddress import ip_address, ip_network
 
 import pytest
 
 from kubespan.core.endpoint import Endpoint
+from kubespan.core.messages import Claim
 from nodes.services import claims, nodes
-from tests.factories import NOW, Machine, enrol, fill, make_cluster
+from tests.factories import NOW, PEER, Machine, enrol, fill, make_cluster
 
 pytestmark = pytest.mark.django_db
 
@@ -32,6 +34,21 @@ CLAIMS = (
     "fdae:41e4:649b:9303::1",
 )
 
+TAKEN = {
+    "10.0.0.1": "first already",
+    "198.51.100.9": "first is reached at",
+    "203.0.113.5": "second is reached at",
+    "192.168.7.1": "which second advertises",
+}
+"""By what of whom each of these is refused."""
+
+DISGUISES = (
+    pytest.param("{}\u200b", id="a space of no width"),
+    pytest.param("\u200b{}", id="before it"),
+    pytest.param("{}\0", id="a NUL"),
+    pytest.param("::ffff:{}", id="IPv4-mapped"),
+)
+
 
 @pytest.fixture
 def cluster():
@@ -53,12 +70,64 @@ def cluster():
 
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_what_is_judged_beside_few_is_judged_as_beside_all(cluster, claim):
-    given = {"own": "fdae:41e4:649b:9303::2", "peer": ip_address("198.51.100.7")}
-    few = claims.read_neighbours(cluster, None, claims.canonical([claim]))
-    everybody = claims.read_neighbours(cluster, None)
-    assert claims.judge([claim], [], neighbours=few, **given) == claims.judge(
-        [claim], [], neighbours=everybody, **given
+    assert beside_few(cluster, claim) == beside_all(cluster, claim)
+
+
+def beside_few(cluster, *addresses):
+    return judge(addresses, partial(claims.read_neighbours, cluster, None))
+
+
+def beside_all(cluster, *addresses):
+    return judge(addresses, lambda _touching: claims.read_neighbours(cluster, None))
+
+
+def judge(addresses, read):
+    return claims.judge(addresses, [], own="fdae:41e4:649b:9303::2", peer=PEER, read=read)
+
+
+def crowd(address):
+    """It, behind as many others as may be claimed at all, which are one."""
+    return ("192.0.2.99",) * claims.CLAIMS_LIMIT + (address,)
+
+
+def claim(addresses):
+    said = {"hostname": "liar", "operating_system": "", "agent_version": "", "backend": "kernel", "listen_port": 51820}
+    return Claim(**said, addresses=addresses)
+
+
+@pytest.mark.parametrize("disguise", DISGUISES)
+def test_another_members_address_is_refused_however_it_is_written(cluster, disguise):
+    stolen = tuple(map(disguise.format, TAKEN))
+    verdict = beside_few(cluster, *stolen)
+    assert verdict == beside_all(cluster, *stolen)
+    assert verdict.addresses == []
+    assert all(reason in refused["reason"] for reason, refused in zip(TAKEN.values(), verdict.refused, strict=True)), (
+        verdict.refused
     )
+
+
+@pytest.mark.parametrize("address", TAKEN)
+def test_another_members_address_is_refused_behind_any_number_of_equal_ones(cluster, address):
+    verdict = beside_few(cluster, *crowd(address))
+    assert verdict == beside_all(cluster, *crowd(address))
+    assert verdict.addresses == ["192.0.2.99"]
+
+
+@pytest.mark.parametrize("addresses", [("10.0.0.1\u200b",), ("10.0.0.1\0",), crowd("10.0.0.1")])
+def test_a_liar_takes_no_members_address(cluster, addresses):
+    """Neither as it enrols nor later, and who has it keeps it."""
+    newcomer = enrol(cluster, Machine("newcomer", addresses=addresses))
+    member = enrol(cluster, Machine("member"))
+    nodes.record_claim(member.pk, claim(addresses), PEER, NOW)
+    member.refresh_from_db()
+    for liar in (newcomer, member):
+        assert "10.0.0.1" not in liar.addresses
+        assert "10.0.0.1" in [refused["claim"] for refused in liar.refused_claims]
+
+    first = cluster.nodes.get(name="first")
+    nodes.record_claim(first.pk, claim(("10.0.0.1", "10.0.0.77")), PEER, NOW)
+    first.refresh_from_db()
+    assert first.addresses == ["10.0.0.1", "10.0.0.77"]
 
 
 def test_only_members_that_matter_are_read(cluster):
