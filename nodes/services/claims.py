@@ -163,14 +163,16 @@ def read_neighbours(cluster: Cluster, but: int | None, touching: Collection[str]
     members = cluster.nodes.approved()
     if but is not None:
         members = members.exclude(pk=but)
-    candidates = Candidate.objects.filter(node__in=members.values("pk")).order_by()
+    # Where a neighbour saw it is that one's word: whoever lies so would keep the true owner from its own address.
+    own = Candidate.objects.exclude(source=Candidate.Source.HARVESTED)
+    candidates = own.filter(node__in=members.values("pk")).order_by()
     if touching is not None:
         members, candidates = _narrow(members, candidates, touching)
     addresses: dict[str, str] = {}
     networks: list[tuple[IPNetwork, str]] = []
     columns = ("name", "address", "addresses", "networks", "ruled_networks")
-    for name, own, believed, approved, ruled in members.values_list(*columns):
-        addresses.update(dict.fromkeys((own, *believed), name))
+    for name, given, believed, approved, ruled in members.values_list(*columns):
+        addresses.update(dict.fromkeys((given, *believed), name))
         networks += [(parse_network(text), name) for text in (*approved, *ruled)]
     # What every machine is tried at says nothing of any of them.
     candidates = candidates.exclude(endpoint__in=cluster.kubespan.extra_endpoints)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from ipaddress import ip_address, ip_network
 
+import msgspec
 import pytest
 
 from kubespan.core.endpoint import Endpoint
@@ -143,3 +144,21 @@ def test_only_members_that_matter_are_read(cluster):
 def test_a_machine_with_networks_is_judged_beside_all(cluster):
     node = enrol(cluster, Machine("wide", networks=("10.0.0.0/24",)), now=NOW)
     assert "first" in node.refused_claims[0]["reason"]
+
+
+@pytest.mark.parametrize("networks", [(), ("10.9.0.0/16",)])
+def test_what_a_member_says_to_have_seen_keeps_nobody_from_an_address(networks):
+    """A liar sees others where a third one really is; what these say of themselves still counts."""
+    made = make_cluster(harvest_extra_endpoints=True, approved_networks=("10.9.0.0/16",))
+    enrol(made, Machine("liar"))
+    other = enrol(made, Machine("other"), peer=ip_address("198.51.100.9"))
+    owner = enrol(made, Machine("owner"))
+    seen = [(0, other.index, Endpoint.parse(text)) for text in ("10.0.0.7:51820", "10.9.0.1:51820")]
+    assert nodes.record_harvest(made.pk, seen, NOW) == 2
+
+    said = claim(("10.0.0.7", "198.51.100.9"))
+    nodes.record_claim(owner.pk, msgspec.structs.replace(said, networks=networks), PEER, NOW)
+    owner.refresh_from_db()
+    assert owner.addresses == ["10.0.0.7"]
+    assert [*owner.ruled_networks] == [*networks]
+    assert [refused["claim"] for refused in owner.refused_claims] == ["198.51.100.9"]
