@@ -8,17 +8,21 @@ import sys
 from typing import Any
 
 import structlog
+from django.http import HttpRequest
+from django.utils.encoding import escape_uri_path
 
 SECRET_NAME = re.compile(
     r"token|secret|private|password|passwd|psk|preshared|cookie|authorization|session_?key", re.IGNORECASE
 )
+SECRET_PATH = re.compile(r"(/invitation/)[^/?\s]+")
+"""Pages whose very address lets somebody in; of routes with a part named as above, a test finds one that is missing."""
 BLOT = "[redacted]"
 
 Event = structlog.typing.EventDict
 
 
 def redact(_logger: Any, _method: str, event: Event) -> Event:
-    """Blot out every value, at any depth, whose name says that it is a secret."""
+    """Blot out every value, at any depth, whose name says that it is a secret, and addresses that are one."""
     for name in event:
         event[name] = _clean(name, event[name])
     return event
@@ -31,7 +35,14 @@ def _clean(name: str, value: Any) -> Any:
         return {key: _clean(str(key), item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_clean("", item) for item in value]
-    return value
+    if isinstance(value, HttpRequest):  # Django tells it beside its own words, to show it with its query
+        value = describe_request(value)
+    return SECRET_PATH.sub(rf"\1{BLOT}", value) if isinstance(value, str) else value
+
+
+def describe_request(request: HttpRequest) -> str:
+    """Name a request without its query: a provider sends whoever signs in back with a code in it."""
+    return f"{request.method} {escape_uri_path(request.path)}"
 
 
 _SHARED: list[structlog.typing.Processor] = [

@@ -14,6 +14,8 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.template import loader
 from django_structlog.middlewares import RequestMiddleware
 
+from kubespan_web.logs import describe_request
+
 WORKER_KEY = "kubespan:worker"
 """Kept in Redis by the task `heartbeat`, which only runs while both beat and a worker do."""
 
@@ -43,7 +45,9 @@ def middleware(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[
 
 
 class RequestLog(RequestMiddleware):
-    """Logs requests, also where no database can tell who makes them."""
+    """Logs requests without their queries, also where no database can tell who makes them."""
+
+    format_request = staticmethod(describe_request)
 
     @staticmethod
     def bind_user_id(request: HttpRequest) -> None:

@@ -151,6 +151,7 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Traces]:
                 mesh.agents[name].start()
             await_true(lambda: mesh.agents["alpha"].links().get("bravo") == "up", UP_SECONDS, "no mesh")
             traces.secrets |= tokens | known_keys(mesh) | consoles_keys(here)
+            traces.secrets["invitation"] = invite(browser)
             work(browser, office, console, tokens["token"])
             traces.pages = browser.crawl()
             for path in (f"/live{office[:-1].replace('clusters', 'cluster')}", "/live/overview"):
@@ -198,6 +199,21 @@ def consoles_keys(here: Path) -> dict[str, str]:
         "certificate's key": base64.b64encode(scalar).decode(),
         "password": PASSWORD,
     }
+
+
+def invite(browser: Browser) -> str:
+    """Invite somebody, who opens the link, whole and cut short, and sends its form without the form's token."""
+    form = {"name": "bob", "role": "viewer", "where": "", "lifetime": "1"}
+    _, made = browser.send("/settings/people/", form)
+    browser.shown.pop("/settings/people/ (200, form)")  # it shows that link, once
+    link = re.search(r"/invitation/([^/<]+)/", made)
+    assert link
+    guest = Browser(browser.url)
+    opened = [guest.open(path)[0] for path in (link[0], link[0].rstrip("/"), f"{link[0]}more/")]
+    opened.append(guest.open(link[0], {"username": "bob"})[0])
+    assert opened == [200, 200, 404, 403]
+    browser.shown |= guest.shown
+    return link[1]
 
 
 def work(browser: Browser, office: str, console: PreparedConsole, token: str) -> None:
@@ -312,7 +328,7 @@ def test_the_journey_was_whole(traces: Traces) -> None:
     assert traces.pages > 25
     statuses = {int(status) for name in traces.browser.shown for status in re.findall(r"\((\d{3})", name)}
     assert {200, 400, 403, 404, 500, 503} <= statuses
-    assert len(traces.secrets) == 14
+    assert len(traces.secrets) == 15
     assert traces.secrets["next cluster secret"] != traces.secrets["cluster secret"]
     assert b"PUBLISH" in traces.redis_said
     assert b"kubespan-agent" in traces.processes
