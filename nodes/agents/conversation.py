@@ -295,6 +295,7 @@ class Conversation:
             await self._leave()
             raise
         self._welcome()
+        self._end.hub.confirm(socket)
 
     async def _open_session(self, session: str = "") -> Session:
         opened = await self._end.gate.enter(partial(self._greeting, session))

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import random
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -55,6 +55,9 @@ JOIN_SECONDS = 2.0
 BACKOFF_SECONDS = (0.1, 1.0)
 """Least and most that is waited before Redis is tried again."""
 
+CONFIRMED_TOGETHER = 256
+"""Nodes whose standing is read once more by one query."""
+
 KEPT_FRAMES = 16
 """Frames read from the log and kept for the next sockets that need the same: a thousand agents return at once."""
 
@@ -85,6 +88,9 @@ class Rows(Protocol):
 
     async def read_standings(self, cluster_pk: int) -> dict[int, Standing]:
         """Each node of the cluster by its primary key."""
+
+    async def read_standings_of(self, node_pks: Collection[int]) -> dict[int, Standing]:
+        """Each of these nodes by its primary key."""
 
 
 class Listener(Protocol):
@@ -128,6 +134,8 @@ class Hub:
         self._redis = async_redis()
         self._pubsub: PubSub | None = None
         self._lock = asyncio.Lock()
+        self._unconfirmed: list[Socket] = []
+        self._confirming = False
         self._tasks: set[asyncio.Task[None]] = set()
         self.connected = asyncio.Event()
 
@@ -177,6 +185,36 @@ class Hub:
                     await cluster.subscribed.wait()
             except TimeoutError:
                 log.warning("subscription not confirmed yet", cluster=socket.cluster)
+
+    def confirm(self, socket: Socket) -> None:
+        """Compare with its row what a socket was told of its standing: what was published before it joined, it missed.
+
+        Soon and not at once: those that join while one query is under way share the next one.
+        """
+        self._unconfirmed.append(socket)
+        if not self._confirming:
+            self._confirming = True
+            self._spawn(self._confirm_all())
+
+    async def _confirm_all(self) -> None:
+        try:
+            while self._unconfirmed:
+                sockets = self._unconfirmed[:CONFIRMED_TOGETHER]
+                del self._unconfirmed[:CONFIRMED_TOGETHER]
+                await self._confirm(sockets)
+        finally:
+            self._confirming = False
+
+    async def _confirm(self, sockets: Iterable[Socket]) -> None:
+        told = [(socket, socket.session, socket.approved) for socket in sockets]
+        try:
+            standings = await self._rows.read_standings_of([socket.node for socket, _, _ in told])
+        except Exception as error:  # noqa: BLE001 - any driver's error; the check comes later
+            log.warning("standings not confirmed", error=str(error))
+            return
+        for socket, session, approved in told:
+            if (socket.session, socket.approved) == (session, approved):  # else it was settled since
+                self._compare(socket, standings.get(socket.node))
 
     async def claim(self, socket: Socket) -> None:
         """Say that this is the node's present connection, so that others close."""
@@ -234,15 +272,15 @@ class Hub:
             return
         for socket, session, approved in before:
             if (socket.session, socket.approved) == (session, approved):  # else it was settled since
-                self._compare(socket, current, standings.get(socket.node))
+                self._compare(socket, standings.get(socket.node), current)
         self._listener.hand_out(cluster_pk)
 
-    def _compare(self, socket: Socket, current: Revision, standing: Standing | None) -> None:
+    def _compare(self, socket: Socket, standing: Standing | None, current: Revision | None = None) -> None:
         if standing is None or not standing.session or (standing.status == "approved") != socket.approved:
             self._listener.settle(socket)
         elif standing.session != socket.session:
             socket.close(CLOSE_REPLACED)
-        elif socket.approved and socket.held != current:
+        elif current is not None and socket.approved and socket.held != current:
             socket.lost_touch()
 
     async def _check_always(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
@@ -16,6 +16,7 @@ from nodes.agents.hub import Standing
 from nodes.announce import hand_over_to
 from nodes.fanout import Frame
 from nodes.models import Candidate, Cluster, Node
+from nodes.models.members import NodeQuerySet
 from nodes.services import revisions
 
 THREADS = 8
@@ -93,7 +94,16 @@ def read_newest(cluster_pks: Iterable[int]) -> dict[int, Revision]:
 
 def read_standings(cluster_pk: int) -> dict[int, Standing]:
     """Status and present session of each node of a cluster."""
-    rows = Node.objects.filter(cluster=cluster_pk).order_by().values_list("pk", "status", "session")
+    return _standings(Node.objects.filter(cluster=cluster_pk))
+
+
+def read_standings_of(node_pks: Collection[int]) -> dict[int, Standing]:
+    """Status and present session of each of these nodes."""
+    return _standings(Node.objects.filter(pk__in=node_pks))
+
+
+def _standings(nodes: NodeQuerySet) -> dict[int, Standing]:
+    rows = nodes.order_by().values_list("pk", "status", "session")
     return {pk: Standing(status, session) for pk, status, session in rows}
 
 
@@ -115,3 +125,7 @@ class DatabaseRows:
     async def read_standings(self, cluster_pk: int) -> dict[int, Standing]:
         """Each node of the cluster by its primary key."""
         return await in_thread(read_standings, cluster_pk)
+
+    async def read_standings_of(self, node_pks: Collection[int]) -> dict[int, Standing]:
+        """Status and present session of each of these nodes."""
+        return await in_thread(read_standings_of, node_pks)

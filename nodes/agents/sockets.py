@@ -96,7 +96,7 @@ class Socket:
         """Of the protocol that it speaks."""
         self.approved = False
         self.settled = False
-        """Whether it was told its standing; before, it cannot have missed anything."""
+        """Whether it was told its standing; before, there is nothing to compare with the rows."""
         self._send = send
         # A list and a future weigh 1 kB less than a deque and an event, and there is one of each for every agent.
         self._queue: list[Note | _Text | _Close] = []

@@ -148,7 +148,8 @@ def note_return(session: Session, now: datetime) -> None:
     if session.was_away:
         with transaction.atomic(), suppress(Refused):  # its cluster is gone
             revisions.lock(session.cluster_pk)
-            if Node.objects.filter(pk=session.node_pk, away=True).update(away=False):  # of two at once, one
+            returned = Node.objects.present().filter(pk=session.node_pk, away=True)
+            if returned.update(away=False):  # of two at once, one
                 _note_presence(session.cluster_pk, [session.node_pk], "away", "connected", now)
 
 
@@ -160,7 +161,8 @@ def _store(arrivals: Sequence[_Arrival], now: datetime) -> None:
     rows = {arrival.node.pk: _row(arrival, now) for arrival in ranked}
     names = next(iter(rows.values()))
     columns = {name: _column(name, {pk: row[name] for pk, row in rows.items()}) for name in names}
-    Node.objects.filter(pk__in=rows).update_in_order(**columns)
+    # Not one that was removed since we looked: it has no connection any more.
+    Node.objects.present().filter(pk__in=rows).update_in_order(**columns)
 
 
 def _row(arrival: _Arrival, now: datetime) -> dict[str, object]:

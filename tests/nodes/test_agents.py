@@ -32,6 +32,7 @@ from kubespan.core.messages import (
 from kubespan.core.options import ClusterOptions
 from nodes import agents, fanout
 from nodes.agents import conversation, gate, ledger, peer_address
+from nodes.agents.hub import Hub
 from nodes.agents.rows import in_thread
 from nodes.counters import read_counters
 from nodes.management.commands.run import AGENT_MESSAGE_LIMIT
@@ -170,6 +171,41 @@ async def test_a_removed_node_is_told_and_its_connection_closed(console):
     await in_thread(lambda: services.remove_node("console", machine.node, machine.name, timezone.now()))
     assert isinstance(await player.receive(), Removed)
     assert await player.closed() == fanout.CLOSE_REMOVED
+
+
+@pytest.fixture
+def before_the_join(monkeypatch):
+    """Have something done between the look at a node's row and its socket's part in what is published; once."""
+    join, waiting = Hub.join, []
+
+    async def join_late(hub, socket):
+        while waiting:
+            await in_thread(waiting.pop())
+        await join(hub, socket)
+
+    monkeypatch.setattr(Hub, "join", join_late)
+    return waiting.append
+
+
+async def test_a_node_that_is_removed_as_it_connects_is_told(console, before_the_join):
+    _, (machine, other), _ = await in_thread(make_cluster)
+    await console.connect(other)  # else the subscription, when it begins, would have all looked at
+    before_the_join(lambda: services.remove_node("console", machine.node, machine.name, timezone.now()))
+    player = await console.greet(machine)
+    while not isinstance(await player.receive(), Removed):
+        pass
+    assert await player.closed() == fanout.CLOSE_REMOVED
+
+
+async def test_a_node_that_is_approved_as_it_connects_is_told(console, before_the_join):
+    _, (machine, other), _ = await in_thread(lambda: make_cluster(approval_required=True))
+    await (await console.greet(other)).receive(Welcome)
+    before_the_join(lambda: services.approve_node("console", machine.node, timezone.now()))
+    player = await console.greet(machine)
+    assert (await player.receive(Welcome)).status == "pending"
+    assert (await player.receive(Welcome)).status == "approved"
+    await player.receive(ClusterSecret)
+    assert len((await player.receive(Snapshot)).members) == 1
 
 
 async def test_a_removed_node_is_refused(console):

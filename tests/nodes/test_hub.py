@@ -46,6 +46,7 @@ class Log:
         self.settled = []
         self.handed_out = []
         self.standings = {}
+        self.confirmed = []
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -71,6 +72,13 @@ class Log:
 
     async def read_standings(self, cluster_pk):
         return self.standings
+
+    async def read_standings_of(self, node_pks):
+        if self.fails:
+            raise RuntimeError("the database is away")
+        self.confirmed.append(list(node_pks))
+        await self.gate.wait()
+        return {pk: self.standings[pk] for pk in node_pks if pk in self.standings}
 
     def commit(self):
         """One change; its frame."""
@@ -295,6 +303,32 @@ async def test_the_check_finds_what_was_not_heard(hub, join, log):
     assert await behind.take() == "1.1→1.2"
     assert await replaced.take() == fanout.CLOSE_REPLACED
     assert log.settled == [3]
+
+
+async def test_what_was_not_heard_before_the_join_is_found_by_few_queries(hub, join, log, monkeypatch):
+    monkeypatch.setattr(hubs, "CONFIRMED_TOGETHER", 4)
+    joined = [await join(node) for node in range(1, 8)]
+    for _, wire, _ in joined:
+        await wire.take()
+    log.standings[2] = Standing("approved", "a newer one")
+    log.standings[3] = Standing("removed", "")
+    log.standings[7] = Standing("pending", "session 7")
+    del log.standings[4]
+    log.fails = True
+    hub.confirm(joined[0][0])  # and nothing comes of it
+    await asyncio.sleep(0)
+    log.fails = False
+    log.gate.clear()
+    for socket, _, _ in joined:
+        hub.confirm(socket)
+        await asyncio.sleep(0)
+    log.gate.set()
+    assert await joined[1][1].take() == fanout.CLOSE_REPLACED
+    async with asyncio.timeout(10):
+        while hub._confirming:
+            await asyncio.sleep(0)
+    assert log.confirmed == [[1], [2, 3, 4, 5], [6, 7]]
+    assert log.settled == [3, 4, 7]
 
 
 async def test_a_glance_finds_what_nobody_published(hub, join, log):

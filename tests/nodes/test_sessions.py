@@ -149,6 +149,23 @@ def test_a_removed_node_is_told_so_but_only_itself():
     assert refused.value.code == "signature"
 
 
+def test_a_node_that_is_removed_while_it_is_let_in_has_no_connection(monkeypatch):
+    enrolled = Enrolled(make_cluster(), Machine("gone"))
+    Node.objects.update(away=True)
+    store = sessions._store
+
+    def store_late(arrivals, now):
+        nodes.remove_node("tests", enrolled.node, "gone", NOW)
+        store(arrivals, now)
+
+    monkeypatch.setattr(sessions, "_store", store_late)
+    assert enrolled.open(peer=ip_address("203.0.113.7")).was_away
+    enrolled.node.refresh_from_db()
+    assert (enrolled.node.status, enrolled.node.session, enrolled.node.connected_at) == ("removed", "", None)
+    assert enrolled.node.peer_address == str(PEER)
+    assert not Transition.objects.filter(after="connected").exists()
+
+
 def test_a_machine_that_was_removed_and_waits_again_is_pending():
     cluster = make_cluster()
     first = Enrolled(cluster, Machine("again"))
