@@ -14,6 +14,7 @@ from functools import lru_cache
 from ipaddress import IPv6Network, ip_network
 from urllib.parse import urlsplit
 
+import structlog
 from django.conf import settings
 from django.db.models import Q, QuerySet, TextField
 from django.db.models.functions import Cast
@@ -41,6 +42,8 @@ FORBIDDEN_RANGES: tuple[tuple[IPNetwork, str], ...] = (
     (ip_network("::/128"), "no machine's"),
     (ip_network("255.255.255.255/32"), "broadcast"),
 )
+
+log = structlog.get_logger(__name__)
 
 printable = texts.printable
 """For what machines say of themselves."""
@@ -180,7 +183,7 @@ def read_neighbours(cluster: Cluster, but: int | None, touching: Collection[str]
         endpoint.rpartition(":")[0].strip("[]"): name
         for endpoint, name in candidates.values_list("endpoint", "node__name")
     }
-    return Neighbours(addresses, endpoints, networks, _console_addresses(), ula_prefix(cluster.cluster_id))
+    return Neighbours(addresses, endpoints, networks, console_addresses(), ula_prefix(cluster.cluster_id))
 
 
 def _narrow(
@@ -208,7 +211,7 @@ def canonical(claims: Iterable[str]) -> list[str]:
     return found
 
 
-def _console_addresses() -> frozenset[IPAddress]:
+def console_addresses() -> frozenset[IPAddress]:
     """Where browsers and agents find this console; loopback is forbidden to everybody anyway."""
     hosts = {urlsplit(url).hostname or "" for url in (settings.KUBESPAN_URL, settings.KUBESPAN_AGENT_URL)}
     return frozenset[IPAddress]().union(*map(_host_addresses, hosts))
@@ -221,13 +224,20 @@ def _host_addresses(host: str) -> frozenset[IPAddress]:
         return _resolve(host, int(time.monotonic() // RESOLVED_SECONDS))
 
 
+_last_resolved: dict[str, frozenset[IPAddress]] = {}
+"""By name: while no name server answers, nobody takes the console's address."""
+
+
 @lru_cache(maxsize=4)  # asked under a cluster's lock: a name server that is away is waited for once in a while only
 def _resolve(host: str, _period: int) -> frozenset[IPAddress]:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return frozenset()
-    return frozenset(parse_address(str(info[4][0]).partition("%")[0]) for info in found)
+    except OSError as error:
+        known = _last_resolved.get(host, frozenset())
+        log.warning("the console's own name was not found", host=host, known=[*map(str, known)], error=str(error))
+        return known
+    _last_resolved[host] = frozenset(parse_address(str(info[4][0]).partition("%")[0]) for info in found)
+    return _last_resolved[host]
 
 
 def node_claims(node: Node) -> tuple[list[str], list[str]]:

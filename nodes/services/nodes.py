@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from django.db import transaction
 
-from kubespan.core.endpoint import Endpoint, IPAddress, IPNetwork, parse_network
+from kubespan.core.endpoint import Endpoint, IPAddress, IPNetwork, parse_address, parse_network
 from kubespan.core.messages import Claim, ClaimRefused, Member, Removed, TryAgain
 from nodes import fanout
 from nodes.access import needs
@@ -321,6 +321,8 @@ def _is_known(node: Node, claim: Claim, peer: IPAddress | None) -> bool:
         and [network for network in asked if network not in node.ruled_networks] == node.claimed_networks
         and all(network in asked for network in node.ruled_networks)
         and all(getattr(node, name) == value for name, value in said.items())
+        # Believed while the console's own name was not found, or led elsewhere.
+        and claims.console_addresses().isdisjoint(map(parse_address, addresses))
     )
 
 

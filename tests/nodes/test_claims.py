@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from functools import partial
 from ipaddress import ip_address, ip_network
 
@@ -162,3 +163,49 @@ def test_what_a_member_says_to_have_seen_keeps_nobody_from_an_address(networks):
     assert owner.addresses == ["10.0.0.7"]
     assert [*owner.ruled_networks] == [*networks]
     assert [refused["claim"] for refused in owner.refused_claims] == ["198.51.100.9"]
+
+
+@pytest.fixture
+def resolver(monkeypatch, settings):
+    """The console's name leads where this says, asked anew at each call; without an answer, none comes."""
+    settings.KUBESPAN_URL = settings.KUBESPAN_AGENT_URL = "https://console.example"
+    answers = []
+
+    def look_up(*_, **__):
+        if not answers:
+            raise socket.gaierror(socket.EAI_AGAIN, "no name server")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in answers]
+
+    def answer(*addresses):
+        answers[:] = addresses
+        claims._resolve.cache_clear()
+
+    monkeypatch.setattr(claims.socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(claims, "_last_resolved", {})
+    yield answer
+    claims._resolve.cache_clear()
+
+
+def test_while_no_name_server_answers_the_consoles_address_is_what_it_was(cluster, resolver, caplog):
+    resolver("192.0.2.80")
+    assert beside_few(cluster, "192.0.2.80").addresses == []
+    resolver()
+    assert beside_few(cluster, "192.0.2.80").addresses == []
+    assert "the console's own name was not found" in caplog.text
+
+
+def test_the_consoles_address_is_taken_back_once_its_name_is_found(cluster, resolver):
+    """From whoever claimed it before any name server answered this process."""
+    resolver()
+    liar = enrol(cluster, Machine("liar", addresses=("192.0.2.80",)))
+    said = claim(("192.0.2.80",))
+    nodes.record_claim(liar.pk, said, PEER, NOW)
+    assert nodes.settle_claims([(liar.pk, said, PEER)]) == []
+    liar.refresh_from_db()
+    assert liar.addresses == ["192.0.2.80"]
+
+    resolver("192.0.2.80")
+    assert nodes.settle_claims([(liar.pk, said, PEER)]) == [liar.pk]
+    assert nodes.record_claim(liar.pk, said, PEER, NOW)
+    liar.refresh_from_db()
+    assert (liar.addresses, [refused["claim"] for refused in liar.refused_claims]) == ([], ["192.0.2.80"])
