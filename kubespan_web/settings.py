@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import dj_database_url
@@ -34,7 +33,7 @@ KUBESPAN_KEYS = keys("KUBESPAN_KEYS")  # name → Fernet key; the first encrypts
 KUBESPAN_URL = base_url("KUBESPAN_URL", "http://127.0.0.1:8000")
 KUBESPAN_AGENT_URL = base_url("KUBESPAN_AGENT_URL", KUBESPAN_URL)  # where agents find the console, if elsewhere
 EMBEDDED = bool(env("KUBESPAN_DATA", ""))
-KUBESPAN_DATA = Path(env("KUBESPAN_DATA", tempfile.gettempdir()))  # of worth only where EMBEDDED
+KUBESPAN_DATA = Path(env("KUBESPAN_DATA", str(BASE_DIR / "build")))  # nothing is kept there but where EMBEDDED
 AGENT_FILES = Path(env("KUBESPAN_AGENT_FILES", str(BASE_DIR / "build" / "agent")))  # made by `make agent`
 REDIS_URL = env("REDIS_URL")
 TRUSTED_PROXIES = networks("TRUSTED_PROXIES")  # whose X-Forwarded-* are believed; asgi.py
@@ -185,7 +184,10 @@ CELERY_WORKER_POOL = "threads"
 CELERY_WORKER_CONCURRENCY = 4
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
-CELERY_BEAT_SCHEDULE_FILENAME = str(KUBESPAN_DATA / "beat")  # when each task ran last; may be lost
+# When each task ran last; may be lost, for none comes less often than every ten minutes. It is read as pickles: so it
+# is in a directory of our own, or in memory.
+CELERY_BEAT_SCHEDULER = "celery.beat:PersistentScheduler" if EMBEDDED else "celery.beat:Scheduler"
+CELERY_BEAT_SCHEDULE_FILENAME = str(KUBESPAN_DATA / "beat")
 CELERY_TIMEZONE = "UTC"
 DJANGO_STRUCTLOG_CELERY_ENABLED = True
 
@@ -272,7 +274,7 @@ USE_TZ = True
 # ------------------------------------------------------------------------------------------------------------- browsers
 
 STATIC_URL = "static/"
-STATIC_ROOT = env("STATIC_ROOT", str((KUBESPAN_DATA if EMBEDDED else BASE_DIR / "build") / "static"))
+STATIC_ROOT = env("STATIC_ROOT", str(KUBESPAN_DATA / "static"))
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {

@@ -56,6 +56,28 @@ def test_the_embedded_database(python, production, tmp_path):
     assert database["OPTIONS"]["transaction_mode"] == "IMMEDIATE"
 
 
+BEAT = (
+    "from kubespan_web.celery import app; beat = app.Beat();"
+    " service = beat.Service(app=app, scheduler_cls=beat.scheduler_cls, schedule_filename=beat.schedule);"
+    " print(*service.scheduler.schedule)"
+)
+
+
+@pytest.mark.parametrize(
+    ("kept", "files"),
+    [pytest.param(None, [], id="in memory"), pytest.param("data", ["beat"], id="in its own directory")],
+)
+def test_when_tasks_ran_last_is_kept_in_no_directory_of_everybodys(python, production, tmp_path, kept, files):
+    """It would be read as pickles: whoever writes there first would run what they like."""
+    (tmp_path / "data").mkdir()
+    environ = production | {"TMPDIR": str(tmp_path)}
+    ran = python("-c", BEAT, **environ | ({"KUBESPAN_DATA": str(tmp_path / kept)} if kept else {}))
+    assert ran.returncode == 0, ran.stderr
+    assert "note history" in ran.stdout
+    assert [path.name.partition(".")[0] for path in tmp_path.iterdir()] == ["data"]
+    assert sorted({path.name.partition(".")[0] for path in (tmp_path / "data").iterdir()}) == files
+
+
 def test_a_unix_socket_has_another_name_for_celery(python, production):
     shown = show(python, "CELERY_BROKER_URL", **production | {"REDIS_URL": "unix:///run/valkey.sock"})
     assert shown == {"CELERY_BROKER_URL": "redis+socket:///run/valkey.sock"}
