@@ -29,7 +29,6 @@ LAUNCHER = Path(__file__).with_name("launcher")
 
 EXIT_START_AGAIN = 79
 """Tells the launcher that another agent is in place; its own `start_again`."""
-READ_BYTES = 1 << 20
 
 
 class HomeError(Exception):
