@@ -1,9 +1,9 @@
-"""What a machine says of itself (spec/kubespan.md §4.1 and §4.3)."""
+"""What a machine says of itself, and merging what two registries say of it (spec/kubespan.md §4.1 to §4.3)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
 from typing import TypeVar
 
@@ -48,6 +48,35 @@ Item = TypeVar("Item")
 
 def _unite(base: Sequence[Item], other: Sequence[Item]) -> tuple[Item, ...]:
     return tuple(dict.fromkeys((*base, *other)))
+
+
+def merge(base: Affiliate, other: Affiliate) -> Affiliate:
+    """Add what another registry says of the same machine: lists are united, names and keys overwritten."""
+    return replace(
+        base,
+        addresses=_unite(base.addresses, other.addresses),
+        additional_addresses=_unite(base.additional_addresses, other.additional_addresses),
+        exclude_advertised_networks=_unite(base.exclude_advertised_networks, other.exclude_advertised_networks),
+        endpoints=_unite(base.endpoints, other.endpoints),
+        hostname=other.hostname or base.hostname,
+        nodename=other.nodename or base.nodename,
+        public_key=other.public_key or base.public_key,
+        address=other.address or base.address,
+        api_server_port=other.api_server_port or base.api_server_port,
+        machine_type=base.machine_type if other.machine_type == "unknown" else other.machine_type,
+    )
+
+
+def merge_all(raw: Iterable[tuple[str, Affiliate]]) -> list[Affiliate]:
+    """Merge raw affiliates, each with its resource id (`k8s/…`, `service/…`), whose order says who is the base.
+
+    The service is the one registry here as yet (docs/architecture.md): the rule is the specification's.
+    """
+    merged: dict[str, Affiliate] = {}
+    for _, affiliate in sorted(raw, key=lambda pair: pair[0]):
+        base = merged.get(affiliate.node_id)
+        merged[affiliate.node_id] = merge(base, affiliate) if base else affiliate
+    return [merged[node_id] for node_id in sorted(merged)]
 
 
 def members(affiliates: Iterable[Affiliate]) -> dict[str, Affiliate]:

@@ -78,6 +78,11 @@ def decode_node_id(text: str) -> bytes:
     return bytes(raw)
 
 
+def machine_id(node_id: str) -> str:
+    """Give the /etc/machine-id that Talos derives: 32 hex digits of the node id's first half."""
+    return decode_node_id(node_id)[:16].hex()
+
+
 @dataclass(frozen=True, slots=True)
 class KeyPair:
     """A WireGuard key pair, both halves as base64; the private one never leaves the machine."""

@@ -1,4 +1,4 @@
-"""Affiliates: members, the endpoints that a machine announces."""
+"""Affiliates: merging, members, the endpoints that a machine announces."""
 
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface
@@ -11,6 +11,8 @@ from kubespan.core.affiliate import (
     from_member,
     from_members,
     members,
+    merge,
+    merge_all,
     to_member,
 )
 from kubespan.core.endpoint import AddressFilter, Endpoint
@@ -36,6 +38,68 @@ WHOLE = Affiliate(
 
 def endpoints(*texts):
     return tuple(map(Endpoint.parse, texts))
+
+
+@pytest.mark.parametrize(
+    ("base", "other", "merged"),
+    [
+        pytest.param(
+            {"endpoints": endpoints("192.168.3.4:51820")},
+            {"endpoints": endpoints("10.0.0.2:51820", "192.168.3.4:51820")},
+            {"endpoints": endpoints("192.168.3.4:51820", "10.0.0.2:51820")},
+            id="upstream's endpoints",
+        ),
+        pytest.param(
+            {"exclude_advertised_networks": (ip_interface("0.0.0.0/0"), ip_interface("2007::/64"))},
+            {"exclude_advertised_networks": (ip_interface("2007::/64"),)},
+            {"exclude_advertised_networks": (ip_interface("0.0.0.0/0"), ip_interface("2007::/64"))},
+            id="upstream's excluded networks",
+        ),
+        pytest.param(
+            {"addresses": (ip_address("10.0.0.1"),), "additional_addresses": (ip_interface("10.1.0.1/24"),)},
+            {"addresses": (ip_address("10.0.0.2"),), "additional_addresses": (ip_interface("10.1.0.0/24"),)},
+            {
+                "addresses": (ip_address("10.0.0.1"), ip_address("10.0.0.2")),
+                "additional_addresses": (ip_interface("10.1.0.1/24"), ip_interface("10.1.0.0/24")),
+            },
+            id="addresses are united, host bits tell them apart",
+        ),
+        pytest.param(
+            {"hostname": "a", "nodename": "a", "public_key": "a", "api_server_port": 6443},
+            {"hostname": "b", "nodename": "b", "public_key": "b", "api_server_port": 443},
+            {"hostname": "b", "nodename": "b", "public_key": "b", "api_server_port": 443},
+            id="names and key are overwritten",
+        ),
+        pytest.param(
+            {"hostname": "a", "nodename": "a", "public_key": "a", "address": ip_address(ADDRESS)},
+            {},
+            {"hostname": "a", "nodename": "a", "public_key": "a", "address": ip_address(ADDRESS)},
+            id="but not by nothing",
+        ),
+        pytest.param(
+            {"machine_type": "worker"}, {"machine_type": "unknown"}, {"machine_type": "worker"}, id="type: unknown"
+        ),
+        pytest.param(
+            {"machine_type": "worker"}, {"machine_type": "init"}, {"machine_type": "init"}, id="type: overwritten"
+        ),
+        pytest.param(
+            {"operating_system": "Talos (v1.13)"},
+            {"operating_system": "another"},
+            {"operating_system": "Talos (v1.13)"},
+            id="operating system: the base wins",
+        ),
+    ],
+)
+def test_merge(base, other, merged):
+    assert merge(Affiliate("n", **base), Affiliate("n", **other)) == Affiliate("n", **merged)
+
+
+def test_merge_all_takes_the_base_by_resource_id():
+    service = ("service/n", Affiliate("n", operating_system="service", hostname="service"))
+    kubernetes = ("k8s/n", Affiliate("n", operating_system="kubernetes", hostname="kubernetes"))
+    other = ("service/a", Affiliate("a"))
+    expected = [Affiliate("a"), Affiliate("n", operating_system="kubernetes", hostname="service")]
+    assert merge_all([service, other, kubernetes]) == expected
 
 
 def test_members_are_the_affiliates_with_a_nodename():
