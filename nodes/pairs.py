@@ -9,12 +9,14 @@ from ipaddress import ip_address
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Self
 
-from kubespan.core.endpoint import AddressFilter, Endpoint
+from kubespan.core.affiliate import is_observable
+from kubespan.core.endpoint import AddressFilter, Endpoint, filter_addresses
 from kubespan.core.findings import STOPPING
 from kubespan.core.peer_spec import filter_endpoints
 from kubespan.core.peer_status import PeerState
 from kubespan.core.reason import End, Link, Reason, Sight, explain
 from nodes import live
+from nodes.history.reading import UNCOUNTED, Lately
 from nodes.live import Seen
 from nodes.models import Candidate, Cluster, Node, Obstacle, Transition
 
@@ -181,23 +183,25 @@ def link_of(
     seen: tuple[Seen | None, Seen | None],
     now: float,
     around: tuple[Around, Around] | None = None,
+    lately: tuple[Lately, Lately] = (UNCOUNTED, UNCOUNTED),
 ) -> Link:
     """The link between two nodes of a cluster; `seen` is how each last saw it, and `now` Unix time.
 
-    `around` is of each what other tables have, where it was not read with the nodes.
+    `around` is of each what other tables have, where it was not read with the nodes; `lately` what its counters came
+    to, where somebody keeps them.
     """
     around_here, around_there = around or (Around.of(here), Around.of(there))
-    seen_here, seen_there = seen
+    sights = [None if one is None else sight_of(one, now, counted) for one, counted in zip(seen, lately, strict=True)]
     return Link(
-        _end(here, around_here, cluster, seen_here, now),
-        _end(there, around_there, cluster, seen_there, now),
+        _end(here, around_here, cluster, sights[0]),
+        _end(there, around_there, cluster, sights[1]),
         enabled=cluster.kubespan.enabled,
         known=min(now - (node.approved_at or node.enrolled).timestamp() for node in (here, there)),
     )
 
 
-def _end(node: Node, around: Around, cluster: Cluster, seen: Seen | None, now: float) -> End:
-    passed = len(_filter(around.endpoints, cluster))
+def _end(node: Node, around: Around, cluster: Cluster, sight: Sight | None) -> End:
+    passed = _filter(around.endpoints, cluster)
     return End(
         name=node.name,
         standing=node.status,  # type: ignore[arg-type] # its choices are the same words
@@ -207,13 +211,24 @@ def _end(node: Node, around: Around, cluster: Cluster, seen: Seen | None, now: f
         fault=node.fault,
         stopping=tuple(code for code in around.findings if code in STOPPING),
         skew=node.clock_skew,
-        refused=tuple(claim["claim"] for claim in node.refused_claims if claim["kind"] == ADDRESS),
-        endpoints=passed,
-        filtered=len(around.endpoints) - passed,
+        refused=tuple(claim["reason"] for claim in node.refused_claims if claim["kind"] == ADDRESS),
+        endpoints=len(passed),
+        own=sum(str(endpoint.ip) in node.addresses for endpoint in passed),
+        filtered=len(around.endpoints) - len(passed) + _unadvertised(node, cluster),
         translated=_is_translated(node),
         port=node.listen_port,
-        sight=None if seen is None else _sight(seen, now),
+        sight=sight,
     )
+
+
+def _unadvertised(node: Node, cluster: Cluster) -> int:
+    """How many of its addresses the cluster's filters keep from being announced, so that no endpoint comes of them."""
+    filters = [AddressFilter.parse(entry) for entry in cluster.kubespan.endpoint_filters]
+    if not filters or node.is_talos:  # which announces by itself
+        return 0
+    texts = dict.fromkeys((*node.addresses, *filter(None, [node.peer_address])))
+    known = [address for address in map(ip_address, texts) if is_observable(address)]
+    return len(known) - len(filter_addresses(known, filters))
 
 
 def _is_translated(node: Node) -> bool:
@@ -223,11 +238,14 @@ def _is_translated(node: Node) -> bool:
     return bool(node.addresses) and node.peer_address not in node.addresses
 
 
-def _sight(seen: Seen, now: float) -> Sight:
+def sight_of(seen: Seen, now: float, lately: Lately = UNCOUNTED) -> Sight:
+    """What kubespan.core.reason takes of what an end said, and of what its counters came to."""
     return Sight(
         state=PeerState[seen.state.upper()],
         endpoint=seen.endpoint,
         handshake=None if seen.handshake is None else now - seen.handshake,
         received=seen.received,
-        sent=seen.sent,
+        loss=seen.loss,
+        hears=lately.hears,
+        arrived=lately.arrived,
     )

@@ -1,12 +1,13 @@
 """Why a link is not up: one sentence and what to do, from what both ends say of it and what is known of them.
 
-The cases stand in `CASES`, what explains most first; the first one that fits is the reason. Ages are seconds, judged
-by whoever asks.
+The cases stand in `CASES`, what explains most first; the first one that fits is the reason. Handshakes alone make a
+link `up`, so one that is up may still carry nothing: `STRAINS` has these cases. Ages are seconds, judged by whoever
+asks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,15 +19,19 @@ Standing = Literal["pending", "approved", "left", "removed"]
 CLOCK_SECONDS = 60.0
 """A clock that is behind by more than this explains a silence: WireGuard takes no handshake older than the last one."""
 
-HANDSHAKE_BYTES = 4096
-"""What handshakes and keepalives alone come to, and rather more: beyond it, somebody sent something."""
+LOSSY = 0.5
+"""Share of the probes without an answer, from which on a link that is up is told of. A way that is cut comes to less at
+the usual pace, one probe of twenty every 30 s, before the link is `down`."""
 
-MUCH_BYTES = 64 * 1024
-"""Sent, while nothing but handshakes arrived at the other end: no chance any more."""
-
+ARRIVED = 0.5
+"""Share of the bytes sent below which large packets are lost: handshakes, keepalives and probes are small."""
 
 SESSION_SECONDS = 180.0
-"""A session that is older is refused (WireGuard's Reject-After-Time), so nothing comes through it any more."""
+"""A session that is older is refused (WireGuard's Reject-After-Time), so nothing comes through it any more. Where
+handshakes pass there is a new one after 120 s, and it is told within half a minute."""
+
+Strain = Literal["", "lossy", "mute", "fading"]
+"""What a link that is up suffers from, as its probes tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +43,30 @@ class Sight:
     handshake: float | None = None
     """Seconds since the last one; none where there never was one."""
     received: int = 0
-    sent: int = 0
+    loss: float | None = None
+    """Share of its last probes that the other did not answer, 0 to 1; none while not measured."""
+    hears: bool | None = None
+    """Whether anything came from the other in the last minutes; none where counters were not kept."""
+    arrived: float | None = None
+    """Of the bytes that it sent in the last minutes the share that arrived; none where these were few, or not kept."""
+
+    @property
+    def strain(self) -> Strain:
+        """What the link suffers from though this end sees it up; empty where that is nothing."""
+        if self.state is not PeerState.UP or self.loss is None or self.loss < LOSSY:
+            return ""
+        if self.handshake is not None and self.handshake > SESSION_SECONDS:
+            return "fading"
+        return "lossy" if self.loss < 1 else "mute"
+
+    @property
+    def gets(self) -> bool | None:
+        """Whether anything of the other's arrives, be it what a handshake begins with; none where that is not known."""
+        if self.state is PeerState.UP:
+            return True
+        if self.hears is None and self.handshake is None:
+            return self.received > 0
+        return self.hears
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +88,11 @@ class End:
     skew: float | None = None
     """Seconds by which its clock is ahead of the console's."""
     refused: tuple[str, ...] = ()
-    """Addresses that it claims and another member has."""
+    """Why addresses that it claims are not believed, so that nobody tries it there: another member has them, mostly."""
     endpoints: int = 0
     """At which the other end may try it."""
+    own: int = 0
+    """Of these, the ones at addresses that it has itself: no NAT must let anybody in there."""
     filtered: int = 0
     """That are known, and left out by the cluster's filters."""
     translated: bool = False
@@ -125,13 +155,11 @@ class Link:
 
 def explain(link: Link) -> Reason | None:
     """Why a link is not up, or carries nothing though it is; none where all is well."""
-    if link.up:
-        return _mute(link)
-    for case in CASES:
+    for case in STRAINS if link.up else CASES:
         reason = case(link)
         if reason is not None:
             return reason
-    return _unsaid(link)
+    return None if link.up else _unsaid(link)
 
 
 def _switched_off(link: Link) -> Reason | None:
@@ -179,10 +207,18 @@ def _clock_set_back(link: Link) -> Reason | None:
 
 
 def _conflict(link: Link) -> Reason | None:
+    """Of a machine whose own addresses are all refused; what a NAT has for it may be no way in."""
+    if any(end.sight is not None and end.sight.state is PeerState.UP for end in link.ends):
+        return None
+    silent = any(link.is_silent(end, other) for end, other in link.ways)
+    if not silent and any(end.endpoints for end in link.ends):
+        return None
     for end in link.ends:
-        if end.refused and end.sight is None:
-            text = f"{end.name} claims what another member has: {', '.join(end.refused)}."
-            return Reason("conflict", text, "Give one of the two machines another address.")
+        if end.refused and not end.own:
+            nowhere = ", and it answers nowhere else" if end.endpoints else ""
+            text = f"Nobody tries {end.name} at its own address{nowhere}: {end.refused[0]}."
+            remedy = f"Give one of the two machines another address; or {end.name} a further endpoint, on its page."
+            return Reason("conflict", text, remedy)
     return None
 
 
@@ -212,18 +248,24 @@ def _no_endpoint(link: Link) -> Reason | None:
         return None
     filtered = [end for end in link.ends if end.filtered]
     if filtered:
-        names = " and ".join(end.name for end in filtered)
-        text = f"The cluster's endpoint filters leave out every endpoint that is known of {names}."
-        return Reason("filtered", text, "Let one of them through, in the cluster's options.")
+        return _filtered(filtered)
     text = "No endpoint is known of either end, so neither can begin."
     return Reason("no-endpoint", text, "Give one of them a further endpoint, such as a forwarded port, on its page.")
 
 
+def _filtered(ends: Sequence[End], besides: str = "") -> Reason:
+    names = " and ".join(end.name for end in ends)
+    text = f"The cluster's endpoint filters leave out every endpoint that is known of {names}{besides}."
+    return Reason("filtered", text, "Let one of them through, in the cluster's options.")
+
+
 def _one_way(link: Link) -> Reason | None:
     for hearing, deaf in link.ways:
-        if hearing.sight is None or deaf.sight is None:
+        if hearing.sight is None or deaf.sight is None or not link.is_silent(deaf, hearing):
             continue
-        if hearing.sight.state is PeerState.UP and link.is_silent(deaf, hearing):
+        # A handshake takes both directions: what one end alone hears is how the other one begins, again and again.
+        begun = link.is_silent(hearing, deaf) and hearing.sight.gets and deaf.sight.gets is False
+        if hearing.sight.state is PeerState.UP or begun:
             text = (
                 f"{hearing.name} hears {deaf.name}, but {deaf.name} does not hear {hearing.name}: one direction only."
             )
@@ -254,6 +296,8 @@ def _silent(link: Link) -> Reason | None:
     for end, other in link.ways:
         if end.sight is None or not link.is_silent(end, other):
             continue
+        if not other.endpoints and other.filtered:
+            return _filtered([other], f", and {other.name} does not reach {end.name} either")
         if not other.endpoints:
             text = f"{end.name} knows no endpoint of {other.name}, and {other.name} does not reach it either."
             return Reason("silent", text, f"Let UDP port {end.port} of {end.name} be reached by {other.name}.")
@@ -292,14 +336,69 @@ def _unsaid(link: Link) -> Reason:
 
 
 def _mute(link: Link) -> Reason | None:
-    """Up by its handshakes, and yet nothing else arrives."""
-    for sending, hearing in link.ways:
-        if sending.sight is None or hearing.sight is None:
-            continue
-        if sending.sight.sent > MUCH_BYTES and hearing.sight.received <= HANDSHAKE_BYTES:
-            text = f"Handshakes pass, but nothing else that {sending.name} sends arrives at {hearing.name}."
+    unanswered = _strained(link, "mute")
+    if not unanswered:
+        return None
+    end, other = unanswered[0]
+    if len(unanswered) > 1:
+        text = f"Handshakes pass between {end.name} and {other.name}, but no probe is answered in either direction."
+        where = "both machines"
+    else:
+        text = f"Handshakes pass, but {other.name} answers no probe of {end.name}."
+        where = other.name
+    remedy = (
+        f"Look for a firewall on {where} that keeps out what comes by the interface kubespan, or for one on the way "
+        "that lets nothing but handshakes through. Where all is cut, the link is down within five minutes."
+    )
+    return Reason("mute", text, remedy, "handshakes pass, but no probe is answered")
+
+
+def _fading(link: Link) -> Reason | None:
+    if not _strained(link, "fading"):
+        return None
+    text = f"Nothing passes between {link.here.name} and {link.there.name} any more, and no handshake either."
+    return Reason(
+        "fading", text, "The link is down within two minutes; its endpoints are tried then, one after another."
+    )
+
+
+def _lossy(link: Link) -> Reason | None:
+    for end, other in _strained(link, "lossy"):
+        lost = _percent(end.sight.loss if end.sight is not None else None)
+        text = f"{other.name} does not answer {lost} of the probes of {end.name}, though handshakes pass."
+        remedy = (
+            "Look for a line on the way that is full or bad, or for a firewall that limits how much it lets through."
+        )
+        return Reason("lossy", text, remedy)
+    return None
+
+
+def is_short(arrived: float | None) -> bool:
+    """Whether a share of bytes that arrived is so small that large packets must have been lost."""
+    return arrived is not None and arrived < ARRIVED
+
+
+def _strained(link: Link, strain: Strain) -> list[tuple[End, End]]:
+    return [(end, other) for end, other in link.ways if end.sight is not None and end.sight.strain == strain]
+
+
+def _shortened(link: Link) -> Reason | None:
+    """Small packets pass, large ones do not."""
+    for end, other in link.ways:
+        arrived = None if end.sight is None else end.sight.arrived
+        if is_short(arrived):
+            share = _percent(arrived)
+            text = f"Of the bytes that {end.name} sent in the last minutes {share} arrived at {other.name}."
             remedy = (
                 "Large packets may be lost on the way: lower the MTU in the cluster's options; or look at firewalls."
             )
-            return Reason("mute", text, remedy)
+            return Reason("mtu", text, remedy)
     return None
+
+
+def _percent(share: float | None) -> str:
+    return f"{100 * (share or 0):.0f} %"
+
+
+STRAINS: tuple[Callable[[Link], Reason | None], ...] = (_mute, _fading, _lossy, _shortened)
+"""Of a link that is up by its handshakes, what keeps the rest from coming through."""

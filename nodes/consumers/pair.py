@@ -7,6 +7,8 @@ from typing import Any
 
 from django.utils import timezone
 
+from kubespan.core import reason
+from kubespan.core.reason import Strain
 from nodes import live, pairs
 from nodes.consumers.base import LEASE_SECONDS, PACE_SECONDS, Gone, MeshConsumer, Sent, those
 from nodes.consumers.rows import sight
@@ -30,7 +32,8 @@ class PairConsumer(MeshConsumer):
         route = self.scope["url_route"]["kwargs"]
         self._pks: LinkKey = route["here"], route["there"]
         self._ends: Sent[int, tuple[Any, ...]] = Sent()
-        self._standing: Sent[LinkKey, tuple[str, str, bool]] = Sent()
+        self._standing: Sent[LinkKey, tuple[str, str, bool, Strain]] = Sent()
+        self._lately: Sent[int, tuple[bool | None, bool]] = Sent()
         self._sights: Sent[LinkKey, live.Seen] = Sent()
         self._pinned: Sent[str, bool] = Sent()
         self._noted: float | None = None
@@ -38,7 +41,7 @@ class PairConsumer(MeshConsumer):
         return those(Node.objects.filter(pk__in=self._pks).values_list("cluster_id", flat=True))
 
     def read(self) -> None:
-        """Three queries and a call to Redis; each minute two more for the newest points."""
+        """Four queries and a call to Redis; each minute two more for the newest points."""
         nodes = list(
             Node.objects.filter(pk__in=self._pks).select_related("cluster").prefetch_related("candidates", "obstacles")
         )
@@ -57,14 +60,21 @@ class PairConsumer(MeshConsumer):
         self._sights.now = {key: one for key, one in seen if one is not None}
         self._pinned.now = {"pinned": followed.is_pinned(here, there)}
         self._stand()
-        followed.look_at(here, there, timezone.now())
+        now = timezone.now()
+        self._lately.now = {
+            node.pk: (one.hears, reason.is_short(one.arrived))
+            for node, one in zip((here, there), reading.lately(here, there, now), strict=True)
+        }
+        followed.look_at(here, there, now)
         if self._noted is not None:
             self._history, self._noted = _newest(here, there, self._noted), None
 
     def _stand(self) -> None:
-        """What the server's words are made of: a state, an endpoint, whether there ever was a handshake."""
+        """What the server's words are made of: state, endpoint, whether there ever was a handshake, what is lost."""
+        now = time.time()
         self._standing.now = {
-            key: (seen.state, seen.endpoint, seen.handshake is None) for key, seen in self._sights.now.items()
+            key: (seen.state, seen.endpoint, seen.handshake is None, pairs.sight_of(seen, now).strain)
+            for key, seen in self._sights.now.items()
         }
 
     def take(self, flushed: Flushed) -> bool:
@@ -84,7 +94,7 @@ class PairConsumer(MeshConsumer):
 
     def snapshot(self) -> PairSnapshot:
         """How both see each other; the page may be older than this."""
-        for sent in (self._ends, self._standing, self._sights, self._pinned):
+        for sent in (self._ends, self._standing, self._sights, self._lately, self._pinned):
             sent.news()
         return PairSnapshot(self.number, time.time(), *self._both())
 
@@ -92,7 +102,7 @@ class PairConsumer(MeshConsumer):
         """Figures, and whether the words are others now."""
         figures = self._sights.news()
         words = [
-            sent.news() for sent in (self._standing, self._ends, self._pinned)
+            sent.news() for sent in (self._standing, self._ends, self._lately, self._pinned)
         ]  # each is asked, whatever others say
         renew = any(changed or gone for changed, gone in words)
         history, self._history = self._history, []

@@ -8,7 +8,7 @@ two points.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from math import isnan, nan
@@ -28,6 +28,8 @@ MOST_LINKS = 2**16 - 1
 """Links in one state, added over a quarter of an hour; a thousand peers make 15,000."""
 LONGEST_STEP = 180.0
 """Seconds between two readings of a counter beyond which there is no telling when the bytes went."""
+LEAST_BYTES = 64 * 1024
+"""Sent within minutes, below which what arrived tells nothing: probes and keepalives of a watched link are less."""
 
 
 class Point(NamedTuple):
@@ -152,6 +154,20 @@ def merge(points: Iterable[Point]) -> Point:
     sums = [sum(column) for column in zip(*(point[:5] for point in found), strict=True)]
     means = [mean(column) for column in zip(*(point[5:] for point in found), strict=True)]
     return Point(*sums, *means)
+
+
+def arrived(sent: Sequence[Point], received: Sequence[Point], seconds: float) -> float | None:
+    """Share of what one end sent that the other counts as received, from points of the same times, so long apart.
+
+    Two agents report at different moments, so that what one counts in a point the other may count in the one before or
+    after. None where little was sent, or some of it was not counted.
+    """
+    here = [point.sent for point in sent[1:-1]]
+    there = [point.received for point in received]
+    if None in here or None in there:
+        return None
+    went, came = (seconds * sum(rate or 0 for rate in counted) for counted in (here, there))
+    return None if went < LEAST_BYTES else min(1.0, came / went)
 
 
 def rates(before: Total | None, now: Total) -> tuple[float | None, float | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from django.db.models import QuerySet
 
@@ -19,6 +20,8 @@ MOST_CHANGES = 2000
 """Transitions of one link that a strip is made of; more are beyond what anybody can see."""
 SPARE = 2
 """Points that a link may lack, the present one among them, before its agents are asked."""
+LATELY = 4
+"""Minutes whose bytes are compared at both ends of a link."""
 
 
 def parse_span(text: str | None) -> SpanName:
@@ -122,6 +125,48 @@ def newest_point(node: Node, peer: Node | None, minute: float) -> Point | None:
     place = points.MINUTES.place(at)
     found = dict(points.unpack(bytes(packed or b""), range(place, place + 1)))
     return found.get(place)
+
+
+class Lately(NamedTuple):
+    """What the counters of a link came to in the last minutes, as one end sees it; none where nobody kept them."""
+
+    hears: bool | None = None
+    """Whether anything came from the other."""
+    arrived: float | None = None
+    """Of what it sent, the share that the other counts as received."""
+
+
+UNCOUNTED = Lately()
+"""Of a link whose counters nobody keeps."""
+
+
+def lately(one: Node, other: Node, now: datetime) -> tuple[Lately, Lately]:
+    """How each of two nodes fared with the other, by the minutes of their link; one query."""
+    step, newest = points.MINUTES.step, points.MINUTES.floor(now)
+    oldest = points.MINUTES.row_start(newest - step * (LATELY + 2))
+    rows = LinkHistory.objects.filter(
+        node__in=(one, other), peer__in=(one, other), period=points.MINUTES.period, start__gte=oldest
+    )
+    found: dict[tuple[int, datetime], Point] = {}
+    for node, start, packed in rows.order_by().values_list("node_id", "start", "points"):
+        found |= {(node, start + place * step): point for place, point in points.unpack(bytes(packed))}
+    noted = any((node.pk, newest) in found for node in (one, other))
+    end = newest if noted else newest - step  # the present minute is noted in the course of it
+    minutes = [end - step * ago for ago in range(LATELY + 1, -1, -1)]
+    ours, theirs = ([found.get((node.pk, at), points.GAP) for at in minutes] for node in (one, other))
+    seconds = step.total_seconds()
+    return (
+        Lately(_hears(ours), points.arrived(ours, theirs, seconds)),
+        Lately(_hears(theirs), points.arrived(theirs, ours, seconds)),
+    )
+
+
+def _hears(way: Sequence[Point]) -> bool | None:
+    """By the last two minutes, in which whoever tries has begun many times; none where these differ."""
+    first, second = (point.received for point in way[-2:])
+    if first is None or second is None or (first > 0) != (second > 0):
+        return None
+    return first > 0
 
 
 def link_strip(node: Node, peer: Node, present: str | None, span: SpanName, now: datetime) -> Strip:

@@ -52,9 +52,10 @@ class PairView(PairPage):
 
     def get(self, request, here, there):
         one, other = self.pair()
-        cluster = one.cluster
+        cluster, now = one.cluster, timezone.now()
         seen = read_live(lambda: pairs.read_link(one, other), None)
-        link = pairs.link_of(one, other, cluster, seen or (None, None), timezone.now().timestamp())
+        lately = reading.lately(one, other, now)
+        link = pairs.link_of(one, other, cluster, seen or (None, None), now.timestamp(), lately=lately)
         changes = transitions_between(one, other)
         context = {
             "cluster": cluster,

@@ -9,17 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kubespan.core.peer_status import PeerState
-from kubespan.core.reason import CASES, HANDSHAKE_BYTES, MUCH_BYTES, End, Link, Reason, Sight, explain
+from kubespan.core.reason import CASES, End, Link, Reason, Sight, explain
 
-UP = Sight(state=PeerState.UP, endpoint="192.0.2.1:51820", handshake=30.0, received=9000, sent=9000)
+UP = Sight(state=PeerState.UP, endpoint="192.0.2.1:51820", handshake=30.0, received=9000)
 DOWN = Sight(state=PeerState.DOWN, endpoint="192.0.2.1:51820", handshake=600.0)
 NEVER_MET = replace(DOWN, handshake=None)
 TRYING = Sight(state=PeerState.UNKNOWN, endpoint="192.0.2.1:51820")
 WAITING = Sight(state=PeerState.UNKNOWN)
+MUTE = replace(UP, loss=1.0)
+TAKEN = ("10.0.0.5 is an address of charlie already",)
 
 
 def end(name: str, sight: Sight | None = DOWN, **known: object) -> End:
-    return End(**{"name": name, "endpoints": 3, "sight": sight} | known)  # type: ignore[arg-type]
+    return End(**{"name": name, "endpoints": 3, "own": 1, "sight": sight} | known)  # type: ignore[arg-type]
 
 
 def alpha(sight: Sight | None = DOWN, **known: object) -> End:
@@ -93,10 +95,41 @@ TABLE = [
         id="many revisions behind",
     ),
     pytest.param(
-        Link(alpha(None), bravo(None, refused=("10.0.0.5",))),
+        Link(alpha(DOWN), bravo(DOWN, refused=TAKEN, endpoints=0, own=0)),
         "conflict",
-        "bravo claims what another member has: 10.0.0.5.",
-        id="address conflict",
+        "Nobody tries bravo at its own address: 10.0.0.5 is an address of charlie already.",
+        id="address conflict, and no endpoint left",
+    ),
+    pytest.param(
+        Link(alpha(TRYING), bravo(TRYING, refused=TAKEN, endpoints=1, own=0), known=61.0),
+        "conflict",
+        "Nobody tries bravo at its own address, and it answers nowhere else: "
+        "10.0.0.5 is an address of charlie already.",
+        id="address conflict, and what a NAT has for it is silent",
+    ),
+    pytest.param(
+        Link(alpha(DOWN), bravo(None, talos=True, refused=TAKEN, endpoints=0, own=0)),
+        "conflict",
+        "Nobody tries bravo at its own address: 10.0.0.5 is an address of charlie already.",
+        id="address conflict of a Talos machine",
+    ),
+    pytest.param(
+        Link(alpha(None, endpoints=0, own=0), bravo(None, refused=TAKEN, endpoints=0, own=0)),
+        "conflict",
+        "Nobody tries bravo at its own address: 10.0.0.5 is an address of charlie already.",
+        id="address conflict, and neither can begin",
+    ),
+    pytest.param(
+        Link(alpha(DOWN), bravo(DOWN, refused=TAKEN)),
+        "silent",
+        "bravo has not answered alpha at any of its 3 endpoints for 10 m.",
+        id="silent at addresses of its own, whatever else it claims",
+    ),
+    pytest.param(
+        Link(alpha(TRYING), bravo(TRYING, refused=TAKEN, own=0), known=30.0),
+        "trying",
+        "alpha is trying bravo at 192.0.2.1:51820.",
+        id="an address is refused, and others are being tried",
     ),
     pytest.param(
         Link(alpha(WAITING, endpoints=0), bravo(WAITING, endpoints=0)),
@@ -111,6 +144,13 @@ TABLE = [
         id="filter excludes all endpoints",
     ),
     pytest.param(
+        Link(alpha(DOWN), bravo(DOWN, endpoints=0, own=0, filtered=2)),
+        "filtered",
+        "The cluster's endpoint filters leave out every endpoint that is known of bravo, "
+        "and bravo does not reach alpha either.",
+        id="filter excludes all endpoints of one end, and the other is not reached",
+    ),
+    pytest.param(
         Link(alpha(UP), bravo()),
         "one-way",
         "alpha hears bravo, but bravo does not hear alpha: one direction only.",
@@ -121,6 +161,24 @@ TABLE = [
         "one-way",
         "bravo hears alpha, but alpha does not hear bravo: one direction only.",
         id="the other direction only",
+    ),
+    pytest.param(
+        Link(alpha(replace(NEVER_MET, received=296)), bravo(NEVER_MET)),
+        "one-way",
+        "alpha hears bravo, but bravo does not hear alpha: one direction only.",
+        id="one direction only, of two that never met",
+    ),
+    pytest.param(
+        Link(alpha(replace(DOWN, hears=False)), bravo(replace(DOWN, received=9000, hears=True))),
+        "one-way",
+        "bravo hears alpha, but alpha does not hear bravo: one direction only.",
+        id="one direction only, since it was cut",
+    ),
+    pytest.param(
+        Link(alpha(replace(DOWN, received=9000)), bravo(NEVER_MET)),
+        "silent",
+        "bravo has not answered alpha at any of its 3 endpoints for 10 m.",
+        id="what was received before tells nothing",
     ),
     pytest.param(
         Link(alpha(WAITING), bravo(TRYING)),
@@ -195,10 +253,40 @@ TABLE = [
         id="two Talos machines",
     ),
     pytest.param(
-        Link(alpha(replace(UP, sent=MUCH_BYTES + 1)), bravo(replace(UP, received=HANDSHAKE_BYTES))),
+        Link(alpha(MUTE), bravo(MUTE)),
         "mute",
-        "Handshakes pass, but nothing else that alpha sends arrives at bravo.",
+        "Handshakes pass between alpha and bravo, but no probe is answered in either direction.",
         id="handshake but no traffic",
+    ),
+    pytest.param(
+        Link(alpha(replace(UP, loss=0.0)), bravo(MUTE)),
+        "mute",
+        "Handshakes pass, but alpha answers no probe of bravo.",
+        id="handshake but no traffic in one direction",
+    ),
+    pytest.param(
+        Link(alpha(MUTE), bravo(None, talos=True)),
+        "mute",
+        "Handshakes pass, but bravo answers no probe of alpha.",
+        id="handshake but no traffic, to one that reports nothing",
+    ),
+    pytest.param(
+        Link(alpha(replace(MUTE, handshake=181.0)), bravo(replace(MUTE, handshake=181.0))),
+        "fading",
+        "Nothing passes between alpha and bravo any more, and no handshake either.",
+        id="cut, and not down yet",
+    ),
+    pytest.param(
+        Link(alpha(replace(UP, loss=0.25)), bravo(replace(UP, loss=0.65))),
+        "lossy",
+        "alpha does not answer 65 % of the probes of bravo, though handshakes pass.",
+        id="most probes are lost",
+    ),
+    pytest.param(
+        Link(alpha(replace(UP, loss=0.0, arrived=0.04)), bravo(replace(UP, loss=0.0, arrived=1.0))),
+        "mtu",
+        "Of the bytes that alpha sent in the last minutes 4 % arrived at bravo.",
+        id="small packets pass, large ones do not",
     ),
 ]
 
@@ -218,6 +306,8 @@ def test_reason(link: Link, code: str, text: str) -> None:
         pytest.param(Link(alpha(UP), bravo(None, talos=True)), id="up as seen by the end that reports"),
         pytest.param(Link(alpha(UP, skew=-3600.0), bravo(UP, behind=3)), id="what would be a reason if it were down"),
         pytest.param(Link(alpha(UP), bravo(None, connected=False)), id="up to an agent that is away"),
+        pytest.param(Link(alpha(replace(UP, loss=0.45)), bravo(replace(UP, loss=0.0))), id="some probes are lost"),
+        pytest.param(Link(alpha(replace(UP, received=300)), bravo(UP)), id="little was received so far"),
     ],
 )
 def test_a_link_that_is_up_needs_no_reason(link: Link) -> None:
@@ -239,7 +329,9 @@ SIGHTS = st.none() | st.builds(
     endpoint=st.sampled_from(["", "192.0.2.1:51820"]),
     handshake=st.none() | st.floats(0, 1e9),
     received=st.integers(0, 2**63),
-    sent=st.integers(0, 2**63),
+    loss=st.none() | st.floats(0, 1),
+    hears=st.none() | st.booleans(),
+    arrived=st.none() | st.floats(0, 1),
 )
 ENDS = st.builds(
     End,
@@ -252,7 +344,8 @@ ENDS = st.builds(
     endpoints=st.integers(0, 3),
     filtered=st.integers(0, 3),
     translated=st.booleans(),
-    refused=st.sampled_from([(), ("10.0.0.5",)]),
+    refused=st.sampled_from([(), TAKEN]),
+    own=st.integers(0, 1),
     sight=SIGHTS,
 )
 

@@ -188,6 +188,9 @@ def test_a_links_socket_tells_figures_and_when_words_are_others(cluster, ends):
     consumer.read()
     delta = consumer.delta()
     assert (delta.here.received, delta.renew) == (500, False)
+    say(here, there, losses=(1000,))
+    consumer.read()
+    assert consumer.delta().renew, "no probe is answered"
     say(here, there, state=2)
     consumer.read()
     assert consumer.delta().renew

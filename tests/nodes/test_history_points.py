@@ -130,6 +130,30 @@ def test_a_link_at_a_look(connected, point):
     assert looks.link_points([(1, 2)], {(1, 2): SEEN}, connected, looks.Counters()) == {(1, 2): point}
 
 
+SENT, NOTHING, UNCOUNTED = Point(1, 1, 1, sent=1000.0), Point(1, 1, 1, sent=0.0, received=0.0), Point(1)
+
+
+def came(*rates):
+    return [Point(1, 1, 1, received=float(rate)) for rate in rates]
+
+
+@pytest.mark.parametrize(
+    ("sent", "received", "share"),
+    [
+        pytest.param([NOTHING, SENT, SENT, NOTHING], came(0, 1000, 1000, 0), 1.0, id="all of it"),
+        pytest.param([NOTHING, SENT, SENT, NOTHING], came(0, 500, 0, 0), 0.25, id="a quarter"),
+        pytest.param([NOTHING, SENT, SENT, NOTHING], came(0, 0, 1000, 1000), 1.0, id="counted in the minute after"),
+        pytest.param([NOTHING, SENT, SENT, SENT], came(0, 1000, 1000, 0), 1.0, id="the newest may come yet"),
+        pytest.param([SENT, SENT, SENT, SENT], came(2000, 2000, 0, 0), 1.0, id="no more than all"),
+        pytest.param([SENT, SENT, NOTHING, SENT], came(0, 0, 0, 0), None, id="too little was sent to tell"),
+        pytest.param([NOTHING, SENT, SENT, NOTHING], [UNCOUNTED, *came(0, 0, 0)], None, id="not counted there"),
+        pytest.param([NOTHING, SENT, UNCOUNTED, NOTHING], came(0, 0, 0, 0), None, id="not counted here"),
+    ],
+)
+def test_what_arrived_is_a_share_of_what_was_sent(sent, received, share):
+    assert points.arrived(sent, received, 60.0) == share
+
+
 def test_counters_come_back_as_they_went(valkey):
     counters = looks.count({1: SUMMARY, 2: Summary("s")}, {(1, 2): SEEN})
     looks.write_counters(7, counters)
