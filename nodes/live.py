@@ -48,6 +48,7 @@ ABSENT = 255
 """In the place of a state: nothing was said of this member."""
 _NEVER = -1
 _NOT_MEASURED = -1
+_ALL_LOST = 1000  # per mille
 _MOST = 2**63 - 1  # a node may claim that of each link, and no encoding takes their sum
 _NOWHERE = bytes(_ENDPOINT.size)
 _NO_ROW = (ABSENT, _NOWHERE, _NEVER, 0, 0, _NOT_MEASURED, _NOT_MEASURED, 0)
@@ -137,6 +138,10 @@ class Summary(msgspec.Struct, frozen=True, array_like=True):
     """Mean share, likewise."""
     began: int = 0
     """Unix time at which its record began: what is said to be so since then may be so for longer."""
+    mute: int = 0
+    """Links that are up, and whose last probes were all lost."""
+    mute_to: int | None = None
+    """Member index of the first of them."""
 
 
 class Moved(msgspec.Struct, frozen=True):
@@ -323,6 +328,12 @@ class Table:
                 return min(self.indexes(state), key=self._handshakes.__getitem__)
         return None
 
+    def mute(self) -> list[int]:
+        """Links that are up by their handshakes, and whose last probes were all lost: as a rule none."""
+        if not self._losses.count(_ALL_LOST):  # of a thousand links 15 µs
+            return []
+        return [index for index in self.indexes(UP) if self._losses[index] == _ALL_LOST]
+
     def dump(self) -> bytes:
         """The record."""
         header = _HEADER.pack(_FORMAT, self.number & 0xFFFFFFFF, self.at, self.began)
@@ -335,7 +346,7 @@ class Table:
     def summarise(self, session: str) -> Summary:
         """The summary."""
         unknown, up, down = self.counts
-        rtt, loss = _mean(self._rtts), _mean(self._losses)
+        rtt, loss, mute = _mean(self._rtts), _mean(self._losses), self.mute()
         return Summary(
             session,
             self.at / 1000 or None,
@@ -349,6 +360,8 @@ class Table:
             rtt=None if rtt is None else rtt / 1_000_000,
             loss=None if loss is None else loss / 1000,
             began=self.began,
+            mute=len(mute),
+            mute_to=mute[0] if mute else None,
         )
 
 

@@ -208,4 +208,4 @@ class RotationConsumer(FollowingConsumer):
 
 
 def _standing(summary: live.Summary) -> tuple[int | None, ...]:
-    return summary.up, summary.unknown, summary.down, summary.worst
+    return summary.up, summary.unknown, summary.down, summary.worst, summary.mute, summary.mute_to

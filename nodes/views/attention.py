@@ -36,18 +36,20 @@ class Attention(NamedTuple):
     """Of two that are as bad, the one that concerns more machines comes first."""
 
 
-PASSING = frozenset({"trying", "unsaid"})
-"""Reasons that go by themselves: a link that is `unknown` for one of them is nothing to look at yet."""
+PASSING = frozenset({"trying", "unsaid", "fading"})
+"""Reasons that go by themselves: a link that is `unknown` for one of them, or still up, is nothing to look at yet."""
 
 
 class Broken(NamedTuple):
-    """A peer, and the machines whose worst link goes to it and is not up; `mutual` where it misses the one as well."""
+    """A peer, and who has its worst link to it, which carries nothing; `mutual` where it misses the one as well."""
 
     peer: AnyNode
     seers: list[AnyNode]
     mutual: bool = False
     down: bool = True
     """Whether one of them says so; a peer of several endpoints is `unknown` most of the time that it is silent."""
+    mute: bool = False
+    """Whether the link is up by its handshakes, and no probe is answered."""
 
     @property
     def pair(self) -> tuple[AnyNode, AnyNode]:
@@ -56,27 +58,31 @@ class Broken(NamedTuple):
 
 
 def find_broken(nodes: Iterable[AnyNode], summaries: Mapping[int, Summary]) -> list[Broken]:
-    """Links that are not up, by the peer at their other end: down before unknown, then those that most machines miss.
+    """Links that carry nothing, by the peer at their other end: down, unknown, then those that are up and mute.
 
-    A machine that is away is missed by all others, which is one thing to look at and not a thousand.
+    Of the same those that most machines miss go first. A machine that is away is missed by all others, which is one
+    thing to look at and not a thousand.
     """
     nodes = list(nodes)
     members = {(node.cluster_id, node.index): node for node in nodes if node.index is not None}
-    seers: defaultdict[int, list[AnyNode]] = defaultdict(list)
-    peers: dict[int, AnyNode] = {}
-    down: set[int] = set()
+    peers = {node.pk: node for node in nodes}
+    seers: defaultdict[tuple[int, bool], list[AnyNode]] = defaultdict(list)
+    down: set[tuple[int, bool]] = set()
     for node in nodes:
         summary = summaries.get(node.pk)
-        if summary is None or summary.worst is None:
+        if summary is None:
             continue
-        peer = members.get((node.cluster_id, summary.worst))
-        if peer is not None:
-            peers[peer.pk] = peer
-            seers[peer.pk].append(node)
-            if summary.down:
-                down.add(peer.pk)
-    missed = [Broken(peers[pk], sorted(those, key=attrgetter("name")), down=pk in down) for pk, those in seers.items()]
-    ordered = sorted(missed, key=lambda broken: (not broken.down, -len(broken.seers), broken.seers[0].name))
+        for index, mute in ((summary.worst, False), (summary.mute_to, True)):
+            peer = None if index is None else members.get((node.cluster_id, index))
+            if peer is not None:
+                seers[peer.pk, mute].append(node)
+                if summary.down and not mute:
+                    down.add((peer.pk, mute))
+    missed = [
+        Broken(peers[pk], sorted(those, key=attrgetter("name")), down=(pk, mute) in down, mute=mute)
+        for (pk, mute), those in seers.items()
+    ]
+    ordered = sorted(missed, key=lambda one: (not one.down, one.mute, -len(one.seers), one.seers[0].name))
     return _join_mutual(ordered)[:SHOWN]
 
 
@@ -87,7 +93,8 @@ def _join_mutual(ordered: Iterable[Broken]) -> list[Broken]:
         seer, peer = broken.pair
         twin = found.get((peer.pk, seer.pk))
         if twin and len(twin.seers) == len(broken.seers) == 1:
-            found[peer.pk, seer.pk] = twin._replace(mutual=True)
+            # What one end misses altogether is mute to the other.
+            found[peer.pk, seer.pk] = twin._replace(mutual=twin.mute == broken.mute)
         else:
             found[seer.pk, peer.pk] = broken
     return list(found.values())
@@ -107,7 +114,7 @@ def collect(
         found_on[obstacle.node_id].append(obstacle)
     reasons = reasons or {}
     broken = [one for one in broken if one.down or _lasts(reasons.get((one.pair[0].pk, one.pair[1].pk)))]
-    told = {broken_one.peer.pk for broken_one in broken}
+    told = {broken_one.peer.pk for broken_one in broken if not broken_one.mute}
     found = [_of_link(one, summaries, reasons) for one in broken]
     for node in nodes:
         found += _of_node(node, clusters[node.cluster_id], found_on.get(node.pk, ()), missed=node.pk in told)
@@ -126,13 +133,14 @@ def _of_link(broken: Broken, summaries: Mapping[int, Summary], reasons: Mapping[
         names = ", ".join(node.name for node in broken.seers[:NAMED])
         more = len(broken.seers) - NAMED
         who = f"{names} and {count(more, 'other')}" if more > 0 else names.replace(", ", " and ")
-        return Attention(
-            1, "link-off", "bad", peer, f"cannot be reached by {who}{why}", pair=broken.pair, weight=len(broken.seers)
-        )
-    others = max(0, summaries[seer.pk].down - 1)
+        lacks = f"gives no answer to {who}" if broken.mute else f"cannot be reached by {who}"
+        return Attention(1, "link-off", "bad", peer, lacks + why, pair=broken.pair, weight=len(broken.seers))
+    summary = summaries[seer.pk]
+    others = max(0, (summary.mute if broken.mute else summary.down) - 1)
     whom = f"{peer.name} and {count(others, 'other')}" if others else peer.name
     back = ", nor the other way round" if broken.mutual else ""
-    return Attention(1, "link-off", "bad", seer, f"cannot reach {whom}{back}{why}", pair=broken.pair)
+    lacks = f"gets no answer from {whom}" if broken.mute else f"cannot reach {whom}"
+    return Attention(1, "link-off", "bad", seer, f"{lacks}{back}{why}", pair=broken.pair)
 
 
 def _of_node(node: AnyNode, cluster: Cluster, obstacles: Sequence[Obstacle], *, missed: bool) -> Iterable[Attention]:

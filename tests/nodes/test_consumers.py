@@ -355,12 +355,15 @@ async def test_the_overview_is_told_of_what_it_shows_and_of_nothing_else(visit, 
     await looks.settle()
     await one.report({1: (UP, A)}, complete=True)  # a newer handshake, and nothing else
     assert True not in await looks.until((1, 0)) + await looks.until(False)
+    await one.report({1: (UP, A)}, rtts=(-1,), losses=(1000,))
+    assert True not in await looks.until((1, 0))
+    await looks.until(True)
     await one.report({1: (DOWN, A)})
     assert True not in await looks.until((0, 1))
     await looks.until(True)
     await in_thread(lambda: clusters.delete_cluster("console", cluster, cluster.name, timezone.now()))
     await looks.until(True)
-    assert [(await page.hear())["type"] for _ in range(5)] == ["delta"] * 5
+    assert [(await page.hear())["type"] for _ in range(6)] == ["delta"] * 6
 
 
 async def test_the_overview_looks_again_while_a_link_is_unknown(visit, console, monkeypatch):

@@ -156,6 +156,17 @@ def test_a_summary_has_sums_of_traffic_and_means_of_what_is_measured():
     assert (found.received, found.sent, found.rtt, found.loss) == (7, 8, None, None)
 
 
+def test_a_summary_counts_links_that_are_up_and_answer_no_probe():
+    links = {1: (UP, A), 3: (UP, A), 4: (UP, A), 5: (DOWN, A), 6: (UP, A)}
+    told = table({})
+    told.merge(report(links, complete=True, rtts=(-1,) * 5, losses=(999, 1000, -1, 1000, 1000)), OWN, MEMBERS, NOW)
+    found = told.summarise("s")
+    assert (found.mute, found.mute_to) == (2, 3)
+    told.merge(report({3: (UP, A), 6: (UP, A)}, rtts=(-1, 900), losses=(-1, 950)), OWN, MEMBERS, NOW)
+    found = told.summarise("s")
+    assert (found.mute, found.mute_to) == (0, None)
+
+
 def test_a_node_that_claims_more_traffic_than_can_be_encoded_stops_nobodys_summary():
     told = Table()
     told.merge(report({1: (UP, A), 2: (UP, A)}, received=(2**63 - 1,) * 2), OWN, MEMBERS, NOW)

@@ -42,13 +42,13 @@ def read(response):
     return re.sub(r"\s+", " ", response.content.decode())
 
 
-def say(node, peers, state, age=-1):
-    """What a node's agent last said of these peers; `age` is milliseconds since the last handshake."""
+def say(node, peers, state, age=-1, loss=-1):
+    """What a node says of these peers; `age` is milliseconds since the last handshake, `loss` per mille."""
     number = len(peers)
     report = Report(
         number=0, complete=True, revision=Revision(1, 1), members=tuple(peer.index for peer in peers),
         states=(state,) * number, endpoints=("",) * number, handshakes=(age,) * number, received=(0,) * number,
-        sent=(0,) * number,
+        sent=(0,) * number, rtts=(-1,) * number, losses=(loss,) * number,
     )  # fmt: skip
     table = Table()
     table.merge(report, node.index, {peer.index for peer in peers}, timezone.now().timestamp())
@@ -111,6 +111,45 @@ def test_the_overview_says_why(page, cluster):
         assert said in text
         assert text.count("cannot reach") == 2  # once for eyes, once in the link's name
         assert f'href="/links/{nodes[0].pk}/{nodes[1].pk}/"' in text
+
+
+def test_links_that_are_up_and_carry_nothing_come_after_those_that_are_not_up(cluster):
+    """By their peer as well; and once only where one end says that the link is down."""
+    nodes = fill(cluster, 7)
+    for node in nodes:
+        node.session, node.applied_epoch, node.applied_number = "s", 1, cluster.revision
+    mute = Summary("s", up=6, mute=2, mute_to=6)
+    summaries = {
+        nodes[0].pk: Summary("s", up=5, down=1, worst=1, mute=1, mute_to=6),
+        nodes[1].pk: Summary("s", up=6, mute=1, mute_to=0),
+        nodes[2].pk: mute,
+        nodes[3].pk: mute,
+        nodes[4].pk: Summary("s", up=6, mute=2, mute_to=5),
+        nodes[5].pk: Summary("s", up=6, mute=1, mute_to=4),
+    }
+    broken = attention.find_broken(nodes, summaries)
+    reason = Reason("mute", "long.", "Look.", "handshakes pass")
+    pairs = [(0, 1), (0, 6), (4, 5)]
+    reasons = {(nodes[one].pk, nodes[other].pk): reason for one, other in pairs}
+    found = attention.collect(nodes, {cluster.pk: cluster}, summaries, (), broken, reasons)
+    assert [f"{entry.subject.name} {entry.text}" for entry in found] == [
+        "bulk-6 gives no answer to bulk-0, bulk-2 and 1 other: handshakes pass",
+        "bulk-0 cannot reach bulk-1: handshakes pass",
+        "bulk-4 gets no answer from bulk-5 and 1 other, nor the other way round: handshakes pass",
+    ]
+    gone = {(nodes[0].pk, nodes[6].pk): Reason("fading", "long.", "")}
+    found = attention.collect(nodes, {cluster.pk: cluster}, summaries, (), broken, gone)
+    assert [entry.text for entry in found] == ["cannot reach bulk-1"], "what has no reason any more is not told"
+
+
+@pytest.mark.parametrize(("loss", "told"), [(1000, True), (950, False)], ids=["all lost", "one was answered"])
+def test_the_overview_tells_of_a_link_that_is_up_and_carries_nothing(page, cluster, loss, told):
+    nodes = fill(cluster, 3)
+    connect_all()
+    say(nodes[0], nodes[1:2], UP, 20_000, loss=loss)
+    say(nodes[1], nodes[:1], UP, 20_000, loss=loss)
+    said = "bulk-0</a> gets no answer from bulk-1, nor the other way round: handshakes pass, but no probe is answered"
+    assert (said in read(page.get("/"))) is told
 
 
 @pytest.mark.parametrize(("known", "told"), [(30, False), (600, True)], ids=["still trying", "tried all in vain"])
