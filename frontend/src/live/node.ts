@@ -137,7 +137,8 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
     const figures = this.#figures(peer);
     const before = this.#before.get(peer.pk);
     fill(name, peer.name, element("a", { href: `/nodes/${peer.pk}/` }, peer.name));
-    const why = ours && ours.state !== "up" ? reason(ours, peer.theirs, undefined, Date.now() / 1000) : "";
+    const why = ours ? reason(ours, peer.theirs, undefined, Date.now() / 1000) : "";
+    const again = why && ours?.state !== "up";
     const was = state.querySelector<HTMLElement>("[data-state]")?.dataset.state;
     const whose = element("span", { class: "visually-hidden" }, `, the link with ${peer.name} from both ends`);
     const href = this.#node ? pairPath(this.#node.pk, peer.pk) : "";
@@ -157,7 +158,7 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
     showRoundTrip(trip, figures, this.#trails.get(peer.pk));
     showTraffic(received, figures, before, "received");
     showTraffic(sent, figures, before, "sent");
-    fill(action, why ? "again" : "", ...(why ? this.#tryAgain(peer) : []));
+    fill(action, again ? "again" : "", ...(again ? this.#tryAgain(peer) : []));
   }
 }
 

@@ -76,6 +76,8 @@ describe("why a link is not up", () => {
     ],
     ["one way", link(), link({ state: "up" }), "No handshake on any endpoint so far; the other end still sees it up."],
     ["both ways", link(), link(), "No handshake on any endpoint so far; the other end sees the same."],
+    ["up and mute", link({ state: "up", loss: 1 }), undefined, "Handshakes pass, but no probe is answered."],
+    ["up and well", link({ state: "up", loss: 0.95 }), undefined, ""],
   ])("%s", (_, one, back, text) => expect(reason(one, back, peer, 1_000)).toBe(text));
 
   it("names an agent that is away", () =>

@@ -46,13 +46,14 @@ export function configurationWords(row: NodeRow): [state: string, text: string] 
   return ["applied", "applied"];
 }
 
-/** Why a link is not up, in one sentence; `back` is the same link from the other end. */
+/** Why a link is not up, or carries nothing, in one sentence; `back` is the same link from the other end. */
 export function reason(
   link: Sight,
   back: Sight | null | undefined,
   peer: { name: string; connected: boolean } | undefined,
   now: number,
 ): string {
+  if (link.state === "up") return link.loss === 1 ? "Handshakes pass, but no probe is answered." : "";
   const parts: string[] = [];
   if (link.state === "unknown") {
     parts.push(link.endpoint ? `Trying ${link.endpoint}` : "No endpoint is known; it waits for the peer to come");
