@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import time
 from base64 import b64encode
 from dataclasses import replace
 from ipaddress import IPv6Interface, ip_address, ip_network
@@ -265,6 +266,11 @@ def wired(wireguard):
 def pair(wired, wireguard):
     """Two machines with a new tunnel between them, whose session is nobody's yet, and what each wants of itself."""
     one, two = wired
+    return one, two, make_tunnel(one, two, wireguard)
+
+
+def make_tunnel(one, two, wireguard):
+    """Give both the other as their peer; returns what each wants of itself."""
     wanted = {}
     for machine, own, other in ((one, 1, 2), (two, 2, 1)):
         peer = make_peer(other, f"fd7f:175a:b97c:5602::{other}/128", endpoint=f"192.0.2.{other}:51820")
@@ -273,7 +279,7 @@ def pair(wired, wireguard):
         wanted[own] = replace(make_desired(peer, address=address), link=link)
         machine.call(wireguard().delete)
         bring(machine, wireguard, wanted[own])
-    return one, two, wanted
+    return wanted
 
 
 def test_other_peers_come_and_go_without_one_lost_ping(pair, wireguard):
@@ -293,6 +299,38 @@ def test_other_peers_come_and_go_without_one_lost_ping(pair, wireguard):
     assert after.last_handshake == before.last_handshake > 0
     assert after.received > before.received
     assert after.sent > before.sent
+
+
+BEGINNING = 148
+"""Bytes that begin a handshake."""
+DEAF = """
+table inet firewall {
+  chain arriving {
+    type filter hook input priority -10;
+    ip saddr 192.0.2.1 drop
+  }
+}
+"""
+
+
+def test_of_one_direction_only_the_hearing_end_counts_how_the_other_begins(wired, wireguard):
+    """There is no handshake at either end, and nothing else tells them apart (kubespan.core.reason)."""
+    one, two = wired
+    two.run("nft", "-f", "-", stdin=DEAF)
+    try:
+        make_tunnel(one, two, wireguard)
+
+        def counters(machine, other):
+            return look(machine, wireguard).counters[make_peer(other).public_key]
+
+        deadline = time.monotonic() + 30
+        while counters(one, 2).received <= BEGINNING and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert counters(one, 2).received > BEGINNING, "it begins once, and again after 5 s"
+        assert counters(two, 1).received == 0
+        assert counters(one, 2).last_handshake == counters(two, 1).last_handshake == 0
+    finally:
+        two.run("nft", "delete", "table", "inet", "firewall")
 
 
 @pytest.mark.parametrize("network", ["192.0.2", "2001:db8::"], ids=["IPv4", "IPv6"])
