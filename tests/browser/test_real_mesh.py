@@ -49,6 +49,14 @@ table inet firewall {{
   }}
 }}
 """
+NOTHING_THROUGH = """
+table inet firewall {{
+  chain arriving {{
+    type filter hook input priority -10;
+    iifname "kubespan" ip6 saddr {address} drop
+  }}
+}}
+"""
 
 
 class RealMachines:
@@ -69,6 +77,11 @@ class RealMachines:
         for here, there in ((one, other), (other, one)):
             v4, v6 = self.site.addresses[there]
             self.run(here, "nft", "-f", "-", stdin=NOTHING_FROM.format(v4=v4, v6=v6))
+
+    def silence(self, one, other):
+        """Let nothing of either through the firewall of the other that comes by the tunnel; handshakes are no part."""
+        for here, there in ((one, other), (other, one)):
+            self.run(here, "nft", "-f", "-", stdin=NOTHING_THROUGH.format(address=self.agents[there].address()))
 
     def heal(self, *names):
         for name in names:
@@ -125,7 +138,9 @@ def test_a_day_on_a_real_mesh(open_browser, console, machines):
     line = the_third_machine_enrols(page, machines)
     its_token_is_used_up(page, machines, line)
     the_cut_link_is_seen_down_with_the_reason(page)
-    it_is_seen_up_again_everywhere(page, machines)
+    it_is_seen_up_again(page, machines)
+    a_link_that_carries_nothing_is_seen_with_the_reason(page, machines)
+    all_is_well_everywhere(page, machines)
     somebody_must_be_asked(page, machines)
     bob = a_viewer_comes_with_a_second_factor(alice, open_browser)
     address = a_viewer_sees_the_mesh_and_may_nothing(bob)
@@ -173,13 +188,35 @@ def the_cut_link_is_seen_down_with_the_reason(page):
     expect(page.locator("[data-reason=silent]")).to_contain_text("not answered")
 
 
-def it_is_seen_up_again_everywhere(page, machines):
+def it_is_seen_up_again(page, machines):
     machines.heal("edge-2", "edge-3")
     expect(page.locator("[data-reason]")).to_have_count(0, timeout=LINK_MILLISECONDS)
+
+
+def a_link_that_carries_nothing_is_seen_with_the_reason(page, machines):
+    """Its page is open, so that it is probed every second: twenty that are lost, after one that was answered."""
+    expect(page.locator("[data-figure=loss]").first).to_have_text("0 %", timeout=LINK_MILLISECONDS)
+    expect(page.locator("[data-figure=loss]").last).to_have_text("0 %", timeout=LINK_MILLISECONDS)
+    machines.silence("edge-2", "edge-3")
+    why = page.locator("[data-reason=mute]")
+    expect(why).to_contain_text("no probe is answered in either direction", timeout=LINK_MILLISECONDS)
+    expect(page.locator("#pair .ks-lead")).to_contain_text("up")
+    page.goto("/")
+    attention = page.get_by_role("region", name="Needs attention")
+    expect(attention).to_contain_text(
+        re.compile("edge-[23] gets no answer from edge-[23], nor the other way round: handshakes pass"),
+        timeout=LINK_MILLISECONDS,
+    )
+
+
+def all_is_well_everywhere(page, machines):
+    """Of a link that nobody looks at, a probe in half a minute is answered."""
+    machines.heal("edge-2", "edge-3")
     page.goto("/links/")
     expect(page.locator("[data-mx-total=up]")).to_have_text("6")
     page.goto("/")
-    expect(page.get_by_role("region", name="Needs attention")).to_contain_text("Nothing.")
+    attention = page.get_by_role("region", name="Needs attention")
+    expect(attention).to_contain_text("Nothing.", timeout=LINK_MILLISECONDS)
 
 
 def somebody_must_be_asked(page, machines):
