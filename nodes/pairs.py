@@ -20,6 +20,9 @@ from nodes.history.reading import UNCOUNTED, Lately
 from nodes.live import Seen
 from nodes.models import Candidate, Cluster, Node, Obstacle, Transition
 
+PROBING_VERSION = 2
+"""Version of the agents' protocol from which on reports have round trips."""
+
 ADDRESS = "address"
 """What a refused claim of an address is called in Node.refused_claims."""
 
@@ -85,7 +88,7 @@ def read_link(here: Node, there: Node) -> tuple[Seen | None, Seen | None]:
 
 JUDGED = (
     "cluster_id", "index", "name", "status", "kind", "left_at", "session", "applied_epoch", "applied_number", "fault",
-    "clock_skew", "refused_claims", "listen_port", "peer_address", "addresses", "approved_at", "enrolled",
+    "clock_skew", "protocol", "refused_claims", "listen_port", "peer_address", "addresses", "approved_at", "enrolled",
 )  # fmt: skip
 """Columns of a node that its end of a link is judged by."""
 
@@ -217,6 +220,7 @@ def _end(node: Node, around: Around, cluster: Cluster, sight: Sight | None) -> E
         filtered=len(around.endpoints) - len(passed) + _unadvertised(node, cluster),
         translated=_is_translated(node),
         port=node.listen_port,
+        probes=cluster.kubespan.probes and node.protocol >= PROBING_VERSION,
         sight=sight,
     )
 
@@ -238,6 +242,11 @@ def _is_translated(node: Node) -> bool:
     return bool(node.addresses) and node.peer_address not in node.addresses
 
 
+def is_measured(seen: Seen) -> bool:
+    """Whether there is a round trip or a loss: none while no probe was ever answered."""
+    return seen.rtt is not None or seen.loss is not None
+
+
 def sight_of(seen: Seen, now: float, lately: Lately = UNCOUNTED) -> Sight:
     """What kubespan.core.reason takes of what an end said, and of what its counters came to."""
     return Sight(
@@ -246,6 +255,8 @@ def sight_of(seen: Seen, now: float, lately: Lately = UNCOUNTED) -> Sight:
         handshake=None if seen.handshake is None else now - seen.handshake,
         received=seen.received,
         loss=seen.loss,
+        measured=is_measured(seen),
+        lasting=now - seen.since if seen.since else 0.0,
         hears=lately.hears,
         arrived=lately.arrived,
     )

@@ -26,6 +26,12 @@ the usual pace, one probe of twenty every 30 s, before the link is `down`."""
 ARRIVED = 0.5
 """Share of the bytes sent below which large packets are lost: handshakes, keepalives and probes are small."""
 
+UNANSWERED_SECONDS = 300.0
+"""After which somebody who answers probes at all has answered one."""
+
+IDLE_BYTES = 20.0
+"""A second, over the whole time: handshakes and keepalives come to 3, the few probes of a watched link to 10 more."""
+
 SESSION_SECONDS = 180.0
 """A session that is older is refused (WireGuard's Reject-After-Time), so nothing comes through it any more. Where
 handshakes pass there is a new one after 120 s, and it is told within half a minute."""
@@ -45,6 +51,10 @@ class Sight:
     received: int = 0
     loss: float | None = None
     """Share of its last probes that the other did not answer, 0 to 1; none while not measured."""
+    measured: bool = True
+    """Whether the other has answered a probe of it since they met."""
+    lasting: float = 0.0
+    """Seconds for which it has seen the other so, at least."""
     hears: bool | None = None
     """Whether anything came from the other in the last minutes; none where counters were not kept."""
     arrived: float | None = None
@@ -98,6 +108,8 @@ class End:
     translated: bool = False
     """Whether a NAT stands before it: its connection comes from an address that is none of its own."""
     port: int = 51820
+    probes: bool = False
+    """Whether its agent measures round trips."""
     sight: Sight | None = None
     """How it sees the other; none where it has not said so."""
 
@@ -396,9 +408,23 @@ def _shortened(link: Link) -> Reason | None:
     return None
 
 
+def _unanswered(link: Link) -> Reason | None:
+    """Never a probe, and no more bytes than there are anyway: it may be a firewall that keeps out echoes alone."""
+    probing = [end.sight for end in link.ends if end.probes and end.sight is not None]
+    unknown = [sight for sight in probing if not sight.measured and sight.lasting > UNANSWERED_SECONDS]
+    if len(unknown) < len(probing) or all(sight.received > IDLE_BYTES * sight.lasting for sight in probing):
+        return None
+    text = f"Handshakes pass between {link.here.name} and {link.there.name}, but no probe was ever answered."
+    remedy = (
+        "If other traffic passes, a firewall keeps out ICMPv6 echoes alone, and all is well. If not, look on both "
+        "machines for one that keeps out what comes by the interface kubespan."
+    )
+    return Reason("unanswered", text, remedy)
+
+
 def _percent(share: float | None) -> str:
     return f"{100 * (share or 0):.0f} %"
 
 
-STRAINS: tuple[Callable[[Link], Reason | None], ...] = (_mute, _fading, _lossy, _shortened)
+STRAINS: tuple[Callable[[Link], Reason | None], ...] = (_mute, _fading, _lossy, _shortened, _unanswered)
 """Of a link that is up by its handshakes, what keeps the rest from coming through."""

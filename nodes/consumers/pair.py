@@ -32,7 +32,7 @@ class PairConsumer(MeshConsumer):
         route = self.scope["url_route"]["kwargs"]
         self._pks: LinkKey = route["here"], route["there"]
         self._ends: Sent[int, tuple[Any, ...]] = Sent()
-        self._standing: Sent[LinkKey, tuple[str, str, bool, Strain]] = Sent()
+        self._standing: Sent[LinkKey, tuple[str, str, bool, bool, Strain]] = Sent()
         self._lately: Sent[int, tuple[bool | None, bool]] = Sent()
         self._sights: Sent[LinkKey, live.Seen] = Sent()
         self._pinned: Sent[str, bool] = Sent()
@@ -73,9 +73,12 @@ class PairConsumer(MeshConsumer):
         """What the server's words are made of: state, endpoint, whether there ever was a handshake, what is lost."""
         now = time.time()
         self._standing.now = {
-            key: (seen.state, seen.endpoint, seen.handshake is None, pairs.sight_of(seen, now).strain)
+            key: (
+                seen.state, seen.endpoint, seen.handshake is None, pairs.is_measured(seen),
+                pairs.sight_of(seen, now).strain,
+            )
             for key, seen in self._sights.now.items()
-        }
+        }  # fmt: skip
 
     def take(self, flushed: Flushed) -> bool:
         """Only what the two say of each other."""

@@ -17,6 +17,7 @@ NEVER_MET = replace(DOWN, handshake=None)
 TRYING = Sight(state=PeerState.UNKNOWN, endpoint="192.0.2.1:51820")
 WAITING = Sight(state=PeerState.UNKNOWN)
 MUTE = replace(UP, loss=1.0)
+UNANSWERED = replace(UP, measured=False, lasting=3600.0)
 TAKEN = ("10.0.0.5 is an address of charlie already",)
 
 
@@ -288,6 +289,18 @@ TABLE = [
         "Of the bytes that alpha sent in the last minutes 4 % arrived at bravo.",
         id="small packets pass, large ones do not",
     ),
+    pytest.param(
+        Link(alpha(UNANSWERED, probes=True), bravo(replace(UNANSWERED, received=9**9), probes=True)),
+        "unanswered",
+        "Handshakes pass between alpha and bravo, but no probe was ever answered.",
+        id="never a probe was answered, and one end hears no more than handshakes",
+    ),
+    pytest.param(
+        Link(alpha(UNANSWERED, probes=True), bravo(None, talos=True)),
+        "unanswered",
+        "Handshakes pass between alpha and bravo, but no probe was ever answered.",
+        id="never a probe was answered by one that reports nothing",
+    ),
 ]
 
 
@@ -308,6 +321,21 @@ def test_reason(link: Link, code: str, text: str) -> None:
         pytest.param(Link(alpha(UP), bravo(None, connected=False)), id="up to an agent that is away"),
         pytest.param(Link(alpha(replace(UP, loss=0.45)), bravo(replace(UP, loss=0.0))), id="some probes are lost"),
         pytest.param(Link(alpha(replace(UP, received=300)), bravo(UP)), id="little was received so far"),
+        pytest.param(
+            Link(alpha(UNANSWERED, probes=True), bravo(replace(UNANSWERED, measured=True), probes=True)),
+            id="one end's probes are answered",
+        ),
+        pytest.param(
+            Link(alpha(replace(UNANSWERED, lasting=300.0), probes=True), bravo(None)), id="not up for long enough"
+        ),
+        pytest.param(Link(alpha(UNANSWERED), bravo(UNANSWERED)), id="nobody probes"),
+        pytest.param(
+            Link(
+                alpha(replace(UNANSWERED, received=72_001), probes=True),
+                bravo(replace(UNANSWERED, received=72_001), probes=True),
+            ),
+            id="no probe is answered, but both hear more than handshakes",
+        ),
     ],
 )
 def test_a_link_that_is_up_needs_no_reason(link: Link) -> None:
@@ -330,6 +358,8 @@ SIGHTS = st.none() | st.builds(
     handshake=st.none() | st.floats(0, 1e9),
     received=st.integers(0, 2**63),
     loss=st.none() | st.floats(0, 1),
+    measured=st.booleans(),
+    lasting=st.floats(0, 1e9),
     hears=st.none() | st.booleans(),
     arrived=st.none() | st.floats(0, 1),
 )
@@ -344,6 +374,7 @@ ENDS = st.builds(
     endpoints=st.integers(0, 3),
     filtered=st.integers(0, 3),
     translated=st.booleans(),
+    probes=st.booleans(),
     refused=st.sampled_from([(), TAKEN]),
     own=st.integers(0, 1),
     sight=SIGHTS,

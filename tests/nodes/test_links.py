@@ -289,6 +289,27 @@ def test_an_open_page_is_told_when_what_was_counted_gives_another_reason(cluster
     assert consumer.delta().renew
 
 
+@pytest.mark.parametrize(
+    ("protocol", "probes", "code"),
+    [
+        pytest.param(2, True, "unanswered", id="agents that probe"),
+        pytest.param(1, True, None, id="agents that know no probe"),
+        pytest.param(2, False, None, id="probes are switched off"),
+    ],
+)
+def test_a_link_of_which_no_probe_was_ever_answered_is_told(page, cluster, ends, protocol, probes, code):
+    here, there = ends
+    cluster.nodes.update(protocol=protocol)
+    cluster.options = ClusterOptions(probes=probes).to_row()
+    cluster.save()
+    for ago in (400, 0):
+        say(here, there, UP, age=20_000, received=900, ago=ago)
+        say(there, here, UP, age=20_000, received=900, ago=ago)
+    assert code_of(read(page, here, there)) == code
+    say(there, here, UP, age=20_000, received=900, loss=0)
+    assert code_of(read(page, here, there)) is None
+
+
 @pytest.mark.parametrize(("peer", "endpoints"), [(PEER, 1), (ip_address("127.0.0.1"), 0)], ids=["NAT", "none"])
 def test_an_address_that_another_member_has_is_a_reason(page, cluster, peer, endpoints):
     """Two sites with equal private addresses; of the second machine only the NAT's is left, or none."""
