@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from typing import Any, Generic, TypeVar
@@ -120,7 +121,8 @@ class MeshConsumer(AsyncWebsocketConsumer):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._hear(set())
+        with contextlib.suppress(redis.RedisError, OSError):  # the layer forgets by itself who is gone
+            await self._hear(set())
 
     async def _hear(self, clusters: set[int | None]) -> None:
         """Hear of these clusters, and of no others any more; none stands for what concerns all of them."""
