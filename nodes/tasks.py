@@ -141,7 +141,7 @@ def keep_affiliates() -> None:
         keep_the_same(cluster_pk)
     now = timezone.now()
     try:
-        affiliates.drop_left([node for node in affiliates.left_long_ago(now) if not affiliates.is_heard(node)], now)
+        affiliates.drop_left(affiliates.find_unheard(now), now)
     except redis.RedisError as error:
         log.warning("who is heard is not known", error=str(error))
 

@@ -21,7 +21,6 @@ from django.db import transaction
 
 from kubespan.core.affiliate import Affiliate, is_observable
 from kubespan.core.endpoint import Endpoint
-from kubespan.core.peer_status import PeerState
 from kubespan.discovery.limits import TTL_SECONDS
 from kubespan.discovery.sealing import (
     NONCE_BYTES,
@@ -42,7 +41,6 @@ from nodes.services import after, audit, claims, discovery, endpoints, revisions
 from nodes.services.enrolment import believe
 from nodes.services.strangers import Company
 
-UP = str(PeerState.UP)
 LEFT_KEPT = timedelta(minutes=5)
 """How long a machine that discovery no longer lists stays a member; longer while a peer still hears of it."""
 DISCOVERED_AT_ONCE = 20
@@ -308,15 +306,34 @@ def _note_presence(node: Node, before: str, present: str, now: datetime) -> None
     transitions.record_transitions(node.cluster_id, [row], now)
 
 
-def left_long_ago(now: datetime) -> list[Node]:
-    """Members that discovery has not listed for a while."""
-    return list(Node.objects.approved().filter(kind=Node.Kind.TALOS, left_at__lt=now - LEFT_KEPT))
+def find_unheard(now: datetime) -> list[Node]:
+    """Members that discovery has not listed for a while, and that no agent hears; raises redis.RedisError."""
+    left: dict[int, list[Node]] = {}
+    for node in Node.objects.approved().filter(kind=Node.Kind.TALOS, left_at__lt=now - LEFT_KEPT):
+        left.setdefault(node.cluster_id, []).append(node)
+    return [node for cluster_pk, some in left.items() for node in _unheard(cluster_pk, some, now)]
 
 
-def is_heard(node: Node) -> bool:
-    """Whether some peer has a link to it that is up; raises redis.RedisError."""
-    peers = node.cluster.nodes.approved().connected().values_list("pk", flat=True)
-    return any(seen.state == UP for seen in live.read_links_to(node, peers).values())
+def _unheard(cluster_pk: int, left: Iterable[Node], now: datetime) -> list[Node]:
+    """Which of these nobody hears: that an agent says nothing is no sign of it.
+
+    After the console or Redis was away one agent is back before another. So each that is connected must have spoken,
+    and one of them for as long as any needs to come back; of those that left just now the last words count too.
+    """
+    sessions = dict(Node.objects.configured().filter(cluster=cluster_pk).values_list("pk", "session"))
+    if not sessions:
+        return list(left)  # Talos machines alone: nobody is told by us whom to have as a peer
+    states = live.read_states(sessions)
+    connected = {pk for pk, session in sessions.items() if session}
+    began = [summary.began for summary in live.read_summaries_of(connected & states.keys()).values()]
+    if not connected <= states.keys() or not began or min(began) > (now - LEFT_KEPT).timestamp():
+        return []
+    return [node for node in left if not any(_says_up(said, node) for said in states.values())]
+
+
+def _says_up(states: bytes, node: Node) -> bool:
+    """Whether an agent whose links are in these states hears this member."""
+    return node.index is not None and states[node.index : node.index + 1] == bytes([live.UP])
 
 
 def drop_left(nodes: Iterable[Node], now: datetime) -> int:

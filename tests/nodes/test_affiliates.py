@@ -16,10 +16,13 @@ from kubespan.core.affiliate import Affiliate
 from kubespan.core.cluster import ula_prefix
 from kubespan.core.endpoint import Endpoint
 from kubespan.core.identity import KeyPair
+from kubespan.core.messages import Report, Revision
 from kubespan.core.options import ClusterOptions
 from kubespan.discovery.limits import TTL_SECONDS
 from kubespan.discovery.sealing import open_affiliate, open_endpoint, seal_affiliate, seal_endpoint
 from kubespan.discovery.state import Deletion, Update
+from nodes import live, tasks
+from nodes.connections import sync_redis
 from nodes.counters import read_counters
 from nodes.models import Audit, Change, Cluster, DiscoveryClock, Node, Transition
 from nodes.services import affiliates, clusters, discovery, nodes, sessions, strangers
@@ -197,7 +200,7 @@ def test_a_wrong_secret_is_told_from_damage(talos):
     assert (opened.wrong_secret, opened.strange) == (False, {"talos-1"})
 
 
-def test_who_is_listed_no_more_has_left_and_stays_while_a_peer_hears_it(talos):
+def test_who_is_listed_no_more_has_left_and_after_a_while_is_no_member(talos):
     talos.say(talos.machine())
     talos.follow()
     talos.approve()
@@ -206,9 +209,8 @@ def test_who_is_listed_no_more_has_left_and_stays_while_a_peer_hears_it(talos):
     node = Node.objects.get()
     assert (node.left_at, node.status) == (NOW, "approved")
     assert [row.after for row in Transition.objects.all()] == ["left discovery"]
-    assert affiliates.left_long_ago(NOW + timedelta(minutes=1)) == []
-    assert affiliates.left_long_ago(LATER) == [node]
-    assert not affiliates.is_heard(node)
+    assert affiliates.find_unheard(NOW + timedelta(minutes=1)) == []
+    assert affiliates.find_unheard(LATER) == [node]
     assert affiliates.drop_left([node], LATER) == 1
     node.refresh_from_db()
     assert node.status == "left"
@@ -219,6 +221,68 @@ def test_who_is_listed_no_more_has_left_and_stays_while_a_peer_hears_it(talos):
     assert (node.status, node.left_at, node.index) == ("approved", None, 0)
     assert Transition.objects.first().after == "is back in discovery"
     assert list(Change.objects.values_list("kind", flat=True)) == ["member", "gone", "member"]
+
+
+def says(agent, peer, state, *, since=NOW, connected=True):
+    """An agent reports its link to another member, and has done since then."""
+    table = live.Table()
+    report = Report(
+        number=0, complete=True, revision=Revision(1, 1), members=(peer.index,), states=(live.STATES.index(state),),
+        endpoints=("",), handshakes=(-1,), received=(0,), sent=(0,),
+    )  # fmt: skip
+    table.merge(report, agent.index, {peer.index}, since.timestamp())
+    sync_redis().set(live.states_key(agent.pk), table.states())
+    if connected:
+        sync_redis().set(live.summary_key(agent.pk), table.summary("here"))
+
+
+JUST_NOW = LATER - timedelta(minutes=1)
+SAYS_NO = {"state": "down"}
+AWAY = {"connected": False}
+
+
+@pytest.mark.parametrize(
+    ("agents", "kept"),
+    [
+        pytest.param([{"state": "up"}], True, id="heard"),
+        pytest.param([SAYS_NO, {"state": "up", "since": JUST_NOW}], True, id="heard by one that came back just now"),
+        pytest.param([SAYS_NO, {"state": "up"} | AWAY], True, id="heard by one that left just now"),
+        pytest.param([SAYS_NO, SAYS_NO], False, id="heard by nobody"),
+        pytest.param([SAYS_NO, {"state": "unknown"}], False, id="not heard, by one that still tries"),
+        pytest.param([SAYS_NO, AWAY], False, id="heard by nobody, and one is away"),
+        pytest.param([{"state": "down", "since": JUST_NOW}], True, id="the first that is back hears nothing"),
+        pytest.param([SAYS_NO, {}], True, id="one is connected and has not spoken yet"),
+        pytest.param([{}, {}], True, id="an empty Redis"),
+        pytest.param([AWAY, AWAY], True, id="no connected agent"),
+        pytest.param([SAYS_NO | AWAY], True, id="no connected agent any more"),
+        pytest.param([], False, id="no agent that could ever hear it"),
+    ],
+)
+def test_who_left_is_let_go_only_when_agents_say_that_none_hears_it(talos, agents, kept):
+    members = [enrol(talos.cluster) for _ in agents]
+    talos.say(talos.machine())
+    talos.follow()
+    talos.approve()
+    discovery.apply(talos.row, [Deletion("talos-1")], talos.at)
+    talos.follow()
+    node = Node.objects.get(kind="talos")
+    for agent, said in zip(members, agents, strict=True):
+        if said.get("connected", True):
+            connected(agent)
+        if "state" in said:
+            says(agent, node, **said)
+    assert affiliates.find_unheard(LATER) == ([] if kept else [node])
+
+
+def test_while_redis_is_away_nobody_is_let_go(talos, valkey):
+    connected(enrol(talos.cluster))
+    talos.say(talos.machine())
+    talos.follow()
+    talos.approve()
+    Node.objects.filter(kind="talos").update(left_at=NOW)
+    valkey.stop()
+    tasks.keep_affiliates()
+    assert Node.objects.get(kind="talos").status == "approved"
 
 
 def test_it_reports_nothing_and_is_not_silent_for_that(talos):
