@@ -60,10 +60,14 @@ class NodeQuerySet(models.QuerySet["Node"]):
         return ours.exclude(applied_epoch=cluster.epoch, applied_number__gte=cluster.revision)
 
     def not_cut_off(self, tombstone: Tombstone) -> NodeQuerySet:
-        """Members that may still have the removed node as a peer: what they applied is older than its removal."""
+        """Members that may still have the removed node as a peer: what they applied is older than its removal.
+
+        And Talos machines, which take their peers from discovery: whatever others apply, they may have it.
+        """
         newer = models.Q(applied_epoch__gt=tombstone.epoch)
         applied = models.Q(applied_epoch=tombstone.epoch, applied_number__gte=tombstone.number)
-        return self.approved().filter(cluster=tombstone.cluster_id).exclude(newer | applied)
+        dropped = models.Q(kind="linux") & (newer | applied)
+        return self.approved().filter(cluster=tombstone.cluster_id).exclude(dropped)
 
     def update_in_order(self, **columns: object) -> int:
         """`update`, with the rows locked by primary key: of two that write the same nodes, neither waits for both."""

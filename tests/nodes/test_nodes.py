@@ -194,6 +194,17 @@ def test_who_has_not_applied_the_removal_is_not_yet_cut_off():
     assert waiting.status == "pending"
 
 
+def test_a_talos_machine_is_not_cut_off_whatever_anybody_applied():
+    """It takes its peers from discovery (docs/security.md)."""
+    cluster = make_cluster()
+    gone, linux, talos = (enrol(cluster, Machine(name)) for name in ("gone", "linux", "talos"))
+    Node.objects.filter(pk=talos.pk).update(kind="talos")
+    tombstone = nodes.remove_node("tests", gone, "gone", NOW)
+    applied = Revision(cluster.epoch, tombstone.number)
+    sessions.record_applied([(linux.pk, applied, ""), (talos.pk, applied, "")], NOW)
+    assert list(Node.objects.not_cut_off(tombstone)) == [talos]
+
+
 # Options of one node.
 
 

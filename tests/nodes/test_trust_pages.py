@@ -267,6 +267,19 @@ def test_who_is_away_stays_on_the_list_until_it_has_applied_the_removal(page, cl
     assert not listed()
 
 
+def test_talos_machines_stay_on_the_list_of_page_and_command(page, cluster):
+    """They take their peers from discovery (docs/security.md)."""
+    member, talos = Node.objects.get(name="member"), enrol(cluster, Machine("talos"), now=timezone.now())
+    Node.objects.filter(pk=talos.pk).update(kind="talos")
+    printed = StringIO()
+    call_command("remove_node", "office", "member", stdout=printed)
+    assert json.loads(printed.getvalue()) == {"node": "member", "not_yet_cut_off": ["talos"]}
+
+    text = page.get(member.get_absolute_url()).content.decode()
+    assert "Not yet cut off" in text
+    assert talos.get_absolute_url() in text
+
+
 # Clocks.
 
 
