@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from django.db.models import Q
@@ -13,6 +13,9 @@ from nodes.live import Summary
 from nodes.models import Cluster, Node
 from nodes.models.members import NodeQuerySet
 from nodes.words import LinkCounts
+
+LATELY = timedelta(hours=1)
+"""What an overview counts as a change of late."""
 
 
 @dataclass(slots=True)

@@ -6,10 +6,11 @@ import time
 
 from nodes import live
 from nodes.consumers.base import LEASE_SECONDS, PACE_SECONDS, Gone, MeshConsumer, Sent, View, those
-from nodes.consumers.rows import link, node_rows, on_page, reported
+from nodes.consumers.rows import link, node_rows, on_page, reported, with_links
 from nodes.fanout import Watch
 from nodes.models import Cluster, Node
 from nodes.pages import FULL_LINKS, ClusterDelta, ClusterSnapshot, Flushed, Link, NodeRow
+from nodes.seen import SeenLinks
 
 NOT_UP_LIMIT = 2000
 """Links that are not up which a large cluster's page gets; beyond, the counts say it."""
@@ -34,14 +35,18 @@ class ClusterConsumer(MeshConsumer):
         return those(Cluster.objects.filter(uuid=self._uuid).values_list("pk", flat=True))
 
     def read(self) -> None:
-        """Two queries and two calls to Redis; of a large cluster only the records of nodes with links not up."""
+        """Two queries and two calls to Redis, and one more of each where there are Talos machines.
+
+        Of a large cluster only the records of nodes with links not up are read.
+        """
         cluster = Cluster.objects.filter(uuid=self._uuid).first()
         if cluster is None:
             raise Gone
         nodes = list(on_page(Node.objects.present().filter(cluster=cluster)))
         summaries = live.read_summaries_of(node.pk for node in nodes)
         self._revision = cluster.revision
-        self._nodes.now = node_rows(cluster, summaries, nodes)
+        self._seen = SeenLinks(nodes)
+        self._nodes.now = node_rows(cluster, summaries | self._seen.summaries(), nodes)
         indexes = {node.index: node.pk for node in nodes if node.status == Node.Status.APPROVED}
         self._partial = len(indexes) > FULL_LINKS
         self._links.now = self._read_links(indexes, summaries)
@@ -70,6 +75,8 @@ class ClusterConsumer(MeshConsumer):
             row = self._nodes.now.get(pk)
             if row is not None:
                 self._nodes.now[pk] = reported(row, summary)
+        for pk in self._seen.take(flushed.links):
+            self._nodes.now[pk] = with_links(self._nodes.now[pk], self._seen.summary(pk))
         for pk, peer, seen in flushed.links:
             known = pk in self._nodes.now and peer in self._nodes.now
             if seen is None or not known or (self._partial and seen.state == "up"):

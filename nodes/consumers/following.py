@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import Model, QuerySet
+from django.utils import timezone
 
 from nodes import live
 from nodes.consumers.base import FollowingConsumer, Gone, Sent, those
-from nodes.models import Cluster, Node, Rollout, RolloutStep, Tombstone
+from nodes.models import Audit, Cluster, Node, Rollout, RolloutStep, Tombstone, Transition
 from nodes.pages import Flushed
+from nodes.standing import LATELY
 
 LINKS_SECONDS = 3.0
 """The list of links that are not up is not told more often: each time it looks at all links of all clusters."""
@@ -25,6 +29,7 @@ class OverviewConsumer(FollowingConsumer):
         self._clusters_seen: Sent[int, tuple[Any, ...]] = Sent()
         self._nodes: Sent[int, tuple[Any, ...]] = Sent()
         self._links: Sent[int, tuple[int | None, ...]] = Sent()
+        self._changes: Sent[type[Model], int] = Sent()
         self._older = False
         return {None, *self.shown().values_list("pk", flat=True)}
 
@@ -44,18 +49,26 @@ class OverviewConsumer(FollowingConsumer):
             await self._publish_watch()
 
     def read(self) -> None:
-        """Two queries and a call to Redis: what the lists and the sentences of the overview are made of."""
+        """Four queries and a call to Redis: what the lists and the sentences of the overview are made of."""
         clusters = self.shown().values_list("pk", "name", "epoch", "revision", "options")
         self._clusters_seen.now = {row[0]: row for row in clusters}
         nodes = Node.objects.present().filter(cluster__in=self.shown()).values_list(
             "pk", "name", "status", "session", "fault", "applied_epoch", "applied_number", "claimed_networks",
-            "networks", "clock_skew", "agent_version", "obstacles_at",
+            "networks", "clock_skew", "agent_version", "obstacles_at", "left_at", "site",
         )  # fmt: skip
         self._nodes.now = {row[0]: row for row in nodes}
         summaries = live.read_summaries_of(self._nodes.now)
         self._links.now = {pk: _standing(summary) for pk, summary in summaries.items()}
         # Such a link is worth a sentence once each endpoint was tried in vain: time alone makes that news.
         self._older = any(summary.unknown for summary in summaries.values())
+        self._changes.now = dict(self._read_oldest(timezone.now() - LATELY))
+
+    def _read_oldest(self, since: datetime) -> Iterator[tuple[type[Model], int]]:
+        """The first rows of those that count as changes of late: with another first one there are fewer."""
+        for model in (Transition, Audit):
+            rows = model.objects.filter(cluster__in=self._clusters_seen.now, at__gte=since)
+            for pk in rows.order_by("at", "pk").values_list("pk", flat=True)[:1]:
+                yield model, pk
 
     def take(self, flushed: Flushed) -> bool:
         """Only a link that came up or went down matters here, not how old its handshake is."""
@@ -64,8 +77,8 @@ class OverviewConsumer(FollowingConsumer):
         return bool(known)
 
     def differs(self) -> bool:
-        """A cluster, a node's standing, or its links."""
-        news = [sent.news() for sent in (self._clusters_seen, self._nodes, self._links)]
+        """A cluster, a node's standing, its links, or what is no change of late any more."""
+        news = [sent.news() for sent in (self._clusters_seen, self._nodes, self._links, self._changes)]
         older, self._older = self._older, False
         return older or any(changed or gone for changed, gone in news)
 
@@ -122,7 +135,7 @@ class RemovalConsumer(FollowingConsumer):
     def read(self) -> None:
         """One query: what the list of those that are not yet cut off shows."""
         rows = Node.objects.not_cut_off(self._tombstone).values_list(
-            "pk", "name", "session", "fault", "applied_epoch", "applied_number"
+            "pk", "name", "session", "left_at", "fault", "applied_epoch", "applied_number"
         )
         self._members.now = {row[0]: row for row in rows}
 

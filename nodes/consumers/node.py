@@ -10,12 +10,13 @@ import msgspec
 
 from nodes import live
 from nodes.consumers.base import LEASE_SECONDS, PACE_SECONDS, FollowingConsumer, Gone, MeshConsumer, Sent, those
-from nodes.consumers.rows import node_rows, on_page, reported, sight
+from nodes.consumers.rows import counts, node_rows, on_page, reported, sight
 from nodes.fanout import Watch
 from nodes.history import reading
 from nodes.history.series import Series, columns
 from nodes.models import Audit, Candidate, Node, Transition
 from nodes.pages import FULL_LINKS, Flushed, LinkCounts, NodeDelta, NodeRow, NodeSnapshot, PeerRow
+from nodes.seen import SeenLinks
 
 SHOWN_COLUMNS = (
     "name", "status", "site", "session", "left_at", "fault", "applied_epoch", "applied_number", "secret_kept",
@@ -121,12 +122,12 @@ class NodeRowsConsumer(FollowingConsumer):
         """The cluster of the node of the address."""
         self._pk = self.scope["url_route"]["kwargs"]["node"]
         self._rows: Sent[int, tuple[Any, ...]] = Sent()
-        self._links: Sent[int, tuple[int, int, int]] = Sent()
+        self._links: Sent[int, LinkCounts] = Sent()
         self._minute: float | None = None
         return those(Node.objects.filter(pk=self._pk).values_list("cluster_id", flat=True))
 
     def read(self) -> None:
-        """Four queries and a call to Redis."""
+        """Five queries and a call to Redis, and one more of each for a Talos machine."""
         row = Node.objects.filter(pk=self._pk).values_list(*SHOWN_COLUMNS).first()
         if row is None:
             raise Gone
@@ -138,8 +139,9 @@ class NodeRowsConsumer(FollowingConsumer):
             for rows in (Transition.objects, Audit.objects)
         ]
         self._rows.now = {self._pk: (*row, endpoints, *last, self._minute)}
-        summary = live.read_summaries_of([self._pk]).get(self._pk)
-        self._links.now = {self._pk: (summary.up, summary.unknown, summary.down)} if summary else {}
+        self._seen = SeenLinks(on_page(Node.objects.filter(pk=self._pk)))
+        said = live.read_summaries_of([self._pk]) | self._seen.summaries()
+        self._links.now = {pk: counts(summary) for pk, summary in said.items()}
 
     async def history_noted(self, event: dict[str, Any]) -> None:
         """A minute was added to what the charts show."""
@@ -149,8 +151,9 @@ class NodeRowsConsumer(FollowingConsumer):
     def take(self, flushed: Flushed) -> bool:
         """Only how many of its links are up."""
         mine = [summary for pk, summary in flushed.nodes if pk == self._pk]
+        mine += [self._seen.summary(pk) for pk in self._seen.take(flushed.links)]
         for summary in mine:
-            self._links.now[self._pk] = (summary.up, summary.unknown, summary.down)
+            self._links.now[self._pk] = counts(summary)
         return bool(mine)
 
     def differs(self) -> bool:

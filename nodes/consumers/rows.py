@@ -22,7 +22,8 @@ def node_rows(cluster: Cluster, summaries: dict[int, live.Summary], nodes: Itera
 
 def _node_row(cluster: Cluster, node: Node, summary: live.Summary | None) -> NodeRow:
     approved = node.status == Node.Status.APPROVED
-    seen = node.last_seen.timestamp() if node.last_seen else None
+    last = node.left_at or node.last_seen
+    seen = last.timestamp() if last else None
     return NodeRow(
         pk=node.pk,
         index=node.index,
@@ -35,19 +36,25 @@ def _node_row(cluster: Cluster, node: Node, summary: live.Summary | None) -> Nod
         applied=node.applied_number,
         behind=node.behind(cluster) if approved else 0,
         fault=node.fault,
-        links=LinkCounts(summary.up, summary.unknown, summary.down) if summary else LinkCounts(),
+        links=counts(summary),
         found=node.obstacles_at.timestamp() if node.obstacles_at else None,
     )
 
 
 def reported(row: NodeRow, summary: live.Summary) -> NodeRow:
     """A row with what its node just reported."""
-    return msgspec.structs.replace(
-        row,
-        connected=True,
-        last_seen=max(filter(None, (row.last_seen, summary.at)), default=None),
-        links=LinkCounts(summary.up, summary.unknown, summary.down),
-    )
+    last_seen = max(filter(None, (row.last_seen, summary.at)), default=None)
+    return msgspec.structs.replace(with_links(row, summary), connected=True, last_seen=last_seen)
+
+
+def with_links(row: NodeRow, summary: live.Summary) -> NodeRow:
+    """A row with other counts of its links."""
+    return msgspec.structs.replace(row, links=counts(summary))
+
+
+def counts(summary: live.Summary | None) -> LinkCounts:
+    """A summary's counts; of a node that said nothing, none."""
+    return LinkCounts(summary.up, summary.unknown, summary.down) if summary else LinkCounts()
 
 
 def link(node: int, peer: int, seen: live.Seen) -> Link:

@@ -16,6 +16,7 @@ from django_htmx.http import HttpResponseClientRedirect
 
 from nodes import access, live
 from nodes.models import Node
+from nodes.seen import SeenLinks
 from nodes.standing import AnyNode, link_counts
 
 log = structlog.get_logger(__name__)
@@ -78,7 +79,8 @@ def summaries(nodes: Iterable[AnyNode]) -> dict[int, live.Summary]:
 
 
 def add_links(nodes: Iterable[Node]) -> None:
-    """Give each node its `links`, for templates."""
-    known = summaries(nodes := list(nodes))
+    """Give each node its `links`, for templates: as it says itself, or, of a Talos machine, as its peers say."""
+    nodes = list(nodes)
+    known = summaries(nodes) | read_live(lambda: SeenLinks(nodes).summaries(), {})
     for node in nodes:
         node.links = link_counts(known.get(node.pk))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from django.db.models import QuerySet
 from django.shortcuts import render
@@ -14,8 +14,6 @@ from nodes.forms import TokenForm
 from nodes.models import Audit, Cluster, Node, Obstacle, Transition
 from nodes.views import attention
 from nodes.views.common import RoleMixin, read_live, summaries
-
-LATELY = timedelta(hours=1)
 
 
 class Look:
@@ -47,7 +45,7 @@ class Look:
 
     def changes(self) -> tuple[int, int]:
         """How much changed within the last hour: by itself, and by people."""
-        lately = {"cluster__in": self.clusters, "at__gte": self.now - LATELY}
+        lately = {"cluster__in": self.clusters, "at__gte": self.now - standing.LATELY}
         return Transition.objects.filter(**lately).count(), Audit.objects.filter(**lately).count()
 
     def context(self) -> dict[str, object]:

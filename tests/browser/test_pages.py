@@ -6,13 +6,15 @@ import gzip
 import os
 import re
 import sqlite3
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 
 import grpc
 import pytest
 from playwright.sync_api import expect
 
 from kubespan.core.affiliate import Affiliate
+from kubespan.core.cluster import ula_prefix
+from kubespan.core.identity import KeyPair
 from kubespan.discovery import service as names
 from kubespan.discovery.proto import cluster_pb2 as proto
 from kubespan.discovery.sealing import seal_affiliate
@@ -99,15 +101,19 @@ def test_pages_of_machines_that_report(open_browser, mesh):
     browser.check()
 
 
-def publish(console, cluster_id, secret, *node_ids):
+def channel_to(console):
+    return grpc.insecure_channel(console.discovery[0].removeprefix("http://"))
+
+
+def publish(console, cluster_id, secret, *node_ids, **more):
     """Say at the discovery service what Talos machines of that cluster would."""
-    with grpc.insecure_channel(console.discovery[0].removeprefix("http://")) as channel:
+    with channel_to(console) as channel:
         update = channel.unary_unary(
             names.AFFILIATE_UPDATE, proto.AffiliateUpdateRequest.SerializeToString,
             proto.AffiliateUpdateResponse.FromString,
         )  # fmt: skip
         for node_id in node_ids:
-            said = Affiliate(node_id, (ip_address("10.5.0.2"),), f"{node_id}.example", node_id, "worker")
+            said = Affiliate(node_id, (ip_address("10.5.0.2"),), f"{node_id}.example", node_id, "worker", **more)
             data = seal_affiliate(said, base64.b64decode(secret), os.urandom(12))
             request = proto.AffiliateUpdateRequest(cluster_id=cluster_id, affiliate_id=node_id, affiliate_data=data)
             request.ttl.FromSeconds(1800)
@@ -142,6 +148,44 @@ def test_discovery_is_followed_by_a_page_that_was_open(open_browser, console, ad
     page.goto("/discovery/")
     expect(page.get_by_text("serving", exact=True)).to_be_visible()
     browser.check()
+
+
+def withdraw(console, cluster_id, node_id):
+    """Delete a machine there."""
+    with channel_to(console) as channel:
+        delete = channel.unary_unary(
+            names.AFFILIATE_DELETE, proto.AffiliateDeleteRequest.SerializeToString,
+            proto.AffiliateDeleteResponse.FromString,
+        )  # fmt: skip
+        delete(proto.AffiliateDeleteRequest(cluster_id=cluster_id, affiliate_id=node_id), timeout=60)
+
+
+def test_a_talos_machine_that_leaves_and_returns_is_followed_by_an_open_page(open_browser, console, administrator):
+    browser = open_browser().sign_in()
+    page = browser.page
+    cluster_id, secret = cluster_identity("leaves and returns")
+    page.goto("/clusters/import/")
+    page.get_by_label("Name", exact=True).fill("leaves and returns")
+    page.get_by_label("Cluster id").fill(cluster_id)
+    page.get_by_label("Cluster secret").fill(secret)
+    page.get_by_role("button", name="Import the cluster").click()
+    expect(page.get_by_text("has been imported")).to_be_visible()
+    page.goto(re.sub(r"(/clusters/[^/]+/).*", r"\1nodes/", page.url))
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    address = IPv6Address(int(ula_prefix(cluster_id).network_address) + 1)
+    machine = {"public_key": KeyPair.make(bytes(range(32))).public_key, "address": address}
+    publish(console, cluster_id, secret, "roamer", **machine)
+    page.get_by_role("button", name="Approve roamer").click()
+    row = page.locator("[data-rows] tr", has_text="roamer")
+    expect(row.locator("[data-cell=agent]")).to_have_text("in discovery")
+    expect(page.locator("[data-count=connected]")).to_have_text("1")
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    withdraw(console, cluster_id, "roamer")
+    expect(row.locator("[data-cell=agent]")).to_contain_text("left discovery")
+    expect(page.locator("[data-count=connected]")).to_have_text("0")
+    publish(console, cluster_id, secret, "roamer", **machine)
+    expect(row.locator("[data-cell=agent]")).to_have_text("in discovery")
+    expect(page.locator("[data-count=connected]")).to_have_text("1")
 
 
 FINDINGS = (

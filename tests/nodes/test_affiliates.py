@@ -26,7 +26,7 @@ from nodes.connections import sync_redis
 from nodes.counters import read_counters
 from nodes.models import Audit, Change, Cluster, DiscoveryClock, Node, Transition
 from nodes.services import affiliates, clusters, discovery, nodes, sessions, strangers
-from tests.factories import NOW, Machine, enrol, make_cluster
+from tests.factories import NOW, Machine, enrol, make_cluster, make_user
 
 pytestmark = pytest.mark.django_db(transaction=True)
 LATER = NOW + timedelta(hours=1)
@@ -582,3 +582,17 @@ def test_pages_say_how_a_talos_machine_stands(talos, client, django_user_model):
     talos.follow(NOW)
     assert "left discovery" in client.get(members).content.decode()
     assert "left discovery" in client.get("/").content.decode()
+
+
+def test_pages_count_its_links_as_its_peers_see_them(talos, client):
+    client.force_login(make_user("alice", "viewer"))
+    talos.say(talos.machine())
+    talos.follow()
+    talos.approve()
+    node = Node.objects.get()
+    elsewhere = enrol(make_cluster())
+    for agent, state in ((enrol(talos.cluster), "up"), (enrol(talos.cluster), "unknown"), (elsewhere, "up")):
+        says(agent, node, state, connected=False)
+    enrol(talos.cluster)  # says nothing
+    for address in (node.get_absolute_url(), reverse("cluster-nodes", args=[talos.cluster.uuid]), reverse("node-list")):
+        assert '<span class="num">1 of 2</span>' in client.get(address).content.decode()

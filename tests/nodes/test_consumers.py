@@ -18,9 +18,10 @@ from kubespan.core.options import ClusterOptions
 from nodes.agents.rows import in_thread
 from nodes.announce import KINDS, announce
 from nodes.consumers import base, following
+from nodes.consumers import cluster as cluster_page
 from nodes.consumers.cluster import ClusterConsumer
 from nodes.consumers.node import NodeConsumer, NodeRowsConsumer
-from nodes.models import Node, Rollout, Token, Tombstone
+from nodes.models import Node, Rollout, Token, Tombstone, Transition
 from nodes.routing import websocket_urlpatterns
 from nodes.services import clusters, rollouts, tokens, webhooks
 from nodes.services import nodes as services
@@ -229,6 +230,16 @@ async def test_a_nodes_page_has_both_ends_of_its_links(visit, console):
     assert (row["ours"]["state"], row["theirs"]["state"]) == ("up", "down")
 
 
+async def move_until(player, state, told):
+    """Have a link change until something is told: before the agents' end hears of the page, reports are only kept."""
+    async with asyncio.timeout(15), asyncio.TaskGroup() as group:
+        telling = group.create_task(told)
+        while not telling.done():
+            for reported in (UP + DOWN - state, state):
+                await player.report({1: (reported, A)}, complete=True)
+            await asyncio.wait({telling}, timeout=1)
+
+
 async def test_links_of_a_talos_machine_are_as_its_peers_see_them(visit, console):
     _, machines, _ = await in_thread(make_cluster)
     talos = machines[1].node
@@ -242,6 +253,53 @@ async def test_links_of_a_talos_machine_are_as_its_peers_see_them(visit, console
     again = await (await visit(f"/live/node/{talos.pk}")).hear()
     assert again["node"]["links"] == {"up": 0, "unknown": 0, "down": 1}
     assert (again["peers"][0]["ours"], again["peers"][0]["theirs"]["state"]) == (None, "down")
+
+
+@pytest.mark.parametrize("full", [50, 1], ids=["all links", "those that are not up"])
+async def test_a_clusters_page_counts_links_of_a_talos_machine_as_its_peers_see_them(visit, console, monkeypatch, full):
+    monkeypatch.setattr(cluster_page, "FULL_LINKS", full)
+    monkeypatch.setattr(base, "RENEW_SECONDS", 3600.0)
+    cluster, machines, _ = await in_thread(make_cluster)
+    talos = machines[1].node
+    await in_thread(Node.objects.filter(pk=talos.pk).update, kind=Node.Kind.TALOS)
+    one = await console.connect(machines[0])
+
+    def links(message):
+        return [row["links"] for row in message.get("nodes", ()) if row["pk"] == talos.pk]
+
+    page = await visit(f"/live/cluster/{cluster.uuid}")
+    assert await page.find(links) == [{"up": 0, "unknown": 0, "down": 0}]
+    for state, counts in ((UP, {"up": 1, "unknown": 0, "down": 0}), (DOWN, {"up": 0, "unknown": 0, "down": 1})):
+        await move_until(one, state, page.find(lambda message, counts=counts: links(message) == [counts]))
+    assert links(await (await visit(f"/live/cluster/{cluster.uuid}")).hear()) == [{"up": 0, "unknown": 0, "down": 1}]
+
+
+async def test_a_talos_machines_tabs_hear_of_links_that_its_peers_see(visit, console, monkeypatch):
+    monkeypatch.setattr(NodeRowsConsumer, "pause", 0.0)
+    monkeypatch.setattr(base, "RENEW_SECONDS", 3600.0)
+    _, machines, _ = await in_thread(make_cluster)
+    talos = machines[1].node
+    await in_thread(Node.objects.filter(pk=talos.pk).update, kind=Node.Kind.TALOS)
+    one = await console.connect(machines[0])
+    page = await visit(f"/live/node/{talos.pk}/rows")
+    assert (await page.hear())["type"] == "snapshot"
+    await move_until(one, UP, page.hear())
+
+
+async def test_a_clusters_page_says_since_when_a_talos_machine_has_left(visit):
+    cluster, machines, _ = await in_thread(make_cluster)
+    node, now = machines[0].node, timezone.now()
+    await in_thread(Node.objects.filter(pk=node.pk).update, kind=Node.Kind.TALOS)
+
+    def stand(message):
+        return [(row["connected"], row["last_seen"]) for row in message.get("nodes", ()) if row["pk"] == node.pk]
+
+    page = await visit(f"/live/cluster/{cluster.uuid}")
+    ((here, _),) = stand(await page.hear())
+    await in_thread(Node.objects.filter(pk=node.pk).update, left_at=now)
+    await in_thread(announce, cluster.pk, "node.changed")
+    assert here
+    assert await page.find(stand) == [(False, now.timestamp())]
 
 
 async def test_an_enrolment_is_followed_to_its_first_handshake(visit, console):
@@ -366,6 +424,36 @@ async def test_the_overview_is_told_of_what_it_shows_and_of_nothing_else(visit, 
     assert [(await page.hear())["type"] for _ in range(6)] == ["delta"] * 6
 
 
+@pytest.mark.parametrize("of_one", [False, True])
+@pytest.mark.parametrize("changed", [{"left_at": timezone.now()}, {"site": "attic"}], ids=["left", "site"])
+async def test_an_overview_is_told_when_a_talos_machine_leaves_and_of_its_site(visit, monkeypatch, changed, of_one):
+    monkeypatch.setattr(following.OverviewConsumer, "pause", 0.0)
+    monkeypatch.setattr(base, "RENEW_SECONDS", 3600.0)
+    cluster, machines, _ = await in_thread(make_cluster)
+    rows = Node.objects.filter(pk=machines[0].node.pk)
+    await in_thread(rows.update, kind=Node.Kind.TALOS)
+    page = await visit(f"/live/overview/{cluster.uuid}" if of_one else "/live/overview")
+    assert (await page.hear())["type"] == "snapshot"
+    for columns in (changed, {"left_at": None, "site": ""}):
+        await in_thread(lambda columns=columns: rows.update(**columns))
+        await in_thread(announce, cluster.pk, "node.changed")
+        assert (await page.hear())["type"] == "delta"
+
+
+async def test_the_overview_is_told_when_a_change_is_none_of_the_last_hour_any_more(visit, monkeypatch):
+    monkeypatch.setattr(following.OverviewConsumer, "pause", 0.0)
+    monkeypatch.setattr(base, "RENEW_SECONDS", 0.05)
+    cluster, _, _ = await in_thread(make_cluster)
+    now = timezone.now()
+    for minutes in (59, 1):
+        at = now - timedelta(minutes=minutes)
+        await in_thread(lambda at=at: Transition.objects.create(cluster=cluster, kind="drift", at=at))
+    page = await visit("/live/overview")
+    assert (await page.hear())["type"] == "snapshot"
+    await in_thread(Transition.objects.filter(at__lt=at).update, at=now - timedelta(minutes=61))  # two minutes pass
+    assert (await page.hear())["type"] == "delta"
+
+
 async def test_the_overview_looks_again_while_a_link_is_unknown(visit, console, monkeypatch):
     """How long it has been is what makes it worth a sentence."""
     monkeypatch.setattr(following.OverviewConsumer, "pause", 0.0)
@@ -395,6 +483,20 @@ async def test_a_removed_nodes_page_is_told_when_a_member_drops_it(visit, consol
     await one.apply()
     assert (await page.hear())["type"] == "delta"
     assert not await in_thread(lambda: Node.objects.not_cut_off(Tombstone.objects.get()).exists())
+
+
+async def test_a_removed_nodes_page_is_told_when_a_talos_machine_leaves(visit, monkeypatch):
+    monkeypatch.setattr(following.RemovalConsumer, "pause", 0.0)
+    monkeypatch.setattr(base, "RENEW_SECONDS", 3600.0)
+    cluster, machines, _ = await in_thread(make_cluster)
+    await in_thread(lambda: services.remove_node("console", machines[1].node, machines[1].name, timezone.now()))
+    rows = Node.objects.filter(pk=machines[0].node.pk)
+    await in_thread(rows.update, kind=Node.Kind.TALOS)
+    page = await visit(f"/live/removal/{machines[1].node.pk}")
+    assert (await page.hear())["type"] == "snapshot"
+    await in_thread(lambda: rows.update(left_at=timezone.now()))
+    await in_thread(announce, cluster.pk, "node.changed")
+    assert (await page.hear())["type"] == "delta"
 
 
 async def test_a_nodes_tabs_hear_what_is_done_to_it(visit, monkeypatch):

@@ -4,7 +4,7 @@ import { timeElement } from "../times.ts";
 import { element, fill, flash, stateElement } from "./dom.ts";
 import type { ClusterDelta, ClusterSnapshot, Link, NodeRow } from "./shapes.ts";
 import type { Page } from "./socket.ts";
-import { configurationWords, linksText, totals, worst, worstFirst } from "./words.ts";
+import { configurationWords, linksText, presenceWords, totals, worst, worstFirst } from "./words.ts";
 
 /** As many as the console agrees to (nodes/consumers.py). */
 const IN_VIEW = 50;
@@ -68,9 +68,9 @@ export function showFacts(place: Element, row: NodeRow, at: number): void {
     const text = linksText(row.links);
     if (fill(links, text + worst(row.links), text === "—" ? "—" : stateElement(worst(row.links), text))) flash(links);
   }
-  if (row.talos) return;
   const agent = cell("agent");
   if (agent) showPresence(agent, row, at);
+  if (row.talos) return; // it is configured by Talos
   const configuration = cell("configuration");
   if (configuration) {
     const [state, text] = configurationWords(row);
@@ -86,10 +86,10 @@ function showPresence(place: Element, row: NodeRow, at: number): void {
     place.setAttribute("data-said", said); // the server knew since when, and said so
     return;
   }
-  const since = row.connected ? at : (row.last_seen ?? at);
-  const age = element("span", { class: "age" }, " ", timeElement(since));
-  const word = row.connected ? "connected" : row.last_seen ? "away since" : "never connected";
-  if (fill(place, said, stateElement(said, word, ...(row.connected || row.last_seen ? [age] : [])))) flash(place);
+  // In discovery a machine is for as long as it is told again: since when is of no matter.
+  const since = row.connected ? (row.talos ? null : at) : row.last_seen;
+  const age = since === null ? [] : [element("span", { class: "age" }, " ", timeElement(since))];
+  if (fill(place, said, stateElement(said, presenceWords(row), ...age))) flash(place);
 }
 
 export function drawNodes(root: HTMLElement): (page: ClusterPage, at: number) => void {

@@ -25,7 +25,7 @@ export interface NodeRow {
   behind: number;
   fault: string;
   links: LinkCounts;
-  /** Known through discovery alone: the server says how it stands. */
+  /** Known through discovery alone: its links are as its peers see them. */
   talos?: boolean;
   found?: number | null;
 }

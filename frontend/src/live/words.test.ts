@@ -1,6 +1,15 @@
 import { describe, expect, it } from "vitest";
 import type { Enrolled, Link, NodeRow } from "./shapes.ts";
-import { configurationWords, enrolmentSteps, linksText, reason, totals, worst, worstFirst } from "./words.ts";
+import {
+  configurationWords,
+  enrolmentSteps,
+  linksText,
+  presenceWords,
+  reason,
+  totals,
+  worst,
+  worstFirst,
+} from "./words.ts";
 
 const row = (fields: Partial<NodeRow> = {}): NodeRow => ({
   pk: 1,
@@ -41,6 +50,11 @@ describe("a cluster's figures", () => {
     ];
     expect(totals(rows)).toEqual({ nodes: 3, connected: 2, drift: 2, up: 3, unknown: 1, down: 1 });
   });
+
+  it("count each link once, by who reports it", () => {
+    const links = { up: 1, unknown: 0, down: 0 };
+    expect(totals([row({ links }), row({ talos: true, links })])).toMatchObject({ nodes: 2, up: 1 });
+  });
 });
 
 describe("a node's facts", () => {
@@ -50,6 +64,14 @@ describe("a node's facts", () => {
     [{ up: 2, unknown: 1, down: 1 }, "down", "2 of 4, 1 down"],
     [{ up: 0, unknown: 0, down: 0 }, "none", "—"],
   ])("links %j are %s: %s", (links, state, text) => expect([worst(links), linksText(links)]).toEqual([state, text]));
+
+  it.each([
+    [{}, "connected"],
+    [{ connected: false }, "never connected"],
+    [{ connected: false, last_seen: 1 }, "away since"],
+    [{ talos: true }, "in discovery"],
+    [{ talos: true, connected: false, last_seen: 1 }, "left discovery"],
+  ])("presence of %j is %s", (fields, text) => expect(presenceWords(row({ last_seen: null, ...fields }))).toBe(text));
 
   it.each([
     [{ status: "pending" as const }, "none", "nothing to apply"],

@@ -16,6 +16,7 @@ export function totals(rows: Iterable<NodeRow>): Totals {
     sum.nodes += 1;
     sum.connected += row.connected ? 1 : 0;
     sum.drift += row.behind > 0 || row.fault ? 1 : 0;
+    if (row.talos) continue; // its links are as its peers see them, and counted with theirs
     sum.up += row.links.up;
     sum.unknown += row.links.unknown;
     sum.down += row.links.down;
@@ -35,6 +36,13 @@ export function linksText(links: LinkCounts): string {
   const all = links.up + links.unknown + links.down;
   if (!all) return "—";
   return `${formatCount(links.up)} of ${formatCount(all)}${links.down ? `, ${formatCount(links.down)} down` : ""}`;
+}
+
+/** Whether a node is there, in words; of one that is not, since when goes with it, where that is known. */
+export function presenceWords(row: NodeRow): string {
+  if (row.talos) return row.connected ? "in discovery" : "left discovery";
+  if (row.connected) return "connected";
+  return row.last_seen ? "away since" : "never connected";
 }
 
 /** A node's configuration: state and words. */
