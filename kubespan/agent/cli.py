@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from kubespan.agent.store import DEFAULT_STATE_DIR, Store, StoreError
 from kubespan.agent.trust import TrustError
 from kubespan.agent.units import UnitError
 from kubespan.core.endpoint import parse_network
+from kubespan.core.messages import Finding
 
 DATA_PLANES = ("auto", "kernel", "userspace")
 
@@ -54,13 +55,19 @@ def read_file(path: str, what: str) -> str:
         raise click.UsageError(f"cannot read the {what} from {path}: {getattr(error, 'strerror', error)}") from None
 
 
-def check_first(store: Store, mine: Mine, ignore: tuple[str, ...]) -> None:
+def check_first(store: Store, mine: Mine, ignore: tuple[str, ...]) -> tuple[Finding, ...]:
     """Say what is found on this machine, and end where that would stop the mesh: nothing has been changed so far."""
-    found = or_fail(lambda: asyncio.run(load_start().check_machine(store, mine)))
-    if found:
-        click.echo(write_table(found), nl=False, err=True)
+    found: tuple[Finding, ...] = or_fail(lambda: asyncio.run(load_start().check_machine(store, mine)))
+    say_found(found)
     if blocking := refusing(found, ignore):
         raise click.ClickException(refuse(blocking))
+    return found
+
+
+def say_found(found: Sequence[Finding]) -> None:
+    """Write findings, if there are any, where they are in nobody's way."""
+    if found:
+        click.echo(write_table(found), nl=False, err=True)
 
 
 def load_start() -> Any:

@@ -16,14 +16,16 @@ from kubespan.agent.cli import (
     or_fail,
     parse_networks,
     read_file,
+    say_found,
     state_dir_option,
 )
 from kubespan.agent.enrol import Wish, enrol
 from kubespan.agent.preflight.facts import Mine
+from kubespan.agent.preflight.said import refuse, refusing
 from kubespan.agent.store import Store
 from kubespan.agent.trust import TrustError, parse_pin
 from kubespan.core.endpoint import LISTEN_PORT, MAX_PORT
-from kubespan.core.messages import EnrolReply
+from kubespan.core.messages import EnrolReply, Finding
 
 TOKEN_VARIABLE = "KUBESPAN_TOKEN"  # noqa: S105 - the variable's name
 
@@ -106,31 +108,40 @@ def enrol_command(
         networks=networks,
         exempt_ports=exempt_ports,
     )
-    check_first(store, Mine(listen_port=listen_port, data_plane=data_plane), ignore)
+    said = check_first(store, Mine(listen_port=listen_port, data_plane=data_plane), ignore)
     reply = or_fail(lambda: enrol(store, wish, asyncio.run(load_start().read_machine())))
     running = store.is_locked()
-    _tell(reply, networks=networks, running=running)
-    _tell_rerouting(store, reply, running=running)
-
-
-def _tell_rerouting(store: Store, reply: EnrolReply, *, running: bool) -> None:
-    """Say what joining reroutes, and whose connections it moves, before anything of it happens."""
+    _tell(reply, networks=networks)
     if reply.status == "pending":
         click.echo(
             "what its approval reroutes is not known yet: the agent says it in its log when it is let in, and "
             "kubespan-agent preflight from then on"
         )
-        return
+    elif not running:  # a second connection would take the place of the agent's; it has said this when it was let in
+        _tell_what_joining_does(store, said, ignore)
     if running:
-        return  # a second connection would take the place of the agent's; it has said this when it was let in
+        click.echo("next: systemctl restart kubespan-agent, for the one that runs goes by what it read at its start")
+    else:
+        click.echo("next: kubespan-agent install (a service of systemd), or kubespan-agent run")
+
+
+def _tell_what_joining_does(store: Store, said: Sequence[Finding], ignore: tuple[str, ...]) -> None:
+    """Say what joining reroutes and whose connections it moves, and what here is in its members' way.
+
+    Nothing of it has happened yet; ends where a finding that only the cluster brings about would stop the mesh.
+    """
+    membership, skew = None, None
     try:
         glimpse = or_fail(lambda: asyncio.run(load_start().look_ahead(store)))
+        membership, skew = glimpse.membership, glimpse.skew
     except click.ClickException as error:
         click.echo(f"what joining reroutes is not known: {error.message}; kubespan-agent preflight says it later")
-        return
-    if glimpse.membership is not None:
-        for line in or_fail(lambda: load_start().foresee(store, glimpse.membership)):
-            click.echo(line)
+    foreseen = or_fail(lambda: asyncio.run(load_start().foresee(store, membership, skew)))
+    for line in foreseen.rerouting:
+        click.echo(line)
+    say_found([finding for finding in foreseen.findings if finding not in said])
+    if blocking := refusing(foreseen.findings, ignore):
+        raise click.ClickException(refuse(blocking, "enrolled, and nothing else was changed"))
 
 
 def _read_token(file: str | None, token: str | None, *, on_command_line: bool) -> str:
@@ -154,7 +165,7 @@ def _read_token(file: str | None, token: str | None, *, on_command_line: bool) -
     return text.strip()
 
 
-def _tell(reply: EnrolReply, *, networks: Sequence[str], running: bool) -> None:
+def _tell(reply: EnrolReply, *, networks: Sequence[str]) -> None:
     if reply.cluster_name:
         click.echo(f"enrolled in cluster {reply.cluster_name}; this machine's address is {reply.address}")
     else:
@@ -168,7 +179,3 @@ def _tell(reply: EnrolReply, *, networks: Sequence[str], running: bool) -> None:
     refused_claims = {refused.claim for refused in reply.refused}
     if waiting := [network for network in networks if network not in refused_claims]:
         click.echo(f"waiting for an operator's yes before others route to them: {', '.join(waiting)}")
-    if running:
-        click.echo("next: systemctl restart kubespan-agent, for the one that runs goes by what it read at its start")
-    else:
-        click.echo("next: kubespan-agent install (a service of systemd), or kubespan-agent run")

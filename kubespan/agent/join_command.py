@@ -22,6 +22,7 @@ from kubespan.agent.cli import (
 from kubespan.agent.join import JoinWish, join, refuse_second_cluster
 from kubespan.agent.preflight.facts import Mine
 from kubespan.agent.store import Discovery, DiscoveryService, Store
+from kubespan.core.cluster import ula_prefix
 from kubespan.core.endpoint import LISTEN_PORT, MAX_PORT
 from kubespan.core.options import DEFAULT_MTU, Options
 from kubespan.core.service_endpoint import ServiceEndpoint
@@ -141,7 +142,8 @@ def join_command(store: Store, *, ignore: tuple[str, ...], unchecked: bool, **gi
     for odd in or_fail(wish.check):
         click.secho(f"WARNING: {odd}", fg="red", err=True)
     or_fail(lambda: refuse_second_cluster(store, wish))
-    check_first(store, Mine(listen_port=wish.listen_port, data_plane=wish.data_plane), ignore)
+    prefix = ula_prefix(wish.cluster_id)
+    check_first(store, Mine(listen_port=wish.listen_port, data_plane=wish.data_plane, prefix=prefix), ignore)
     machine = asyncio.run(load_start().read_machine())
     from kubespan.agent.around import look_around  # noqa: PLC0415 - it takes longer to load than `get` to answer
 

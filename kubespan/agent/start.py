@@ -201,13 +201,6 @@ async def look_ahead(store: Store) -> Glance:
     return glimpse
 
 
-def foresee(store: Store, membership: Membership) -> list[str]:
-    """Say in lines what these settings reroute, and which connections they move. Raises StoreError."""
-    identity, _ = load(store)
-    rerouted = destinations_of(membership, identity.node_id)
-    return tell(rerouted, read_sessions(rerouted), membership.options)
-
-
 @dataclass(frozen=True, slots=True)
 class Examination:
     """What `kubespan-agent preflight` shows."""
@@ -225,7 +218,16 @@ async def examine(store: Store, listen_port: int | None, data_plane: str | None)
     if state is not None and state.enrolment is not None:
         mine, membership = read_mine(store)
     mine = replace(mine, listen_port=listen_port or mine.listen_port, data_plane=data_plane or mine.data_plane)
-    findings = await check_machine(store, mine, _read_skew(store))
+    return await _examine(store, mine, membership, _read_skew(store))
+
+
+async def foresee(store: Store, membership: Membership | None, skew: float | None) -> Examination:
+    """Look at this machine by what its settings would be with these members. Raises KernelError, StoreError."""
+    return await _examine(store, describe_mine(*load(store), membership), membership, skew)
+
+
+async def _examine(store: Store, mine: Mine, membership: Membership | None, skew: float | None) -> Examination:
+    findings = await check_machine(store, mine, skew)
     if membership is None:
         return Examination(mine, findings)
     sessions = read_sessions(mine.destinations)

@@ -22,10 +22,11 @@ from kubespan.agent.preflight.facts import Mine
 from kubespan.agent.preflight.find import find
 from kubespan.agent.preflight.look import look
 from kubespan.agent.userspace import UserspaceWireGuard
+from kubespan.core.cluster import ula_prefix
 from kubespan.core.endpoint import Endpoint
 from kubespan.core.identity import KeyPair
 from kubespan.core.plan import NOTHING, Desired, Firewall, Link, Peer, Route, Rule, plan
-from tests.agent.console_double import ALPHA
+from tests.agent.console_double import ALPHA, CLUSTER_ID
 from tests.agent.test_process import Node
 from tests.namespaces import Lab
 
@@ -386,6 +387,20 @@ def test_enrolment_refuses_before_anything_changes_and_can_be_told_to_go_on(mach
     assert machine.run("nft", "list", "ruleset") + machine.ip("rule") == before
     # Told to, it goes on to where there is no console.
     assert "cannot reach the console" in machine.execute(*words, "--ignore", "rp-filter", stdin="token").stderr
+
+
+def test_joining_refuses_where_another_interface_has_an_address_of_the_mesh(machine, tmp_path):
+    """Who joins without a console brings the cluster's id along, and its range follows from that."""
+    machine.ip("link add dummy0 type bridge")
+    machine.ip(f"address add {ula_prefix(CLUSTER_ID)[9]}/64 dev dummy0 nodad")
+    for name, content in (("id", CLUSTER_ID), ("secret", SECRET)):
+        (tmp_path / name).write_text(content)
+    words = ("--cluster-id-file", str(tmp_path / "id"), "--secret-file", str(tmp_path / "secret"))
+    service = ("--discovery", "https://127.0.0.1:9", "--state-dir", str(tmp_path / "state"))
+    refused = machine.execute(AGENT, "join", *words, *service)
+    assert refused.returncode == 1
+    assert "ERROR    address-overlap: The interface dummy0" in refused.stderr
+    assert not (tmp_path / "state").exists()
 
 
 def test_leaving_takes_mesh_and_secret_away_and_keeps_the_keys(tmp_path):

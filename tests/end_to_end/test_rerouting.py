@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from ipaddress import IPv6Network
 from pathlib import Path
 
 import pytest
 
 from nodes.playground import AGENT, await_true
+from tests.agent.test_preflight_machine import second_wireguard
 from tests.end_to_end.conftest import SPARE, World
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.xdist_group("end_to_end"), pytest.mark.timeout(400)]
@@ -59,6 +61,38 @@ def test_enrolment_says_what_it_reroutes(world: World, tmp_path: Path) -> None:
             process.communicate()
         if "foxtrot" in {node["name"] for node in world.console.call("list_nodes", "office")["nodes"]}:
             world.console.call("remove_node", "office", "foxtrot")
+
+
+def test_what_overlaps_with_the_members_is_said_before_what_is_next(world: World, tmp_path: Path) -> None:
+    """Neither is known before the console names the cluster; the one that would stop the mesh ends it there."""
+    spare = world.machine(SPARE)
+    theirs = world.site.addresses["alpha"][0]
+    address = world.console.call("list_nodes", "office")["nodes"][0]["address"]
+    taken = IPv6Network((address, 64), strict=False)[9]
+    environment = {"PATH": os.environ["PATH"], "KUBESPAN_STATE_DIR": str(tmp_path / "state")}
+    token = world.console.call("create_token", "office")["token"]
+    words = ("enrol", world.console.tls_url, "--pin", world.pin, "--name", "hotel")
+    second_wireguard(spare, f"{theirs}/32", port=4000)
+    spare.ip("link add dummy0 type bridge")
+    spare.ip(f"address add {taken}/64 dev dummy0 nodad")
+    try:
+        stopped = spare.execute(AGENT, *words, stdin=token, env=environment)
+        assert stopped.returncode == 1
+        assert "enrolled, and nothing else was changed: what is marked ERROR above" in stopped.stderr
+        assert f"ERROR    address-overlap: The interface dummy0 has {taken}" in stopped.stderr
+        assert f"WARNING  wireguard-overlap: The WireGuard interface wg0 has ranges for {theirs}/32" in stopped.stderr
+        assert "next: " not in stopped.stdout
+        ignoring = spare.execute(AGENT, *words, "--ignore", "address-overlap", stdin=token, env=environment)
+        assert (ignoring.returncode, "next: " in ignoring.stdout) == (0, True)
+        spare.ip("link delete dummy0")
+        joined = spare.execute(AGENT, *words, stdin=token, env=environment)
+        assert (joined.returncode, "next: " in joined.stdout) == (0, True)
+        assert "WARNING  wireguard-overlap" in joined.stderr
+    finally:
+        spare.ip("link delete wg0")
+        spare.execute("ip", "link", "delete", "dummy0")
+        if "hotel" in {node["name"] for node in world.console.call("list_nodes", "office")["nodes"]}:
+            world.console.call("remove_node", "office", "hotel")
 
 
 def test_a_pending_machine_is_told_where_it_will_be_said(world: World, tmp_path: Path) -> None:

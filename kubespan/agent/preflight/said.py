@@ -43,10 +43,10 @@ def write_json(findings: Sequence[Finding], rerouted: Iterable[str], sessions: I
     return json.dumps(document, indent=4) + "\n"
 
 
-def refuse(found: Sequence[Finding]) -> str:
-    """Why a machine is not enrolled, and how it is all the same."""
+def refuse(found: Sequence[Finding], so_far: str = "nothing was changed") -> str:
+    """Why a machine does not join, and how it does all the same."""
     codes = " ".join(f"--ignore {code}" for code in dict.fromkeys(finding.code for finding in found))
     return (
-        "nothing was changed: what is marked ERROR above would keep the mesh from working here. Run the commands, "
+        f"{so_far}: what is marked ERROR above would keep the mesh from working here. Run the commands, "
         f"and this again; or add {codes}"
     )
