@@ -34,11 +34,13 @@ from kubespan.discovery.sealing import (
 )
 from kubespan.discovery.state import Deletion, SealedAffiliate, Update
 from nodes import live
+from nodes.access import needs
 from nodes.counters import count
 from nodes.models import Candidate, Change, Cluster, Node, Tombstone, Transition
 from nodes.secrets import Unreadable
 from nodes.services import after, audit, claims, discovery, endpoints, revisions, transitions
 from nodes.services.enrolment import believe
+from nodes.services.nodes import approve_node
 from nodes.services.strangers import Company
 
 LEFT_KEPT = timedelta(minutes=5)
@@ -180,6 +182,39 @@ def _discover_all(cluster: Cluster, unknown: Sequence[Affiliate], now: datetime)
                     name = company.name(affiliate)
                     company.admit(affiliate, name)
                     _discover(cluster, affiliate, name, now)
+
+
+@needs("approve_node")
+def admit_listed(actor: audit.Actor, cluster: Cluster, now: datetime) -> int:
+    """Let in whom our own discovery lists with a cluster's secret at this moment, as it is imported; how many.
+
+    Whoever sealed that has the secret, and no node of the cluster is known yet to tell the one from the other by. What
+    is listed later waits for a yes, and no other service is asked (docs/decisions/0013).
+    """
+    row = discovery.asked_for(cluster) if cluster.kubespan.discovery else None
+    if row is None:
+        return 0
+    moment = discovery.discovery_time(now.timestamp())
+    opened = open_with(cluster, (one for one in discovery.read(row).affiliates.values() if one.expires > moment))
+    listed = list(opened.affiliates.values()) if opened else []
+    admitted = 0
+    for start in range(0, len(listed), DISCOVERED_AT_ONCE):
+        some = listed[start : start + DISCOVERED_AT_ONCE]
+        with transaction.atomic():
+            for node in _find_waiting(cluster, some, now):
+                approve_node(actor, node, now)
+                admitted += 1
+    return admitted
+
+
+def _find_waiting(cluster: Cluster, listed: Collection[Affiliate], now: datetime) -> list[Node]:
+    """The nodes of these machines, as far as they may be such and are no members."""
+    keys = {affiliate.node_id: affiliate.public_key for affiliate in listed}
+    # The import is committed: a worker may have found some of them meanwhile.
+    known = set(cluster.nodes.filter(node_id__in=keys).values_list("node_id", flat=True))
+    _discover_all(cluster, [affiliate for affiliate in listed if affiliate.node_id not in known], now)
+    waiting = cluster.nodes.pending().filter(kind=Node.Kind.TALOS, node_id__in=keys)
+    return [node for node in waiting if node.public_key == keys[node.node_id]]
 
 
 def _discover(cluster: Cluster, affiliate: Affiliate, name: str, now: datetime) -> None:

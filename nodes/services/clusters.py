@@ -23,7 +23,7 @@ from nodes import fanout
 from nodes.access import needs
 from nodes.models import Change, Cluster, Node
 from nodes.secrets import Unreadable
-from nodes.services import after, audit, claims, discovery, endpoints, revisions
+from nodes.services import affiliates, after, audit, claims, discovery, endpoints, revisions
 from nodes.services.refused import Refused
 
 NAME_FORM = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9 ._-]{0,61}[A-Za-z0-9])?")
@@ -43,7 +43,10 @@ def create_cluster(
     options: ClusterOptions | None = None,
     now: datetime,
 ) -> tuple[Cluster, list[str]]:
-    """Make a cluster, or import one by its id and secret; gives it with warnings on an id of odd form."""
+    """Make a cluster, or import one by its id and secret; gives it with warnings on an id of odd form.
+
+    With an import those come in that discovery lists at that moment.
+    """
     _check_name(name)
     options = options or ClusterOptions()
     _check_options(options)
@@ -65,6 +68,8 @@ def create_cluster(
     except IntegrityError:  # another one was made between our look and our write
         _check_new(cluster)
         raise
+    if imported:
+        affiliates.admit_listed(actor, cluster, now)
     return cluster, warnings
 
 

@@ -28,6 +28,7 @@ from nodes.views.common import RoleMixin, add_links, summaries
 from nodes.views.links import links_page
 from nodes.views.lists import export_one, export_rows, paginate
 from nodes.views.unwell import as_file
+from nodes.words import count
 
 ORDERS = {
     "name": ("Name", lambda cluster: cluster.name.casefold()),
@@ -111,6 +112,12 @@ class ClusterCreateView(RoleMixin, View):
         for warning in warnings:
             messages.warning(request, warning)
         messages.success(request, f"{cluster.name} has been {'imported' if self.importing else 'created'}.")
+        if members := cluster.nodes.approved().count():
+            messages.info(
+                request,
+                f"{count(members, 'machine')} listed by discovery with this secret: approved with the import. "
+                "Whoever comes later waits for a yes.",
+            )
         return self.lead_on(form, cluster)
 
     def lead_on(self, form, cluster: Cluster) -> HttpResponse:

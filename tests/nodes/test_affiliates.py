@@ -27,6 +27,7 @@ from nodes.counters import read_counters
 from nodes.models import Audit, Change, Cluster, DiscoveryClock, Node, Transition
 from nodes.services import affiliates, clusters, discovery, nodes, sessions, strangers
 from tests.factories import NOW, Machine, enrol, make_cluster, make_user
+from tests.nodes.test_views import options
 
 pytestmark = pytest.mark.django_db(transaction=True)
 LATER = NOW + timedelta(hours=1)
@@ -291,6 +292,79 @@ def test_it_reports_nothing_and_is_not_silent_for_that(talos):
     talos.approve()
     assert sessions.mark_silent([], LATER) == []
     assert not Transition.objects.exists()
+
+
+# At an import.
+
+
+@pytest.fixture
+def reimport(talos):
+    """Bring the cluster here anew, as it is listed now: what discovery keeps outlives the console's row for a while."""
+
+    def bring(**given):
+        cluster = talos.cluster
+        identity = {"cluster_id": cluster.cluster_id, "secret": cluster.secret.reveal()}
+        clusters.delete_cluster("alice", cluster, cluster.name, NOW)
+        talos.cluster, _ = clusters.create_cluster("alice", name="imported", now=NOW, **(identity | given))
+        return dict(talos.cluster.nodes.values_list("node_id", "status"))
+
+    return bring
+
+
+def test_an_import_lets_in_who_is_listed_at_that_moment_and_nobody_who_comes_later(talos, reimport):
+    talos.say(talos.machine(1), talos.machine(2))
+    talos.say(talos.machine(3), under="talos-4")  # a replay
+    talos.say(talos.machine(5), secret=bytes(32))
+    assert reimport() == {"talos-1": "approved", "talos-2": "approved"}
+    audits = Audit.objects.filter(verb="node.approved", cluster=talos.cluster)
+    assert set(audits.values_list("actor_name", "target")) == {("alice", "talos-1"), ("alice", "talos-2")}
+    assert [row.kind for row in Change.objects.filter(cluster=talos.cluster)] == ["member", "member"]
+    talos.say(talos.machine(6))
+    talos.follow()
+    assert Node.objects.get(node_id="talos-6").status == "pending"
+
+
+@pytest.mark.parametrize(
+    ("given", "minutes"),
+    [
+        pytest.param({}, 31, id="has expired"),
+        pytest.param({"secret": base64.b64encode(bytes(32)).decode()}, 0, id="does not open"),
+        pytest.param({"options": ClusterOptions(discovery=False)}, 0, id="is not to be served"),
+        pytest.param({"cluster_id": "", "secret": ""}, 0, id="is another cluster's than one made here"),
+    ],
+)
+def test_an_import_lets_nobody_in_whose_word(talos, reimport, given, minutes):
+    talos.at -= 60 * minutes
+    talos.say(talos.machine())
+    assert reimport(**given) == {}
+
+
+def test_an_import_lets_in_more_than_may_wait_some_at_a_time(talos, reimport, monkeypatch):
+    monkeypatch.setattr(strangers, "PENDING_LIMIT", 2)
+    monkeypatch.setattr(affiliates, "DISCOVERED_AT_ONCE", 2)
+    talos.say(*(talos.machine(number) for number in range(1, 6)))
+    assert list(reimport().values()) == ["approved"] * 5
+
+
+def test_an_import_lets_in_whom_a_worker_has_found_before_with_the_same_key(talos):
+    talos.say(talos.machine(1), talos.machine(2))
+    talos.follow()
+    talos.say(talos.machine(1), talos.machine(2, public_key=talos.machine(9).public_key))
+    assert affiliates.admit_listed("alice", talos.cluster, NOW) == 1
+    assert affiliates.admit_listed("alice", talos.cluster, NOW) == 0
+    assert dict(Node.objects.values_list("node_id", "status")) == {"talos-1": "approved", "talos-2": "pending"}
+
+
+def test_whoever_imports_is_told_how_many_came_in(talos, client, django_user_model):
+    client.force_login(django_user_model.objects.create_superuser("alice"))
+    cluster = talos.cluster
+    DiscoveryClock.objects.update(downtime=0)
+    talos.at = datetime.now(UTC).timestamp()
+    talos.say(talos.machine(1), talos.machine(2))
+    given = options(name="imported", cluster_id=cluster.cluster_id, secret=cluster.secret.reveal())
+    clusters.delete_cluster("alice", cluster, cluster.name, NOW)
+    shown = client.post(reverse("cluster-import"), given, follow=True).content.decode()
+    assert "2 machines listed by discovery with this secret: approved with the import." in shown
 
 
 # From the console to discovery.
