@@ -206,7 +206,7 @@ class RotationConsumer(FollowingConsumer):
             raise Gone
         rows = Node.objects.approved().filter(cluster__in=self._secrets.now).order_by()
         members = rows.values_list(
-            "pk", "name", "session", "protocol", "secret_kept", "applied_epoch", "applied_number"
+            "pk", "name", "session", "left_at", "protocol", "secret_kept", "applied_epoch", "applied_number"
         )
         self._members.now = {row[0]: row for row in members}
 

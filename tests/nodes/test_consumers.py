@@ -485,14 +485,15 @@ async def test_a_removed_nodes_page_is_told_when_a_member_drops_it(visit, consol
     assert not await in_thread(lambda: Node.objects.not_cut_off(Tombstone.objects.get()).exists())
 
 
-async def test_a_removed_nodes_page_is_told_when_a_talos_machine_leaves(visit, monkeypatch):
-    monkeypatch.setattr(following.RemovalConsumer, "pause", 0.0)
+@pytest.mark.parametrize("page", ["removal/{node}", "rotation/{cluster}"])
+async def test_pages_on_who_follows_are_told_when_a_talos_machine_leaves(visit, monkeypatch, page):
+    monkeypatch.setattr(base.FollowingConsumer, "pause", 0.0)
     monkeypatch.setattr(base, "RENEW_SECONDS", 3600.0)
     cluster, machines, _ = await in_thread(make_cluster)
     await in_thread(lambda: services.remove_node("console", machines[1].node, machines[1].name, timezone.now()))
     rows = Node.objects.filter(pk=machines[0].node.pk)
     await in_thread(rows.update, kind=Node.Kind.TALOS)
-    page = await visit(f"/live/removal/{machines[1].node.pk}")
+    page = await visit("/live/" + page.format(node=machines[1].node.pk, cluster=cluster.uuid))
     assert (await page.hear())["type"] == "snapshot"
     await in_thread(lambda: rows.update(left_at=timezone.now()))
     await in_thread(announce, cluster.pk, "node.changed")
