@@ -117,6 +117,10 @@ class LinksConsumer(OverviewConsumer):
 
     pause = LINKS_SECONDS
 
+    def _read_oldest(self, since: datetime) -> Iterator[tuple[type[Model], int]]:
+        """It counts no changes."""
+        return iter(())
+
 
 class RemovalConsumer(FollowingConsumer):
     """A removed node's page: who has yet to drop it."""
