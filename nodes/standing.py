@@ -78,10 +78,13 @@ class Standing:
     pending: int = 0
     drift: int = 0
     """Members that have not applied the newest revision, or could not."""
-    links: LinkCounts = field(default_factory=LinkCounts)
+    silent: int = 0
+    """Members whose agent is connected, and of which no report is known: just come, or Redis was emptied."""
+    links: LinkCounts | None = field(default_factory=LinkCounts)
+    """None while they cannot be read."""
 
     def add(self, node: AnyNode, cluster: Cluster, summary: Summary | None) -> None:
-        """Count one node in."""
+        """Count one node in; without a summary, it said nothing of its links."""
         if node.status == Node.Status.PENDING:
             self.pending += 1
         if node.status != Node.Status.APPROVED:
@@ -89,6 +92,9 @@ class Standing:
         self.size += 1
         self.connected += node.is_here
         self.drift += bool(node.fault or node.behind(cluster))
+        if self.links is None:
+            return
+        self.silent += bool(node.session) and (summary is None or summary.at is None)
         if summary is not None:
             self.links = self.links.plus(summary)
 
@@ -99,7 +105,8 @@ class Standing:
             self.connected + other.connected,
             self.pending + other.pending,
             self.drift + other.drift,
-            self.links.plus(other.links),
+            self.silent + other.silent,
+            None if self.links is None or other.links is None else self.links.plus(other.links),
         )
 
 
@@ -109,12 +116,15 @@ def link_counts(summary: Summary | None) -> LinkCounts:
 
 
 def tally(
-    nodes: Iterable[AnyNode], clusters: Mapping[int, Cluster], summaries: Mapping[int, Summary]
+    nodes: Iterable[AnyNode], clusters: Mapping[int, Cluster], summaries: Mapping[int, Summary] | None
 ) -> dict[int, Standing]:
-    """How each of these clusters stands, by its primary key, in one go over all nodes."""
-    found = {pk: Standing() for pk in clusters}
+    """How each of these clusters stands, by its primary key, in one go over all nodes.
+
+    No summaries at all stand for those that cannot be read.
+    """
+    found = {pk: Standing(links=None if summaries is None else LinkCounts()) for pk in clusters}
     for node in nodes:
-        found[node.cluster_id].add(node, clusters[node.cluster_id], summaries.get(node.pk))
+        found[node.cluster_id].add(node, clusters[node.cluster_id], (summaries or {}).get(node.pk))
     return found
 
 

@@ -8,6 +8,7 @@ alone that are shown.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from math import inf
@@ -27,6 +28,7 @@ ONE_WAY = "one-way"
 _BY_RANK = (DOWN, UNKNOWN, UP, ABSENT)
 _RANKS = len(_BY_RANK)
 _RANK = {state: rank for rank, state in enumerate(_BY_RANK)}
+_NOTHING = bytes([ABSENT])
 _NOT_UP = re.compile(bytes([ord("["), DOWN, UNKNOWN, ord("]")]))
 
 
@@ -75,6 +77,9 @@ SORTS: dict[str, Callable[[Found], Any] | None] = {"worst": None, "from": itemge
 AGE = "age"
 """A further one: the longest not up first, of those that were lost at once the worst."""
 
+States = Mapping[int, bytes]
+"""As nodes.live.read_states has them."""
+
 Ages = Mapping[int, Sequence[int]]
 """As nodes.live.read_ages has them."""
 
@@ -90,9 +95,21 @@ def read_ends(clusters: Iterable[Cluster]) -> list[End]:
     ]
 
 
-def find(ends: Sequence[End]) -> list[Found]:
-    """All pairs of them that are not up, in no order: one call to Redis; raises redis.RedisError."""
-    states = live.read_states(end.pk for end in ends if end.here and not end.talos)
+def read_states(ends: Iterable[End]) -> States:
+    """How those of them see the others that have an agent: one call to Redis; raises redis.RedisError."""
+    return live.read_states(end.pk for end in ends if end.here and not end.talos)
+
+
+def count_tellers(ends: Sequence[End], states: States) -> tuple[int, int]:
+    """Of connected agents with another member to see: how many said anything of one, and how many did not."""
+    sizes = Counter(end.cluster for end in ends)
+    asked = [end for end in ends if end.here and not end.talos and sizes[end.cluster] > 1]
+    told = sum(bool(states.get(end.pk, b"").strip(_NOTHING)) for end in asked)
+    return told, len(asked) - told
+
+
+def find(ends: Sequence[End], states: States) -> list[Found]:
+    """All pairs of them that are not up, in no order."""
     places: dict[int, dict[int, int]] = {}
     for place, end in enumerate(ends):
         places.setdefault(end.cluster, {})[end.member] = place

@@ -65,6 +65,11 @@ class LinkCounts(NamedTuple):
         return sum(self)
 
     @property
+    def not_up(self) -> int:
+        """Those that are not up."""
+        return self.unknown + self.down
+
+    @property
     def worst(self) -> str:
         """The worst state that any of them is in."""
         return "down" if self.down else "unknown" if self.unknown else "up" if self.up else "none"

@@ -225,4 +225,5 @@ class RotationConsumer(FollowingConsumer):
 
 
 def _standing(summary: live.Summary) -> tuple[int | None, ...]:
-    return summary.up, summary.unknown, summary.down, summary.worst, summary.mute, summary.mute_to
+    mute = summary.mute, summary.mute_to
+    return summary.up, summary.unknown, summary.down, summary.worst, *mute, summary.at is not None

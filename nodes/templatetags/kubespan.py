@@ -146,20 +146,20 @@ def key(text: str, name: str = "Key") -> SafeString:
 
 
 @register.simple_tag
-def bar(counts: LinkCounts) -> SafeString:
-    """Links by state as one bar; drawn with attributes, because inline styles are forbidden."""
+def bar(counts: LinkCounts | None) -> SafeString:
+    """Links by state as one bar, empty where they cannot be read; drawn with attributes: no inline style is allowed."""
     parts, at = SafeString(""), 0.0
-    for name, share in counts.shares():
+    for name, share in counts.shares() if counts else ():
         parts += format_html('<rect class="{}" x="{}%" width="{}%" height="100%"></rect>', name, round(at, 2), share)
         at += share
-    label = counts.sentence() if counts.all else "no links yet"
+    label = "cannot be read just now" if counts is None else counts.sentence() if counts.all else "no links told of yet"
     return format_html('<svg class="ks-bar" role="img" aria-label="{}">{}</svg>', label, parts)
 
 
 @register.simple_tag
-def links(counts: LinkCounts) -> SafeString:
-    """How many of a node's links are up, beside the worst state of any."""
-    if not counts.all:
+def links(counts: LinkCounts | None) -> SafeString:
+    """How many of a node's links are up, beside the worst state of any; a dash where nothing is known."""
+    if counts is None or not counts.all:
         return SafeString('<span class="text-secondary">—</span>')
     down = f", {counts.down:,} down" if counts.down else ""
     return format_html(
@@ -167,6 +167,12 @@ def links(counts: LinkCounts) -> SafeString:
         '<span class="num">{} of {}{}</span></span>',
         counts.worst, f"{counts.up:,}", f"{counts.all:,}", down,
     )  # fmt: skip
+
+
+@register.filter
+def in_state(counts: LinkCounts | None, state: str) -> str:
+    """How many links are in a state; a dash where nothing is known of any."""
+    return f"{getattr(counts, state):,}" if counts is not None and counts.all else "—"
 
 
 @register.filter

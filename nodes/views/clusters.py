@@ -33,7 +33,7 @@ from nodes.words import count
 ORDERS = {
     "name": ("Name", lambda cluster: cluster.name.casefold()),
     "nodes": ("Nodes", lambda cluster: cluster.standing.size),
-    "not-up": ("Links not up", lambda cluster: cluster.standing.links.unknown + cluster.standing.links.down),
+    "not-up": ("Links not up", lambda cluster: cluster.standing.links.not_up if cluster.standing.links else 0),
 }
 """By what clusters are sorted: what that is called, and how a cluster gives it."""
 
@@ -63,15 +63,15 @@ class ClusterListView(RoleMixin, View):
     def get(self, request):
         clusters = {cluster.pk: cluster for cluster in Cluster.objects.visible_to(request.user)}
         nodes = standing.read_rows(Node.objects.visible_to(request.user).present())
-        for pk, found in standing.tally(nodes, clusters, summaries(nodes)).items():
+        known = summaries(nodes)
+        for pk, found in standing.tally(nodes, clusters, known).items():
             clusters[pk].standing = found
         asked = request.GET.get("sort", "name")
         found = sort_clusters(list(clusters.values()), asked)
         if kind := exports.wanted(request):
             return export_rows(exports.CLUSTERS, found, kind)
-        return render(
-            request, "clusters/list.html", {"clusters": paginate(request, found), "orders": choose_orders(asked)}
-        )
+        context = {"clusters": paginate(request, found), "orders": choose_orders(asked), "unread": known is None}
+        return render(request, "clusters/list.html", context)
 
 
 ENROL = "enrol"

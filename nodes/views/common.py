@@ -72,15 +72,19 @@ def read_live(read: Callable[[], T], otherwise: T) -> T:
         return otherwise
 
 
-def summaries(nodes: Iterable[AnyNode]) -> dict[int, live.Summary]:
-    """The last summaries of connected nodes, in one call to Redis."""
+def summaries(nodes: Iterable[AnyNode]) -> dict[int, live.Summary] | None:
+    """The last summaries of connected nodes, in one call to Redis; while it is away none, which is not {}."""
     pks = [node.pk for node in nodes]
-    return read_live(lambda: live.read_summaries_of(pks), {})
+    return read_live(lambda: live.read_summaries_of(pks), None)
 
 
 def add_links(nodes: Iterable[Node]) -> None:
-    """Give each node its `links`, for templates: as it says itself, or, of a Talos machine, as its peers say."""
+    """Give each node its `links`, for templates; none while they cannot be read.
+
+    They are as it says itself, or, of a Talos machine, as its peers say.
+    """
     nodes = list(nodes)
-    known = summaries(nodes) | read_live(lambda: SeenLinks(nodes).summaries(), {})
+    known, seen = summaries(nodes), read_live(lambda: SeenLinks(nodes).summaries(), None)
+    said = None if known is None or seen is None else known | seen
     for node in nodes:
-        node.links = link_counts(known.get(node.pk))
+        node.links = None if said is None else link_counts(said.get(node.pk))

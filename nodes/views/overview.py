@@ -27,8 +27,9 @@ class Look:
         self.now = now
         self.clusters = {cluster.pk: cluster for cluster in clusters}
         self._nodes = standing.read_rows(Node.objects.present().filter(cluster__in=self.clusters))
-        self._summaries = summaries(self._nodes)
-        self.standings = standing.tally(self._nodes, self.clusters, self._summaries)
+        known = summaries(self._nodes)
+        self.standings = standing.tally(self._nodes, self.clusters, known)
+        self._summaries = known or {}
 
     @property
     def total(self) -> standing.Standing:

@@ -62,8 +62,9 @@ class PairView(PairPage):
             "here": one,
             "there": other,
             "up": link.up,
-            "reason": explain(link),
+            "reason": None if seen is None else explain(link),
             "unread": seen is None,
+            "unsaid": seen == (None, None),
             "views": [
                 side(node, peer, sight, changes)
                 for node, peer, sight in zip((one, other), (other, one), seen or (None, None), strict=True)

@@ -8,7 +8,7 @@ from typing import Any
 from django import forms
 from django.contrib import messages
 from django.core.paginator import Paginator
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
 from django.utils import timezone
@@ -93,24 +93,29 @@ def unwell_context(request: HttpRequest, one: Cluster | None = None) -> dict[str
     named = one or (form.cleaned_data.get("cluster") if form.is_valid() else None)
     clusters = {cluster.pk: cluster for cluster in ([named] if named else visible)}
     ends = unwell.read_ends(clusters.values())
-    found = read_live(lambda: unwell.find(ends), None)
+    states = read_live(lambda: unwell.read_states(ends), None)
+    told, silent = unwell.count_tellers(ends, states or {})
+    found = unwell.find(ends, states or {})
     sort = request.GET.get("sort", "worst")
     by_age = sort.removeprefix("-") == unwell.AGE
-    ages = read_live(lambda: unwell.read_ages(ends, found or ()), {}) if by_age else {}
-    chosen = unwell.choose(ends, found or (), form.query(), sort, ages)
+    ages = read_live(lambda: unwell.read_ages(ends, found), {}) if by_age else {}
+    chosen = unwell.choose(ends, found, form.query(), sort, ages)
 
-    def look_up(pairs: Iterable[unwell.Found]) -> list[Shown]:
-        return read_live(lambda: unwell.look_up(ends, pairs, clusters, timezone.now().timestamp()), [])
+    def look_up(pairs: Iterable[unwell.Found]) -> list[Shown] | None:
+        return read_live(lambda: unwell.look_up(ends, pairs, clusters, timezone.now().timestamp()), None)
 
     page = Paginator(chosen, PAGE_SIZE).get_page(request.GET.get("page"))
+    rows = look_up(page)
     return {
         "filter": {"form": form},
         "chips": form.chips(),
-        "unread": found is None,
-        "links": len(ends) > 1,
+        "unread": states is None or rows is None,
+        "links": len(ends) > len({end.cluster for end in ends}),
+        "told": told,
+        "silent": silent,
         "chosen": chosen,
         "page": page,
-        "rows": look_up(page),
+        "rows": rows,
         "heads": [_head(request, sort, *head) for head in HEADS],
         "look_up": look_up,
     }
@@ -130,9 +135,12 @@ def _head(request: HttpRequest, sort: str, title: str, name: str) -> dict[str, s
 
 
 def as_file(context: dict[str, Any], kind: str) -> Any:
-    """All of the list as a file."""
-    chosen, look_up = context["chosen"], context["look_up"]
-    return exports.answer(EXPORT, look_up(chosen[: exports.LIMIT]), len(chosen), kind, timezone.now())
+    """All of the list as a file; none while it cannot be read, for an empty one would say that all is well."""
+    chosen = context["chosen"]
+    rows = None if context["unread"] else context["look_up"](chosen[: exports.LIMIT])
+    if rows is None:
+        return HttpResponse("Redis does not answer.\n", status=503, content_type="text/plain; charset=utf-8")
+    return exports.answer(EXPORT, rows, len(chosen), kind, timezone.now())
 
 
 class TryAgainView(RoleMixin, View):

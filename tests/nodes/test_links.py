@@ -355,8 +355,22 @@ def test_a_page_has_as_many_queries_for_many_endpoints(page, ends):
 
 
 def test_without_redis_the_page_says_what_it_cannot_know(page, ends, valkey):
+    here, there = ends
+    say(here, there, UP)
     valkey.stop()
-    assert "Redis does not answer" in read(page, *ends)
+    content = read(page, here, there)
+    assert "Redis does not answer" in content
+    assert "This link is not up" not in content
+    assert code_of(content) is None
+    assert 'data-state="up"' not in content
+    assert re.findall(r"<dt>Sees .*?</dt><dd>(.*?)</dd>", content) == ["—", "—"]
+
+
+def test_a_link_of_which_nobody_says_anything_is_not_said_to_be_down(page, ends):
+    content = read(page, *ends)
+    assert "Nobody says how this link is." in content
+    assert "This link is not up" not in content
+    assert code_of(content) == "unsaid"
 
 
 def test_nodes_of_two_clusters_are_no_pair(page, ends):

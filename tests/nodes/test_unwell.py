@@ -1,6 +1,7 @@
 """The list of links that are not up: what it finds, how it filters and sorts, what a page of it says and costs."""
 
 import json
+import re
 import time
 
 import pytest
@@ -49,7 +50,7 @@ def change(mesh, live, now, *changes):
 def listed(mesh, query=None, sort="worst"):
     """Names of both ends, and how each sees the other."""
     ends = unwell.read_ends([mesh.cluster])
-    found = unwell.find(ends)
+    found = unwell.find(ends, unwell.read_states(ends))
     chosen = unwell.choose(ends, found, query or Query(), sort, unwell.read_ages(ends, found))
     shown = unwell.look_up(ends, chosen, {mesh.cluster.pk: mesh.cluster}, time.time())
     names = {node.name: place for place, node in enumerate(mesh.members)}
@@ -170,8 +171,59 @@ def test_a_row_says_why_and_since_when(plain, client):
 )
 def test_an_empty_list_says_why(plain, client, asked, changes, title):
     say(plain, *changes)
+    assert titles(client, **asked) == [title]
+
+
+def titles(client, **asked):
+    """What stands in the place of rows."""
     client.force_login(make_user("alice", "viewer"))
-    assert title in client.get("/links/", {"view": "list", **asked}).content.decode()
+    page = client.get("/links/", {"view": "list", **asked}).content.decode()
+    return re.findall('class="empty-title">(.*?)<', page)
+
+
+def all_away(mesh, live):
+    Node.objects.update(session="", away=True)
+
+
+def only_talos(mesh, live):
+    Node.objects.update(kind=Node.Kind.TALOS, session="", left_at=None)
+
+
+def emptied(mesh, live):
+    sync_redis().flushall()
+
+
+def one_is_new(mesh, live):
+    live.forget(mesh.members[2])
+
+
+def alone(mesh, live):
+    Node.objects.exclude(pk=mesh.members[0].pk).delete()
+    make_mesh(1, name="elsewhere", talos=0, seed="elsewhere", now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("happens", "title"),
+    [
+        pytest.param(all_away, "Nobody has reported yet", id="all agents are away"),
+        pytest.param(only_talos, "Nobody has reported yet", id="Talos machines report nothing"),
+        pytest.param(emptied, "Nobody has reported yet", id="Redis was emptied"),
+        pytest.param(one_is_new, "Every link that was told of is up", id="not all have reported"),
+        pytest.param(alone, "No link yet", id="two clusters of one machine each"),
+    ],
+)
+def test_a_list_that_knows_nothing_says_so(plain, client, happens, title):
+    happens(plain, say(plain))
+    assert titles(client) == [title]
+
+
+def test_without_redis_neither_the_list_nor_its_file_is_empty(plain, client, valkey):
+    say(plain, (0, 1, "down"))
+    valkey.stop()
+    assert titles(client) == []
+    page = client.get("/links/?view=list").content.decode()
+    assert "Redis does not answer" in page
+    assert client.get("/links/?view=list&_export=json").status_code == 503
 
 
 def test_a_list_of_one_clusters_links_is_its_tab(plain, client):

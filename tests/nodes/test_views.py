@@ -535,6 +535,33 @@ def test_pages_go_on_without_redis(page, cluster, valkey):
         assert page.get(address).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("happens", "said"),
+    [
+        pytest.param(lambda valkey: valkey.stop(), "Redis does not answer", id="away"),
+        pytest.param(lambda valkey: valkey.empty(), "ha(s|ve) not reported yet|Nobody has reported yet", id="emptied"),
+    ],
+)
+@pytest.mark.parametrize("name", ["overview", "cluster-list", "cluster"])
+def test_without_what_agents_said_no_page_says_how_links_are(page, cluster, valkey, name, happens, said):
+    fill(cluster, 2)
+    Node.objects.update(session="s", applied_epoch=cluster.epoch, applied_number=Cluster.objects.get().revision)
+    happens(valkey)
+    text = read(page.get(cluster.get_absolute_url() if name == "cluster" else reverse(name)))
+    assert re.search(said, text)
+    assert "Nothing. Every machine" not in text
+    assert "No links yet" not in text
+    figures = re.findall(r"Links (?:up|unknown|down)</span></span></dt><dd>(.*?)</dd>", text)
+    assert figures == ([] if name == "cluster-list" else ["—"] * 3)
+
+
+def test_files_have_no_figures_of_links_that_cannot_be_read(page, cluster, valkey):
+    fill(cluster, 2)
+    valkey.stop()
+    for address in ("/nodes/", "/clusters/"):
+        assert page.get(f"{address}?_export=json").json()[0]["links_down"] is None
+
+
 def test_a_fragment_sends_the_whole_page_to_sign_in(client):
     asked = {"HX-Request": "true", "HX-Current-URL": "http://testserver/nodes/?q=edge"}
     response = client.get("/nodes/", headers=asked)
