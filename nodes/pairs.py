@@ -27,6 +27,35 @@ ADDRESS = "address"
 """What a refused claim of an address is called in Node.refused_claims."""
 
 
+class Why(NamedTuple):
+    """Why a link is not up, and which end says since when."""
+
+    reason: Reason
+    lost: Seen | None = None
+    """As nodes.pairs.lost_first has it."""
+
+    @property
+    def since(self) -> datetime | None:
+        """Since when it is not up."""
+        return since(self.lost)
+
+    @property
+    def at_least(self) -> bool:
+        """Whether it may be so for longer."""
+        return self.lost is not None and self.lost.at_least
+
+
+def lost_first(sights: Iterable[Seen | None]) -> Seen | None:
+    """The end that lost the other first, of those that do not see it up: their link is that old."""
+    said = [seen for seen in sights if seen is not None and seen.state != "up"]
+    return min(said, key=lambda seen: (seen.since or 0, not seen.at_least), default=None)
+
+
+def since(seen: Seen | None) -> datetime | None:
+    """Since when a link is as it was seen."""
+    return datetime.fromtimestamp(seen.since, UTC) if seen is not None and seen.since else None
+
+
 class Try(NamedTuple):
     """What came of an endpoint when it was last in use."""
 
@@ -72,7 +101,7 @@ class View:
     @property
     def since(self) -> datetime | None:
         """Since when it is up, or is not."""
-        return None if self.seen is None or not self.seen.since else datetime.fromtimestamp(self.seen.since, UTC)
+        return since(self.seen)
 
     @property
     def roamed(self) -> str:
@@ -119,10 +148,11 @@ class Around:
 
 def read_reasons(
     ends: Collection[tuple[int, int]], clusters: Mapping[int, Cluster], now: float
-) -> dict[tuple[int, int], Reason]:
-    """Why these links (node and peer, by primary key) are not up: three queries and one call to Redis for all of them.
+) -> dict[tuple[int, int], Why]:
+    """Why these links (node and peer, by primary key) are not up, and since when.
 
-    `clusters` has those of the nodes, by primary key. Raises redis.RedisError.
+    Three queries and one call to Redis for all of them; `clusters` has those of the nodes, by primary key. Raises
+    redis.RedisError.
     """
     if not ends:
         return {}
@@ -138,7 +168,7 @@ def read_reasons(
         sights = seen[2 * place], seen[2 * place + 1]
         link = link_of(nodes[here], nodes[there], cluster, sights, now, (around[here], around[there]))
         if reason := explain(link):
-            found[here, there] = reason
+            found[here, there] = Why(reason, lost_first(sights))
     return found
 
 

@@ -187,13 +187,12 @@ class Shown(msgspec.Struct, frozen=True):
     @property
     def lost(self) -> Seen | None:
         """The end that lost the other first, of those that do not see it up: their link is that old."""
-        said = [seen for seen in (self.ours, self.theirs) if seen is not None and seen.state != "up"]
-        return min(said, key=lambda seen: (seen.since or 0, not seen.at_least), default=None)
+        return pairs.lost_first((self.ours, self.theirs))
 
     @property
     def since(self) -> datetime | None:
         """Since when it is not up."""
-        return datetime.fromtimestamp(self.lost.since, UTC) if self.lost and self.lost.since else None
+        return pairs.since(self.lost)
 
     @property
     def at_least(self) -> bool:
@@ -225,6 +224,6 @@ def look_up(ends: Sequence[End], chosen: Iterable[Found], clusters: Mapping[int,
     wanted = [way for pair in unwell for way in ((pair.one.pk, pair.other.member), (pair.other.pk, pair.one.member))]
     sights = live.read_sights(wanted)
     return [
-        Shown(pair, clusters[pair.one.cluster], reasons.get(pair.key), ours, theirs)
+        Shown(pair, clusters[pair.one.cluster], why.reason if (why := reasons.get(pair.key)) else None, ours, theirs)
         for pair, ours, theirs in zip(unwell, sights[::2], sights[1::2], strict=True)
     ]

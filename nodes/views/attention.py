@@ -8,9 +8,9 @@ from datetime import datetime
 from operator import attrgetter
 from typing import NamedTuple
 
-from kubespan.core.reason import Reason
 from nodes.live import Summary
 from nodes.models import Cluster, Node, Obstacle
+from nodes.pairs import Why
 from nodes.standing import AnyNode
 from nodes.words import clock, count
 
@@ -30,11 +30,16 @@ class Attention(NamedTuple):
     subject: AnyNode | Cluster
     text: str
     since: datetime | None = None
+    at_least: bool = False
+    """Whether it may be so for longer."""
     pair: tuple[AnyNode, AnyNode] | None = None
     """Of a link: who does not reach whom, for the page that says why."""
     weight: int = 1
     """Of two that are as bad, the one that concerns more machines comes first."""
 
+
+Reasons = Mapping[tuple[int, int], Why]
+"""As nodes.pairs.read_reasons has them."""
 
 PASSING = frozenset({"trying", "unsaid", "fading"})
 """Reasons that go by themselves: a link that is `unknown` for one of them, or still up, is nothing to look at yet."""
@@ -106,7 +111,7 @@ def collect(
     summaries: Mapping[int, Summary],
     obstacles: Iterable[Obstacle] = (),
     broken: Sequence[Broken] = (),
-    reasons: Mapping[tuple[int, int], Reason] | None = None,
+    reasons: Reasons | None = None,
 ) -> list[Attention]:
     """All that needs somebody, worst first; `reasons` are why the pairs of `broken` are not up, as far as known."""
     found_on: defaultdict[int, list[Obstacle]] = defaultdict(list)
@@ -121,26 +126,35 @@ def collect(
     return sorted(found, key=lambda entry: (entry.rank, -entry.weight, entry.subject.name))
 
 
-def _lasts(reason: Reason | None) -> bool:
-    return reason is not None and reason.code not in PASSING
+def _lasts(why: Why | None) -> bool:
+    return why is not None and why.reason.code not in PASSING
 
 
-def _of_link(broken: Broken, summaries: Mapping[int, Summary], reasons: Mapping[tuple[int, int], Reason]) -> Attention:
+def _of_link(broken: Broken, summaries: Mapping[int, Summary], reasons: Reasons) -> Attention:
     seer, peer = broken.pair
-    reason = reasons.get((seer.pk, peer.pk))
-    why = f": {(reason.brief or reason.text).removesuffix('.')}" if reason else ""
+    known = reasons.get((seer.pk, peer.pk))
+    why = f": {clause(known.reason.brief or known.reason.text, seer.name, peer.name)}" if known else ""
+    since, at_least = (known.since, known.at_least) if known else (None, False)
     if len(broken.seers) > 1:
         names = ", ".join(node.name for node in broken.seers[:NAMED])
         more = len(broken.seers) - NAMED
         who = f"{names} and {count(more, 'other')}" if more > 0 else names.replace(", ", " and ")
         lacks = f"gives no answer to {who}" if broken.mute else f"cannot be reached by {who}"
-        return Attention(1, "link-off", "bad", peer, lacks + why, pair=broken.pair, weight=len(broken.seers))
+        return Attention(1, "link-off", "bad", peer, lacks + why, since, at_least, broken.pair, len(broken.seers))
     summary = summaries[seer.pk]
     others = max(0, (summary.mute if broken.mute else summary.down) - 1)
     whom = f"{peer.name} and {count(others, 'other')}" if others else peer.name
     back = ", nor the other way round" if broken.mutual else ""
     lacks = f"gets no answer from {whom}" if broken.mute else f"cannot reach {whom}"
-    return Attention(1, "link-off", "bad", seer, f"{lacks}{back}{why}", pair=broken.pair)
+    return Attention(1, "link-off", "bad", seer, f"{lacks}{back}{why}", since, at_least, broken.pair)
+
+
+def clause(sentence: str, *names: str) -> str:
+    """A sentence as it stands after a colon: its first word small unless it is a name, or one like KubeSpan or UDP."""
+    first = sentence.partition(" ")[0]
+    is_name = sentence.startswith(names) if names else False
+    small = first[1:].islower() and not is_name
+    return (sentence[:1].lower() + sentence[1:] if small else sentence).removesuffix(".")
 
 
 def _of_node(node: AnyNode, cluster: Cluster, obstacles: Sequence[Obstacle], *, missed: bool) -> Iterable[Attention]:
@@ -166,7 +180,7 @@ def _of_findings(node: AnyNode, obstacles: Sequence[Obstacle]) -> Attention:
     worst = obstacles[0]
     others = f" (and {count(len(obstacles) - 1, 'more finding')})" if len(obstacles) > 1 else ""
     rank, tone = (1, "bad") if worst.stops else (6, "warn")
-    text = f"preflight: {worst.text.removesuffix('.')}{others}"
+    text = f"preflight: {clause(worst.text)}{others}"
     return Attention(rank, "alert-triangle", tone, node, text, worst.since)
 
 

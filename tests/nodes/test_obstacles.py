@@ -120,6 +120,6 @@ def test_attention_has_them_with_what_stops_the_mesh_before_the_rest(cluster):
         node.session, node.applied_epoch, node.applied_number = "s", 1, cluster.revision
     found = attention.collect(nodes, {cluster.pk: cluster}, {}, Obstacle.objects.order_by("node", "place"))
     assert [f"{entry.subject.name} {entry.tone} {entry.text}" for entry in found if "preflight" in entry.text] == [
-        "bulk-1 bad preflight: The kernel drops what comes (and 1 more finding)",
-        "bulk-0 warn preflight: The clock is off",
+        "bulk-1 bad preflight: the kernel drops what comes (and 1 more finding)",
+        "bulk-0 warn preflight: the clock is off",
     ]

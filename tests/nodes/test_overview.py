@@ -17,6 +17,7 @@ from nodes import live
 from nodes.connections import sync_redis
 from nodes.live import Summary, Table
 from nodes.models import Cluster, Node, Transition
+from nodes.pairs import Why
 from nodes.services import clusters as services
 from nodes.views import attention
 from tests.factories import fill, make_cluster, make_user
@@ -42,16 +43,19 @@ def read(response):
     return re.sub(r"\s+", " ", response.content.decode())
 
 
-def say(node, peers, state, age=-1, loss=-1):
-    """What a node says of these peers; `age` is milliseconds since the last handshake, `loss` per mille."""
+def say(node, peers, state, age=-1, loss=-1, at=None, known=False):
+    """What a node says of these peers; `age` is milliseconds since the last handshake, `loss` per mille.
+
+    `known` goes on with what it said before.
+    """
     number = len(peers)
     report = Report(
         number=0, complete=True, revision=Revision(1, 1), members=tuple(peer.index for peer in peers),
         states=(state,) * number, endpoints=("",) * number, handshakes=(age,) * number, received=(0,) * number,
         sent=(0,) * number, rtts=(-1,) * number, losses=(loss,) * number,
     )  # fmt: skip
-    table = Table()
-    table.merge(report, node.index, {peer.index for peer in peers}, timezone.now().timestamp())
+    table = Table(sync_redis().get(live.record_key(node.pk)) if known else None)
+    table.merge(report, node.index, {peer.index for peer in peers}, (at or timezone.now()).timestamp())
     sync_redis().set(live.record_key(node.pk), table.dump(), ex=SECONDS)
     sync_redis().set(live.summary_key(node.pk), table.summary("s"), ex=SECONDS)
 
@@ -72,7 +76,7 @@ def test_attention_names_the_worst_first(cluster):
     nodes[3].fault = "no such device"
     summaries = {nodes[2].pk: Summary("s", down=2, worst=0)}
     broken = attention.find_broken(nodes, summaries)
-    reasons = {(nodes[2].pk, nodes[0].pk): Reason("silent", "long.", "Look.", "no handshake on 3 of 3 endpoints")}
+    reasons = {(nodes[2].pk, nodes[0].pk): Why(Reason("silent", "long.", "", "no handshake on 3 of 3 endpoints"))}
     found = attention.collect(nodes, {cluster.pk: cluster}, summaries, (), broken, reasons)
     assert [f"{entry.subject.name} {entry.text}" for entry in found] == [
         "bulk-3 could not apply its settings: no such device",
@@ -90,11 +94,11 @@ def test_what_many_miss_is_one_thing_to_look_at(cluster):
     summaries = {node.pk: Summary("s", down=1, worst=0) for node in nodes[1:5]}
     summaries[nodes[5].pk] = Summary("s", down=1, worst=1)
     broken = attention.find_broken(nodes, summaries)
-    away = Reason("away", "The agent of bulk-0 is away.", "")
+    away = Why(Reason("away", "The agent of bulk-0 is away.", ""))
     reasons = {(nodes[1].pk, nodes[0].pk): away}
     found = attention.collect(nodes, {cluster.pk: cluster}, summaries, (), broken, reasons)
     assert [f"{entry.subject.name} {entry.text}" for entry in found] == [
-        "bulk-0 cannot be reached by bulk-1, bulk-2 and 2 others: The agent of bulk-0 is away",
+        "bulk-0 cannot be reached by bulk-1, bulk-2 and 2 others: the agent of bulk-0 is away",
         "bulk-5 cannot reach bulk-1",
     ]
 
@@ -111,6 +115,37 @@ def test_the_overview_says_why(page, cluster):
         assert said in text
         assert text.count("cannot reach") == 2  # once for eyes, once in the link's name
         assert f'href="/links/{nodes[0].pk}/{nodes[1].pk}/"' in text
+        assert re.search(r'class="ks-when">at least <time datetime="[^"]*" data-relative>just now<', text)
+
+
+def test_what_is_said_of_a_link_has_its_age(page, cluster):
+    """As the end has it that lost the other first; `at least` where it was so before the console first heard of it."""
+    now = timezone.now()
+    nodes = fill(cluster, 3)
+    connect_all()
+    say(nodes[0], nodes[1:2], UP, at=now - timedelta(minutes=30))
+    say(nodes[0], nodes[1:2], DOWN, at=now - timedelta(minutes=4), known=True)
+    say(nodes[1], nodes[:1], UP, at=now - timedelta(minutes=30))
+    say(nodes[1], nodes[:1], DOWN, at=now - timedelta(minutes=3), known=True)
+    (entry,) = page.get("/").context["attention"]
+    assert round((now - entry.since).total_seconds()) == pytest.approx(240, abs=1)
+    assert not entry.at_least
+
+
+@pytest.mark.parametrize(
+    ("sentence", "clause"),
+    [
+        ("The agent of Edge is away: it is off.", "the agent of Edge is away: it is off"),
+        ("Edge waits for approval.", "Edge waits for approval"),
+        ("edge-2 waits for approval.", "edge-2 waits for approval"),
+        ("KubeSpan is switched off in this cluster.", "KubeSpan is switched off in this cluster"),
+        ("UDP port 51820 is taken.", "UDP port 51820 is taken"),
+        ("No endpoint is known of either end.", "no endpoint is known of either end"),
+        ("", ""),
+    ],
+)
+def test_a_reason_after_a_colon_begins_small_unless_by_a_name(sentence, clause):
+    assert attention.clause(sentence, "Edge", "edge-2") == clause
 
 
 def test_links_that_are_up_and_carry_nothing_come_after_those_that_are_not_up(cluster):
@@ -128,7 +163,7 @@ def test_links_that_are_up_and_carry_nothing_come_after_those_that_are_not_up(cl
         nodes[5].pk: Summary("s", up=6, mute=1, mute_to=4),
     }
     broken = attention.find_broken(nodes, summaries)
-    reason = Reason("mute", "long.", "Look.", "handshakes pass")
+    reason = Why(Reason("mute", "long.", "Look.", "handshakes pass"))
     pairs = [(0, 1), (0, 6), (4, 5)]
     reasons = {(nodes[one].pk, nodes[other].pk): reason for one, other in pairs}
     found = attention.collect(nodes, {cluster.pk: cluster}, summaries, (), broken, reasons)
@@ -137,7 +172,7 @@ def test_links_that_are_up_and_carry_nothing_come_after_those_that_are_not_up(cl
         "bulk-0 cannot reach bulk-1: handshakes pass",
         "bulk-4 gets no answer from bulk-5 and 1 other, nor the other way round: handshakes pass",
     ]
-    gone = {(nodes[0].pk, nodes[6].pk): Reason("fading", "long.", "")}
+    gone = {(nodes[0].pk, nodes[6].pk): Why(Reason("fading", "long.", ""))}
     found = attention.collect(nodes, {cluster.pk: cluster}, summaries, (), broken, gone)
     assert [entry.text for entry in found] == ["cannot reach bulk-1"], "what has no reason any more is not told"
 
