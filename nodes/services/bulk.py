@@ -58,7 +58,9 @@ def try_nodes_again(actor: audit.Actor, chosen: Sequence[Node], now: datetime) -
 
 @needs(ENTER)
 def remove_nodes(actor: audit.Actor, chosen: Sequence[Node], typed_count: str, now: datetime) -> Outcome:
-    """Cut nodes off, for whoever types how many they are."""
+    """Cut nodes off, for whoever types how many they are; one alone goes by its name (nodes.remove_node)."""
+    if len(chosen) == 1:
+        raise Refused("typed-name", f"Remove {chosen[0].name} on its own page, by its name.")
     if typed_count.strip() != str(len(chosen)):
         raise Refused("typed-count", f"Type the number of nodes, {len(chosen)}, to remove them.")
     return _each(chosen, lambda node: nodes.remove_node(actor, node, node.name, now))

@@ -189,6 +189,16 @@ class NodeBulkView(BulkView):
             return TypedCountForm(len(chosen), data)
         return LeaveOutForm(data) if deed.name == "leave-out" else None
 
+    def ask(self, deed: Deed, chosen: list[Any], form: Any, status: int) -> HttpResponse:
+        """What asks; one node alone is removed on its own page, which asks for its name."""
+        if deed.name != "remove" or len(chosen) > 1:
+            return super().ask(deed, chosen, form, status)
+        (node,) = chosen
+        if not access.may(self.request.user, deed.action, node):
+            messages.error(self.request, access.Forbidden(deed.action, node).reason)
+            return redirect(self.list_address)
+        return redirect(f"{node.get_absolute_url()}?open=remove")
+
     def act(self, deed: Deed, chosen: list[Node], form: Any) -> Outcome:
         actor, now = self.request.user, timezone.now()
         given = form.cleaned_data if form else {}

@@ -105,7 +105,7 @@ class NodeView(NodeOverviewPage):
     def get(self, request, pk):
         if kind := exports.wanted(request):
             return export_rows(NOT_CUT_OFF, not_cut_off(self.node), kind)
-        return self.show()
+        return self.show(open=request.GET.get("open"))
 
 
 def activity_of(node: Node, number: int) -> list[Transition | Audit]:

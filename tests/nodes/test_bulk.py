@@ -15,7 +15,7 @@ from nodes.models import Audit, Change, Node, Token
 from nodes.services import bulk, revisions
 from nodes.services.refused import Refused
 from tests.big import Live, make_mesh
-from tests.factories import NOW, enrol, fill, make_cluster, make_token, make_user
+from tests.factories import NOW, enrol, fill, give_role, make_cluster, make_token, make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -149,6 +149,31 @@ def test_nothing_goes_before_the_number_is_typed(page, cluster):
     assert response.status_code == 400
     assert "Type the number of nodes, 2" in response.content.decode()
     assert Node.objects.approved().count() == 2
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"sure": "yes", "typed_count": "1"}], ids=["asked for", "by its number all the same"]
+)
+@pytest.mark.parametrize("by", ["one", "chosen", "all"])
+def test_one_node_alone_is_removed_by_its_name_on_its_page(page, cluster, by, more):
+    node, _ = fill(cluster, 2)
+    form = {"one": {"one": f"remove {node.pk}"}, "chosen": {"deed": "remove", "chosen": node.pk}}
+    asked = form.get(by, {"deed": "remove", "all": "yes"}) | more
+    response = page.post(f"/nodes/bulk/?q={node.name}", asked, follow=True)
+    assert response.redirect_chain == [(f"{node.get_absolute_url()}?open=remove", 302)]
+    dialog = re.search(r'<dialog[^>]* id="remove"[^>]*>', response.content.decode())[0]
+    assert "data-open-at-load" in dialog
+    assert Node.objects.approved().count() == 2
+
+
+def test_who_may_not_remove_the_one_node_is_told_so(client, cluster):
+    node, _ = fill(cluster, 2)
+    bob = make_user("bob", "viewer", cluster)
+    give_role(bob, "administrator", make_cluster("elsewhere"))
+    client.force_login(bob)
+    response = client.post("/nodes/bulk/", {"one": f"remove {node.pk}"}, follow=True)
+    assert response.redirect_chain == [("/nodes/", 302)]
+    assert "you need the role" in " ".join(said(response))
 
 
 def test_a_rows_own_button_does_it_to_that_row_alone(page, cluster):
