@@ -56,6 +56,18 @@ class _Named(filters.FilterSet):
         return found
 
 
+class ClusterFilter(_Named):
+    """Clusters by what they are called."""
+
+    q = filters.CharFilter(
+        label="Search", field_name="name", lookup_expr="icontains", widget=_search("Name of a cluster")
+    )
+
+    class Meta:
+        model = Cluster
+        fields = ("q",)
+
+
 class NodeFilter(_Named):
     """Nodes by what they are called and how they stand."""
 
@@ -163,8 +175,10 @@ def _date(label: str, lookup: str) -> filters.DateFilter:
     return filters.DateFilter(label=label, field_name="at", lookup_expr=lookup, widget=widget)
 
 
-def _text(label: str, **options) -> filters.CharFilter:
-    return filters.CharFilter(label=label, widget=forms.TextInput(attrs={"class": "form-control"}), **options)
+def _text(label: str, hint: str = "", **options) -> filters.CharFilter:
+    """A field for words; that with a hint is what a page is searched by."""
+    widget = _search(hint) if hint else forms.TextInput(attrs={"class": "form-control"})
+    return filters.CharFilter(label=label, widget=widget, **options)
 
 
 class _OfTime(_Named):
@@ -189,7 +203,7 @@ class TransitionFilter(_OfTime):
         label="Cluster", queryset=visible_clusters, to_field_name="uuid", empty_label="All", widget=SELECT
     )
     kind = filters.ChoiceFilter(label="Kind", choices=Transition.Kind, empty_label="All", widget=SELECT)
-    object = _text("Node", method="find")
+    object = _text("Node", "Name of a node", method="find")
 
     class Meta:
         model = Transition
@@ -210,7 +224,7 @@ class AuditFilter(_OfTime):
         label="Kind", choices=tuple(NOUNS.items()), method="by_kind", empty_label="All", widget=SELECT
     )
     actor = _text("Actor", field_name="actor_name", lookup_expr="icontains")
-    object = _text("Object", field_name="target", lookup_expr="icontains")
+    object = _text("Object", "Name of what was changed", field_name="target", lookup_expr="icontains")
 
     class Meta:
         model = Audit

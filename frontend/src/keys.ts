@@ -46,7 +46,19 @@ function openSwitcher(): void {
   switcher.querySelector<HTMLElement>("input, a")?.focus();
 }
 
+/** The help names the key only where there is something to search. */
+function settleHelp(): void {
+  const searchable = searchField() !== null;
+  for (const said of document.querySelectorAll<HTMLElement>("[data-searches]")) said.hidden = !searchable;
+}
+
+function searchField(): HTMLElement | null {
+  return document.querySelector<HTMLElement>("[data-search]");
+}
+
 export function wireKeys(): void {
+  settleHelp();
+  document.addEventListener("htmx:after:swap", settleHelp);
   let awaitingUntil = 0;
   document.addEventListener("keydown", (event) => {
     if (document.querySelector("dialog[open]")) return;
@@ -58,7 +70,7 @@ export function wireKeys(): void {
     event.preventDefault();
     if (deed.kind === "go") go(deed.letter);
     if (deed.kind === "switch") openSwitcher();
-    if (deed.kind === "search") document.querySelector<HTMLInputElement>("[data-search]")?.focus();
+    if (deed.kind === "search") searchField()?.focus();
     if (deed.kind === "help") (document.getElementById("keys") as HTMLDialogElement | null)?.showModal();
   });
 }

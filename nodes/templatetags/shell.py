@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import NamedTuple
+from uuid import UUID
 
 from django import template
 
@@ -51,18 +52,36 @@ def help_place() -> navigation.Place:
     return navigation.HELP
 
 
+class Switcher(NamedTuple):
+    """What one may switch to; `listed` clusters of more are the first by name, and none stands for all of them."""
+
+    choices: list[Choice]
+    listed: int | None = None
+
+
 @register.simple_tag(takes_context=True)
-def switcher(context: template.Context) -> list[Choice]:
+def switcher(context: template.Context) -> Switcher:
     """The clusters that one may switch to from here, all of them first; none where there is no cluster."""
     name, query = _name(context), context["request"].GET
-    clusters = Cluster.objects.visible_to(context["request"].user)
-    rows = list(clusters.values_list("uuid", "name")[:SWITCHED_AT_MOST])
+    clusters = Cluster.objects.visible_to(context["request"].user).values_list("uuid", "name")
+    rows = list(clusters[: SWITCHED_AT_MOST + 1])
     if not rows:
-        return []
+        return Switcher([])
+    listed = SWITCHED_AT_MOST if len(rows) > SWITCHED_AT_MOST else None
     chosen = navigation.chosen_uuid(name, query, context.get("cluster"))
+    rows = rows[:listed]
+    if listed and (uuid := _parse_uuid(chosen)) and uuid not in dict(rows):
+        rows = [*clusters.filter(uuid=uuid), *rows]  # the page's own is there, wherever its name would put it
     found = [Choice(title, navigation.switch_cluster(name, query, uuid), chosen == str(uuid)) for uuid, title in rows]
     nobody = not any(choice.chosen for choice in found)
-    return [Choice("All clusters", navigation.switch_cluster(name, query, None), nobody), *found]
+    return Switcher([Choice("All clusters", navigation.switch_cluster(name, query, None), nobody), *found], listed)
+
+
+def _parse_uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
 
 
 @register.simple_tag(takes_context=True)

@@ -18,6 +18,7 @@ from django.views.decorators.debug import sensitive_post_parameters, sensitive_v
 from kubespan.core.findings import STOPPING
 from nodes import exports, standing
 from nodes.accounts.confirm import ask_again
+from nodes.filters import ClusterFilter
 from nodes.forms import ClusterForm, OptionsForm, TokenForm, TypedNameForm
 from nodes.models import Cluster, Node, Rollout, RolloutStep
 from nodes.services import clusters as services
@@ -61,8 +62,11 @@ class ClusterListView(RoleMixin, View):
     permission = "enter_console"
 
     def get(self, request):
-        clusters = {cluster.pk: cluster for cluster in Cluster.objects.visible_to(request.user)}
-        nodes = standing.read_rows(Node.objects.visible_to(request.user).present())
+        visible = Cluster.objects.visible_to(request.user)
+        chosen = ClusterFilter(request.GET, visible, request=request)
+        clusters = {cluster.pk: cluster for cluster in chosen.qs}
+        nodes = Node.objects.visible_to(request.user).present()
+        nodes = standing.read_rows(nodes.filter(cluster__in=chosen.qs.order_by()) if chosen.chips() else nodes)
         known = summaries(nodes)
         for pk, found in standing.tally(nodes, clusters, known).items():
             clusters[pk].standing = found
@@ -70,7 +74,14 @@ class ClusterListView(RoleMixin, View):
         found = sort_clusters(list(clusters.values()), asked)
         if kind := exports.wanted(request):
             return export_rows(exports.CLUSTERS, found, kind)
-        context = {"clusters": paginate(request, found), "orders": choose_orders(asked), "unread": known is None}
+        context = {
+            "any": bool(found) or visible.exists(),
+            "filter": chosen,
+            "chips": chosen.chips(),
+            "clusters": paginate(request, found),
+            "orders": choose_orders(asked),
+            "unread": known is None,
+        }
         return render(request, "clusters/list.html", context)
 
 

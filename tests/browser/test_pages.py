@@ -460,10 +460,23 @@ def test_keys_lead_where_they_say(open_browser, mesh):
     expect(page.locator("tbody tr")).to_have_count(1)
     page.get_by_role("link", name=re.compile("Take away the filter Search")).click()
     expect(page.locator("tbody tr")).to_have_count(5)
-    press(page, "?")
-    expect(page.get_by_role("dialog", name="Keyboard")).to_be_visible()
-    page.keyboard.press("Escape")
-    expect(page.get_by_role("dialog")).to_have_count(0)
+    for address, searched in ((page.url, True), ("/", False)):
+        page.goto(address)
+        press(page, "?")
+        expect(page.get_by_role("dialog", name="Keyboard")).to_be_visible()
+        expect(page.get_by_role("dialog").get_by_text("Search", exact=True)).to_be_visible(visible=searched)
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+    press(page, "g", "c")
+    expect(page).to_have_url(re.compile("/clusters/$"))
+    press(page, "/")
+    page.keyboard.type("nobody's")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Nothing matches")).to_be_visible()
+    browser.check()
+    page.get_by_role("link", name=re.compile("Take away the filter Search")).click()
+    expect(page.locator(".ks-cluster-card")).not_to_have_count(0)
+    browser.check()
 
 
 def test_the_theme_stays_as_it_was_chosen(open_browser, mesh):

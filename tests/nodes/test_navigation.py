@@ -12,6 +12,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from nodes import navigation
+from nodes.templatetags import shell
 from tests.factories import enrol, make_cluster, make_user
 
 UUID_ = UUID(int=7)
@@ -87,6 +88,20 @@ def test_the_switcher_knows_of_which_cluster_a_page_is(page):
         (node.get_absolute_url(), "homelab"),
     ):
         assert switched(page.get(address).content.decode()) == name, address
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("number", [3, 4], ids=["all of them", "one more"])
+def test_the_switcher_says_that_it_has_not_all_clusters(page, monkeypatch, number):
+    monkeypatch.setattr(shell, "SWITCHED_AT_MOST", 3)
+    *_, last = [make_cluster(f"cluster {place}", now=timezone.now()) for place in range(number)]
+    for address, here in (("/", []), (f"/nodes/?cluster={last.uuid}", [last.name]), ("/nodes/?cluster=nonsense", [])):
+        text = page.get(address).content.decode()
+        listed = re.findall(r"<span>(cluster \d)</span>", text.partition('id="switched"')[2].partition("</ul>")[0])
+        assert set(listed) == {"cluster 0", "cluster 1", "cluster 2", *here}
+        assert ('The first 3; <a href="/clusters/">' in text) is (number > 3)
+        if here:
+            assert switched(text) == last.name
 
 
 @pytest.mark.django_db

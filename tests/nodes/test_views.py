@@ -500,6 +500,25 @@ def test_lists_have_pages_of_25(page, cluster):
     assert len(re.findall(r'data-key="\d+"', read(page.get("/nodes/?page=2&q=bulk")))) == 5
 
 
+def test_clusters_are_found_by_a_part_of_their_name(page):
+    for name in ("home", "office one", "Office two"):
+        fill(make_cluster(name), 2)
+    text = read(page.get("/clusters/?q=OFFICE&sort=-name"))
+    cards = r'<article.*?<a href="[^"]*">(.*?)</a>.*? of (\d+) nodes'
+    assert re.findall(cards, text) == [("Office two", "2"), ("office one", "2")]
+    assert "Take away the filter Search: OFFICE" in text
+    assert [row["name"] for row in page.get("/clusters/?q=office&_export=json").json()] == ["office one", "Office two"]
+    assert "Nothing matches" in read(page.get("/clusters/?q=nobody"))
+
+
+@pytest.mark.parametrize(
+    "address", ["/nodes/", "/clusters/", "/activity/", "/activity/?tab=audit", "/links/?view=list"]
+)
+def test_what_can_be_searched_has_a_field_for_the_key(page, cluster, address):
+    fill(cluster, 2)
+    assert len(re.findall(r"<input[^>]* data-search", read(page.get(address)))) == 1
+
+
 @pytest.mark.parametrize("name", ["overview", "node-list", "cluster-list", "token-list", "activity"])
 def test_no_list_asks_the_database_for_each_row(page, cluster, name):
     def ask(address):
