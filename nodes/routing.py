@@ -10,10 +10,12 @@ from nodes.consumers.following import (
     AgentsConsumer,
     ClusterOverviewConsumer,
     LinksConsumer,
+    OptionsConsumer,
     OverviewConsumer,
     RemovalConsumer,
     RotationConsumer,
 )
+from nodes.consumers.lists import ActivityConsumer, ApiTokensConsumer, ClusterActivityConsumer, TokensConsumer
 from nodes.consumers.map import MapConsumer
 from nodes.consumers.matrix import MatrixConsumer
 from nodes.consumers.node import NodeConsumer, NodeRowsConsumer
@@ -39,5 +41,10 @@ websocket_urlpatterns = [
     path("live/alerts", AlertsConsumer.as_asgi()),
     path("live/alerts/<uuid:webhook>", AlertsConsumer.as_asgi()),
     path("live/about", AboutConsumer.as_asgi()),
+    path("live/options/<uuid:cluster>", OptionsConsumer.as_asgi()),
+    path("live/activity", ActivityConsumer.as_asgi()),
+    path("live/activity/<uuid:cluster>", ClusterActivityConsumer.as_asgi()),
+    path("live/api-tokens", ApiTokensConsumer.as_asgi()),
+    path("live/tokens", TokensConsumer.as_asgi()),
     path("live/enrolment/<uuid:token>", EnrolmentConsumer.as_asgi()),
 ]

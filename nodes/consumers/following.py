@@ -224,6 +224,33 @@ class RotationConsumer(FollowingConsumer):
         return any(changed or gone for changed, gone in news)
 
 
+class OptionsConsumer(FollowingConsumer):
+    """The page of a cluster's options, whose form nobody may change under somebody's hands: what it says beside it."""
+
+    permission = "view_cluster"
+
+    def find(self) -> set[int | None]:
+        """The cluster of the address."""
+        self._uuid = self.scope["url_route"]["kwargs"]["cluster"]
+        self._shown: Sent[int, tuple[Any, ...]] = Sent()
+        return those(Cluster.objects.filter(uuid=self._uuid).values_list("pk", flat=True))
+
+    def read(self) -> None:
+        """One query."""
+        clusters = Cluster.objects.filter(uuid=self._uuid).values_list("pk", "options", "epoch", "revision")
+        self._shown.now = {row[0]: row for row in clusters}
+        if not self._shown.now:
+            raise Gone
+
+    def take(self, flushed: Flushed) -> bool:
+        """What links are like is not shown."""
+        return False
+
+    def differs(self) -> bool:
+        """The options, or the revision that saving them would make."""
+        return any(self._shown.news())
+
+
 def _standing(summary: live.Summary) -> tuple[int | None, ...]:
     mute = summary.mute, summary.mute_to
     return summary.up, summary.unknown, summary.down, summary.worst, *mute, summary.at is not None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from functools import cached_property
+from hashlib import sha256
 
 from django.contrib import messages
 from django.db.models import Case, Count, Q, When
@@ -242,13 +244,32 @@ class ClusterLinksView(ClusterTab):
         return self.show(**context)
 
 
-class ClusterOptionsView(ClusterTab):
-    """The cluster's options; what saving them would change is told before."""
+def mark_options(cluster: Cluster) -> str:
+    """What tells a cluster's options from what they were."""
+    return sha256(json.dumps(cluster.options, sort_keys=True).encode()).hexdigest()[:MARK_LENGTH]
 
-    post_permission = "change_options"
+
+MARK_LENGTH = 16
+
+
+class OptionsTab(ClusterTab):
+    """The tab with the cluster's options."""
 
     tab = "options"
     template = "clusters/options.html"
+
+    def show(self, status: int = 200, **context) -> HttpResponse:
+        """The form; `seen` is the mark of those options that it first showed, which others may have changed since."""
+        mark = mark_options(self.cluster)
+        seen = self.request.POST.get("seen") or self.request.GET.get("seen") or mark
+        live_path = f"/live/options/{self.cluster.uuid}"
+        return super().show(status, live_path=live_path, options_mark=mark, seen=seen, **context)
+
+
+class ClusterOptionsView(OptionsTab):
+    """The cluster's options; what saving them would change is told before."""
+
+    post_permission = "change_options"
 
     def get(self, request, uuid):
         return self.show(form=OptionsForm(initial=OptionsForm.first(self.cluster.kubespan)))
@@ -270,13 +291,10 @@ class ClusterOptionsView(ClusterTab):
 
 
 @method_decorator(never_cache, name="dispatch")
-class ClusterIdView(ClusterTab):
+class ClusterIdView(OptionsTab):
     """The Options tab with the cluster id in clear, for whoever asks for it."""
 
     permission = "reveal_id"
-
-    tab = "options"
-    template = "clusters/options.html"
 
     def post(self, request, uuid):
         cluster_id = services.reveal_id(request.user, self.cluster, timezone.now())
@@ -403,7 +421,7 @@ class ClusterActivityView(ClusterTab):
             rows = self.cluster.transitions.select_related("cluster", "node", "peer")
         if wanted := exports.wanted(request):
             return export_rows(exports.AUDITS if kind == "audit" else exports.TRANSITIONS, rows, wanted)
-        return self.show(kind=kind, page=paginate(request, rows))
+        return self.show(kind=kind, page=paginate(request, rows), live_path=f"/live/activity/{self.cluster.uuid}")
 
 
 @method_decorator(never_cache, name="dispatch")

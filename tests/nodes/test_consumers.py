@@ -3,8 +3,12 @@
 import asyncio
 import contextlib
 from datetime import timedelta
+from typing import NamedTuple
 
+import msgspec
 import pytest
+from asgiref.sync import async_to_sync
+from channels.layers import get_channel_layer
 from channels.routing import URLRouter
 from channels.testing import WebsocketCommunicator
 from django.contrib.auth import get_user_model
@@ -16,14 +20,15 @@ from django.utils import timezone
 from kubespan.core.messages import Delta, Pace, Upgrade, UpgradeFailed
 from kubespan.core.options import ClusterOptions
 from nodes.agents.rows import in_thread
-from nodes.announce import KINDS, announce
+from nodes.announce import KINDS, announce, group
 from nodes.consumers import base, following
 from nodes.consumers import cluster as cluster_page
 from nodes.consumers.cluster import ClusterConsumer
 from nodes.consumers.node import NodeConsumer, NodeRowsConsumer
-from nodes.models import Node, Rollout, Token, Tombstone, Transition
+from nodes.models import Cluster, Node, Rollout, Token, Tombstone, Transition
+from nodes.pages import Flushed
 from nodes.routing import websocket_urlpatterns
-from nodes.services import clusters, rollouts, tokens, webhooks
+from nodes.services import api_tokens, clusters, rollouts, tokens, transitions, webhooks
 from nodes.services import nodes as services
 from nodes.vitals import workers
 from tests.factories import make_user
@@ -713,3 +718,81 @@ async def test_the_pages_about_webhooks_hear_what_became_of_a_delivery(visit, pe
     for page in pages:
         assert (await page.hear())["type"] == "delta"
     assert await (await visit("/live/alerts", person)).closed() == base.CLOSE_FORBIDDEN
+
+
+def another_machine(made):
+    Machine().enrol(made.token)
+
+
+def a_revoked_token(made):
+    tokens.revoke_token("tests", Token.objects.get(cluster=made.cluster), timezone.now())
+
+
+def another_name(made):
+    services.rename_node("tests", made.node, "dc-1", timezone.now())
+
+
+def a_report(made):
+    """Rows are written beside what is told of it, and announced by nothing else."""
+    row = Transition(node=made.node, kind=Transition.Kind.LINK, before="up", after="down", at=timezone.now())
+    transitions.record_transitions(made.cluster.pk, [row], timezone.now())
+    told = {"type": "live.flushed", "data": msgspec.msgpack.encode(Flushed([], []))}
+    async_to_sync(get_channel_layer().group_send)(group(made.cluster.pk), told)
+
+
+def other_options(made):
+    clusters.set_options("tests", made.cluster, options=ClusterOptions(mtu=1400), now=timezone.now())
+
+
+class Made(NamedTuple):
+    """What there is before a page is opened."""
+
+    cluster: Cluster
+    token: str
+    node: Node
+
+
+@pytest.mark.parametrize(
+    ("path", "deed"),
+    [
+        pytest.param("/live/tokens", another_machine, id="a token is used"),
+        pytest.param("/live/tokens", a_revoked_token, id="a token is revoked"),
+        pytest.param("/live/activity", another_name, id="somebody did something"),
+        pytest.param("/live/activity", a_report, id="something changed by itself"),
+        pytest.param("/live/activity/{}", another_name, id="somebody did something in the cluster"),
+        pytest.param("/live/activity/{}", a_report, id="something changed by itself in the cluster"),
+        pytest.param("/live/options/{}", other_options, id="options are set"),
+    ],
+)
+async def test_lists_hear_what_is_added_to_them(visit, monkeypatch, path, deed):
+    monkeypatch.setattr(base, "RENEW_SECONDS", 3600.0)  # only what is announced counts
+    cluster, machines, token = await in_thread(make_cluster)
+    made = Made(cluster, token, machines[0].node)
+    page = await visit(path.format(cluster.uuid))
+    assert (await page.hear())["type"] == "snapshot"
+    await in_thread(deed, made)
+    assert (await page.hear())["type"] == "delta"
+
+
+async def test_the_list_of_tokens_hears_that_one_has_expired(visit, monkeypatch):
+    monkeypatch.setattr(base, "RENEW_SECONDS", 0.1)  # nobody announces it
+    await in_thread(make_cluster)
+    page = await visit("/live/tokens")
+    assert (await page.hear())["type"] == "snapshot"
+    await in_thread(lambda: Token.objects.update(expires=timezone.now()))
+    assert (await page.hear())["type"] == "delta"
+
+
+async def test_the_page_of_api_tokens_hears_of_their_use(visit, person, monkeypatch):
+    monkeypatch.setattr(base, "RENEW_SECONDS", 0.1)
+    stranger = await in_thread(lambda: make_user("bob", "viewer"))
+    asked = {"name": "script", "role": "viewer", "lifetime": timedelta(hours=1), "now": timezone.now()}
+    _, mine = await in_thread(lambda: api_tokens.create_api_token(person, **asked))
+    _, theirs = await in_thread(lambda: api_tokens.create_api_token(stranger, **asked))
+    page, other = await visit("/live/api-tokens"), await visit("/live/api-tokens", stranger)
+    for one in (page, other):
+        assert (await one.hear())["type"] == "snapshot"
+    await in_thread(lambda: api_tokens.authenticate(mine, timezone.now()))
+    assert (await page.hear())["number"] == 1
+    await in_thread(lambda: api_tokens.authenticate(theirs, timezone.now()))
+    assert (await other.hear())["number"] == 1

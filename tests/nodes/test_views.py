@@ -19,6 +19,7 @@ from nodes import certificates, delivery, live
 from nodes.connections import sync_redis
 from nodes.counters import read_counters
 from nodes.models import Audit, Cluster, Node, Token
+from nodes.routing import websocket_urlpatterns
 from nodes.services import people
 from nodes.services.enrolment import enrol as accept
 from nodes.words import count
@@ -298,6 +299,34 @@ def test_options_tell_what_they_will_change_and_the_revision_they_became(page, c
     assert f"now at revision {cluster.epoch}.{cluster.revision + 1}" in read(saved)
     again = page.post(reverse("cluster-options", args=[cluster.uuid]), form, follow=True)
     assert "no new revision" in read(again)
+
+
+def test_options_that_others_changed_meanwhile_are_told_and_the_form_stays(page, cluster):
+    address = reverse("cluster-options", args=[cluster.uuid])
+    before = page.get(address)
+    follow = re.search(r'id="meanwhile" hx-get="(.*?)"', read(before))[1]
+    assert "changed meanwhile" not in read(page.get(follow))
+    page.post(address, options(mtu="1400", seen=before.context["seen"]))
+    told = read(page.get(follow))
+    assert "The options were changed meanwhile." in told
+    assert f"Save as revision {cluster.epoch}.{cluster.revision + 2}" in told
+    assert "changed meanwhile" in read(page.post(address, options(mtu="1", seen=before.context["seen"])))
+    assert "changed meanwhile" not in read(page.get(address))
+
+
+@pytest.mark.parametrize(
+    "name", ["token-list", "activity", "cluster-activity", "cluster-options", "settings-api-tokens"]
+)
+def test_what_may_grow_old_says_whether_it_is_live(page, cluster, name):
+    make_token(cluster, now=timezone.now())
+    address = reverse(name, args=[cluster.uuid] if name.startswith("cluster-") else [])
+    text = read(page.get(address))
+    assert "data-banner" in text
+    live = re.search(r'data-live="(/live/[^"]+)" data-live-page="overview"', text)[1]
+    assert any(pattern.pattern.match(live[1:]) for pattern in websocket_urlpatterns)
+    follows = re.search(r"<[^>]* data-follow>", text)[0]
+    target = re.search(r' id="(.*?)"', follows)[1]
+    assert f'hx-select="#{target}" hx-target="#{target}"' in follows
 
 
 @pytest.mark.parametrize(
