@@ -499,7 +499,8 @@ def test_clusters_are_sorted_as_the_address_says(page, cluster, query, names):
 
 
 def test_the_sorting_of_clusters_is_a_link_that_turns_round(page, cluster):
-    assert "sort=" not in read(page.get("/clusters/"))  # of one there is nothing to sort
+    assert "sort=" not in read(page.get("/clusters/"))  # of one there is nothing to sort,
+    assert 'role="search"' not in read(page.get("/clusters/"))  # nor to search
     make_cluster("office", now=timezone.now())
 
     def links(query):
@@ -545,6 +546,7 @@ def test_clusters_are_found_by_a_part_of_their_name(page):
 )
 def test_what_can_be_searched_has_a_field_for_the_key(page, cluster, address):
     fill(cluster, 2)
+    make_cluster("another")
     assert len(re.findall(r"<input[^>]* data-search", read(page.get(address)))) == 1
 
 
