@@ -34,17 +34,18 @@ def mesh(console, machines, administrator):
     cluster = console.call("create_cluster", "homelab")
     token = console.call("create_token", "homelab", "--uses", "9")["token"]
     waiting = console.call("create_token", "homelab", "--approval-required")["token"]
-    pin = certificates.fingerprint((console.directory / "tls" / "certificate.pem").read_bytes())
-
-    def line(token):
-        return f"echo {token} | sudo kubespan-agent enrol {console.tls_url} --pin {pin} --token-file -"
-
     for name in ("edge-1", "edge-2", "a-machine-with-a-name-of-some-length"):
-        machines.join(name, line(token))
-    machines.join("nas", line(token), "10.20.0.0/16")
-    machines.join("stranger", line(waiting))
+        machines.join(name, line(console, token))
+    machines.join("nas", line(console, token), "10.20.0.0/16")
+    machines.join("stranger", line(console, waiting))
     machines.tell("cut", "edge-1", "edge-2")
     return cluster["uuid"]
+
+
+def line(console, token):
+    """What enrols a machine by that token."""
+    pin = certificates.fingerprint((console.directory / "tls" / "certificate.pem").read_bytes())
+    return f"echo {token} | sudo kubespan-agent enrol {console.tls_url} --pin {pin} --token-file -"
 
 
 VIEWS = [
@@ -444,11 +445,20 @@ def test_options_say_what_they_will_change(open_browser, mesh):
     expect(preview).to_contain_text("Not yet right")
     page.get_by_label("Endpoints that machines offer").fill("")
     expect(preview).to_contain_text("1400")
+    beside = page.context.new_page()
+    beside.goto(page.url)
+    beside.get_by_label("MTU of the KubeSpan link").fill("1300")
+    expect(beside.get_by_text("Live", exact=True)).to_be_visible()
     page.get_by_role("button", name="Save as revision").click()
     expect(page.get_by_text("The cluster is now at revision")).to_be_visible()
+    expect(page.get_by_text("The options were changed meanwhile.")).to_have_count(0)
+    expect(beside.get_by_text("The options were changed meanwhile.")).to_be_visible()
+    expect(beside.get_by_label("MTU of the KubeSpan link")).to_have_value("1300")
+    page.bring_to_front()
 
 
-def test_keys_lead_where_they_say(open_browser, mesh):
+def test_keys_lead_where_they_say(open_browser, mesh, console):
+    console.call("create_cluster", "beside")
     browser = open_browser().sign_in()
     page = browser.page
     press(page, "g", "n")
@@ -576,3 +586,19 @@ def test_a_machine_is_enrolled_without_a_mouse(open_browser, console, machines):
     page.keyboard.press("Enter")
     expect(page.get_by_text("by-hand is removed.")).to_be_visible()
     assert not [url for url in aborted if url.endswith("/remove/")]
+
+
+def test_what_machines_use_up_goes_up_on_an_open_page(open_browser, console, machines):
+    console.call("create_cluster", "uses")
+    token = console.call("create_token", "uses", "--uses", "2")["token"]
+    browser = open_browser(reduced_motion="reduce").sign_in()
+    page, activity = browser.page, browser.context.new_page()
+    for one, address in ((page, "/tokens/"), (activity, "/activity/?tab=audit")):
+        one.goto(address)
+        expect(one.get_by_text("Live", exact=True)).to_be_visible()
+    newest = page.locator("tbody tr").first
+    expect(newest).to_contain_text("0 / 2")
+    browser.check()
+    machines.join("used-up", line(console, token))
+    expect(newest).to_contain_text("1 / 2")
+    expect(activity.get_by_text("used-up enrolled in uses")).to_be_visible()
