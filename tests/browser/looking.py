@@ -1,6 +1,8 @@
-"""What a machine sees wrong with a page: axe, light and dark, and the width of the screen."""
+"""What a machine sees wrong with a page: axe, light and dark, the width of the screen, and how much it loads."""
 
 from __future__ import annotations
+
+import gzip
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
@@ -25,3 +27,24 @@ def width(page: Page) -> list[str]:
     """What reaches beyond the screen."""
     beyond = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
     return [f"{beyond} pixels wider than the screen"] if beyond > 0 else []
+
+
+class Scripts:
+    """What pages run, each file weighed once."""
+
+    LIMIT = 250_000
+    """Bytes that the scripts of one page may have, compressed."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[str, int] = {}
+
+    def weigh(self, page: Page) -> list[str]:
+        """What is too much of them; a page without any was not looked at rightly."""
+        loaded = page.evaluate("performance.getEntriesByType('resource').map((one) => one.name)")
+        urls = {url for url in loaded if url.partition("?")[0].endswith(".js")}
+        for url in urls - self._sizes.keys():
+            self._sizes[url] = len(gzip.compress(page.request.get(url).body()))
+        size = sum(self._sizes[url] for url in urls)
+        if not any("/main." in url for url in urls):
+            return ["its scripts are not seen"]
+        return [f"{size:,} bytes of scripts"] if size > self.LIMIT else []
