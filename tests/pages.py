@@ -28,6 +28,13 @@ NOT_HERE = {"first-run"}
 """Pages that are only there while nobody has an account."""
 ELSEWHERE = re.compile(r"admin|api|schema")
 """Namespaces that are not the console's own pages."""
+VARIANTS = {
+    "cluster-activity": {"audit": "?kind=audit"},
+    "cluster-links": {"list": "?view=list"},
+    "links": {"list": "?view=list"},
+    "activity": {"audit": "?tab=audit"},
+}
+"""What else a page shows by a parameter, each a page of its own: its name's end, and what its address ends with."""
 HISTORY = 120
 HOUR = timedelta(hours=1)
 NO_PAGE = {301, 302, 400, 401, 403, 404, 405, 410, 429}
@@ -221,7 +228,7 @@ def _walk(found, wanted: tuple[str, ...]) -> Iterator[tuple[str, list[str]]]:
 
 
 def find(client: Client, furnished: Furnished) -> dict[str, str]:
-    """The address of every page, by name."""
+    """The address of every page, by name, those that are VARIANTS of one included."""
     from django.urls import reverse  # noqa: PLC0415
 
     pages = {}
@@ -234,6 +241,7 @@ def find(client: Client, furnished: Furnished) -> dict[str, str]:
         is_html = response.headers.get("Content-Type", "").startswith("text/html")
         if response.status_code == 200 and is_html:
             pages[name] = address
+            pages |= {f"{name}-{end}": address + query for end, query in VARIANTS.get(name, {}).items()}
         elif response.status_code not in NO_PAGE and response.status_code != 200:
             raise RuntimeError(f"{name} at {address} answers {response.status_code}")
     return pages

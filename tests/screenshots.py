@@ -34,6 +34,8 @@ SETTLED = 700
 """Milliseconds that a canvas has to draw itself after the page is live."""
 DOORS = ("account_", "mfa_", "socialaccount_")
 """What somebody's own account asks, secrets among it: pages by the beginning of their names that have no picture."""
+ALIKE = {"activity-audit", "cluster-activity-audit"}
+"""Pages that look as another one does, and have no picture either."""
 LIMIT = 300_000
 """Bytes of one picture."""
 TOGETHER = 6_000_000
@@ -95,7 +97,7 @@ def make(console: Console, wanted: list[str], target: Path) -> None:
     """All pictures, or those of the pages that are wanted."""
     with furnished_browser(console, NODES) as (chromium, addresses, cookie):
         for name, address in addresses.items():
-            if name.startswith(DOORS) or (wanted and not any(name.startswith(one) for one in wanted)):
+            if name.startswith(DOORS) or name in ALIKE or (wanted and not any(name.startswith(one) for one in wanted)):
                 continue
             for look, options in looks(name):
                 with chromium.new_context(base_url=console.url, **options) as context:

@@ -24,4 +24,5 @@ def test_every_page():
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout.splitlines()[-1])
     assert len(found) >= SOME
+    assert "cluster-links-list" in found
     assert not any(found.values()), "\n".join(f"{name}: {said}" for name, wrong in found.items() for said in wrong)

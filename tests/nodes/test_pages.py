@@ -29,4 +29,13 @@ def test_no_page_asks_the_database_for_each_node():
         for name, address in pages.find(client, furnished).items():
             asked.setdefault(name, []).append(min(count_queries(client, address) for _ in range(2)))
     assert {name: counts for name, counts in asked.items() if counts != [counts[0]] * 2} == {}
-    assert {"overview", "node-list", "node", "cluster", "pair", "activity", "settings-webhook"} <= asked.keys()
+    assert {
+        "overview",
+        "links-list",
+        "node-list",
+        "node",
+        "cluster",
+        "pair",
+        "activity",
+        "settings-webhook",
+    } <= asked.keys()
