@@ -24,7 +24,9 @@ from nodes.announce import KINDS, announce, group
 from nodes.consumers import base, following
 from nodes.consumers import cluster as cluster_page
 from nodes.consumers.cluster import ClusterConsumer
+from nodes.consumers.lists import ApiTokensConsumer
 from nodes.consumers.node import NodeConsumer, NodeRowsConsumer
+from nodes.live import Summary
 from nodes.models import Cluster, Node, Rollout, Token, Tombstone, Transition
 from nodes.pages import Flushed
 from nodes.routing import websocket_urlpatterns
@@ -785,14 +787,34 @@ async def test_the_list_of_tokens_hears_that_one_has_expired(visit, monkeypatch)
 
 async def test_the_page_of_api_tokens_hears_of_their_use(visit, person, monkeypatch):
     monkeypatch.setattr(base, "RENEW_SECONDS", 0.1)
-    stranger = await in_thread(lambda: make_user("bob", "viewer"))
     asked = {"name": "script", "role": "viewer", "lifetime": timedelta(hours=1), "now": timezone.now()}
-    _, mine = await in_thread(lambda: api_tokens.create_api_token(person, **asked))
-    _, theirs = await in_thread(lambda: api_tokens.create_api_token(stranger, **asked))
-    page, other = await visit("/live/api-tokens"), await visit("/live/api-tokens", stranger)
-    for one in (page, other):
-        assert (await one.hear())["type"] == "snapshot"
-    await in_thread(lambda: api_tokens.authenticate(mine, timezone.now()))
-    assert (await page.hear())["number"] == 1
-    await in_thread(lambda: api_tokens.authenticate(theirs, timezone.now()))
-    assert (await other.hear())["number"] == 1
+    _, plain = await in_thread(lambda: api_tokens.create_api_token(person, **asked))
+    page = await visit("/live/api-tokens")
+    assert (await page.hear())["type"] == "snapshot"
+    await in_thread(lambda: api_tokens.authenticate(plain, timezone.now()))
+    assert (await page.hear())["type"] == "delta"
+
+
+@pytest.mark.parametrize(("role", "number"), [("viewer", 1), ("administrator", 2)])
+def test_the_page_of_api_tokens_hears_of_those_that_it_shows(role, number):
+    for name, theirs in (("alice", role), ("bob", "viewer")):
+        asked = {"name": "script", "role": "viewer", "lifetime": timedelta(hours=1), "now": timezone.now()}
+        api_tokens.create_api_token(make_user(name, theirs), **asked)
+    consumer = ApiTokensConsumer()
+    consumer.scope = {"user": get_user_model().objects.get(username="alice")}
+    consumer.find()
+    consumer.read()
+    assert len(consumer._tokens.now) == number
+
+
+def test_a_first_report_is_news_even_where_there_is_no_link_to_report(valkey):
+    _, machines, _ = make_cluster(1)
+    consumer = following.OverviewConsumer()
+    consumer.scope = {"user": make_user("alice", "viewer")}
+    consumer.find()
+    consumer.read()
+    found = []
+    for summary in (Summary("s"), Summary("s", at=1.0), Summary("s", at=2.0)):
+        consumer.take(Flushed([(machines[0].node.pk, summary)], []))
+        found.append(consumer.differs())
+    assert found == [True, True, False]

@@ -202,6 +202,10 @@ def alone(mesh, live):
     make_mesh(1, name="elsewhere", talos=0, seed="elsewhere", now=NOW)
 
 
+def one_is_alone_elsewhere(mesh, live):
+    make_mesh(1, name="elsewhere", talos=0, seed="elsewhere", now=NOW)
+
+
 @pytest.mark.parametrize(
     ("happens", "title"),
     [
@@ -209,6 +213,7 @@ def alone(mesh, live):
         pytest.param(only_talos, "Nobody has reported yet", id="Talos machines report nothing"),
         pytest.param(emptied, "Nobody has reported yet", id="Redis was emptied"),
         pytest.param(one_is_new, "Every link that was told of is up", id="not all have reported"),
+        pytest.param(one_is_alone_elsewhere, "Every link is up", id="who has nobody to see is not waited for"),
         pytest.param(alone, "No link yet", id="two clusters of one machine each"),
     ],
 )

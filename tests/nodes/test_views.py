@@ -306,11 +306,12 @@ def test_options_that_others_changed_meanwhile_are_told_and_the_form_stays(page,
     before = page.get(address)
     follow = re.search(r'id="meanwhile" hx-get="(.*?)"', read(before))[1]
     assert "changed meanwhile" not in read(page.get(follow))
-    page.post(address, options(mtu="1400", seen=before.context["seen"]))
+    seen = re.search(r'name="seen" value="(.*?)"', read(before))[1]
+    page.post(address, options(mtu="1400", seen=seen))
     told = read(page.get(follow))
     assert "The options were changed meanwhile." in told
     assert f"Save as revision {cluster.epoch}.{cluster.revision + 2}" in told
-    assert "changed meanwhile" in read(page.post(address, options(mtu="1", seen=before.context["seen"])))
+    assert "changed meanwhile" in read(page.post(address, options(mtu="1", seen=seen)))
     assert "changed meanwhile" not in read(page.get(address))
 
 
