@@ -454,6 +454,7 @@ def test_options_say_what_they_will_change(open_browser, mesh):
     expect(page.get_by_text("The options were changed meanwhile.")).to_have_count(0)
     expect(beside.get_by_text("The options were changed meanwhile.")).to_be_visible()
     expect(beside.get_by_label("MTU of the KubeSpan link")).to_have_value("1300")
+    expect(beside.locator("[data-revision]")).to_have_text(page.locator("[data-revision]").inner_text())
     page.bring_to_front()
 
 
