@@ -78,11 +78,12 @@ class Browser:
         if (status := self._runner.run(self._ask(address))) != 200:
             raise RuntimeError(f"{address} answers {status}")
 
-    async def _ask(self, path: str) -> int:
+    async def _ask(self, address: str) -> int:
+        path, _, query = address.partition("?")
         scope = {
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "scheme": "http",
-            "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "headers": self._headers,
-            "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
+            "path": path, "raw_path": path.encode(), "query_string": query.encode(), "root_path": "",
+            "headers": self._headers, "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 80),
         }  # fmt: skip
         asked = [{"type": "http.request", "body": b"", "more_body": False}]
         answered: list[dict[str, Any]] = []
