@@ -210,7 +210,7 @@ def test_findings_come_and_go_by_themselves(open_browser, mesh, machines, view):
     expect(page.get_by_text("stops traffic")).to_be_visible()
     browser.check()
     page.goto("/")
-    expect(page.get_by_text("preflight: The kernel drops what peers send (and 1 more finding)")).to_be_visible()
+    expect(page.get_by_text("preflight: the kernel drops what peers send (and 1 more finding)")).to_be_visible()
     page.goto(f"/clusters/{mesh}/nodes/")
     expect(page.get_by_text("1 machine with findings.")).to_be_visible()
     browser.check()

@@ -25,7 +25,7 @@ from kubespan.core.reason import explain
 from kubespan.discovery.state import Update
 from nodes.live import Seen, Summary
 from nodes.models import Audit, Cluster, Node, Token
-from nodes.pairs import link_of
+from nodes.pairs import Why, link_of
 from nodes.services import discovery, people, sessions, tokens
 from nodes.services import nodes as services
 from nodes.services.enrolment import enrol as accept
@@ -312,12 +312,12 @@ def test_a_link_that_is_down_beside_a_clock_that_was_set_back_says_so(late, name
         end.clock_skew = -7200.0 if end.name == late else 2.0
     link = Seen("down", "", NOW.timestamp() - 250, 0, 0, NOW.timestamp())
     summaries = {ends[0].pk: Summary("s", down=1, worst=ends[1].index)}
-    reason = explain(link_of(*ends, cluster, (link, None), NOW.timestamp()))
-    reasons = {(ends[0].pk, ends[1].pk): reason}
+    why = Why(explain(link_of(*ends, cluster, (link, None), NOW.timestamp())), link)
+    reasons = {(ends[0].pk, ends[1].pk): why}
     found = attention.collect(
         ends, {cluster.pk: cluster}, summaries, (), attention.find_broken(ends, summaries), reasons
     )
     said = next(entry.text for entry in found if "cannot reach" in entry.text)
 
     assert said.startswith("cannot reach other: ")
-    assert (f"The clock of {late} is behind: if it was set back, its handshakes are refused as old" in said) == named
+    assert (f"the clock of {late} is behind: if it was set back, its handshakes are refused as old" in said) == named
