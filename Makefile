@@ -66,7 +66,7 @@ check-names:
 	@scripts/names.sh
 
 .PHONY: bench
-bench: environment ## what it costs: measurements of this machine
+bench: environment frontend ## what it costs: measurements of this machine
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 .PHONY: screenshots
