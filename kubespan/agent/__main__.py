@@ -35,7 +35,17 @@ from kubespan.agent.logs import set_up_logs
 from kubespan.agent.preflight.said import refusing, write_json, write_table
 from kubespan.agent.publish import Condition
 from kubespan.agent.registries import Standing
-from kubespan.agent.store import DEFAULT_STATE_DIR, RESOURCES, STATUS, Busy, Damaged, Enrolment, Store, StoreError
+from kubespan.agent.store import (
+    DEFAULT_STATE_DIR,
+    ENROLLING,
+    RESOURCES,
+    STATUS,
+    Busy,
+    Damaged,
+    Enrolment,
+    Store,
+    StoreError,
+)
 from kubespan.agent.trust import TrustError
 from kubespan.agent.uninstall import uninstall
 from kubespan.agent.units import EXIT_REMOVED, EXIT_SETUP, FINAL_STATUSES, RUNNING, install
@@ -109,8 +119,10 @@ def leave(store: Store, *, yes: bool) -> None:
         click.confirm(f"leave the cluster{whose}?", abort=True)
 
     def take_leave() -> list[str]:
-        with store.lock():
-            return asyncio.run(load_start().leave(store))
+        with store.lock(), store.lock(ENROLLING):
+            if _enrolled(store) != enrolment:
+                raise click.ClickException("this machine has enrolled anew meanwhile: nothing was changed")
+            return asyncio.run(load_start().leave(store, enrolment))
 
     for untold in or_fail(take_leave):
         click.echo(f"{untold}; others forget this machine by themselves within half an hour", err=True)

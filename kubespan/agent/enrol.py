@@ -17,7 +17,7 @@ import msgspec
 
 from kubespan import __version__
 from kubespan.agent.sockets import MARK, explain, may_mark
-from kubespan.agent.store import DEFAULT_STATE_DIR, AgentState, Enrolment, Store
+from kubespan.agent.store import DEFAULT_STATE_DIR, ENROLLING, AgentState, Enrolment, Store
 from kubespan.agent.trust import ConsoleUrl, dump_certificate, fetch_pinned, tls_context
 from kubespan.core.cluster import ula_prefix
 from kubespan.core.endpoint import LISTEN_PORT
@@ -91,7 +91,7 @@ class Identity:
 def enrol(store: Store, wish: Wish, machine: Machine) -> EnrolReply:
     """Join; raises EnrolError, TrustError or StoreError."""
     url = ConsoleUrl.parse(wish.url, insecure_http=wish.insecure_http)
-    with store.lock("enrol.lock"):
+    with store.lock(ENROLLING):
         _refuse_second_cluster(store, url, wish)
         identity = make_identity(store, machine.mac)
         certificate = _look_at(url, wish.pin)

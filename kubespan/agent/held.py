@@ -142,7 +142,7 @@ class Held:
         enrolment, settings, discovery = self.enrolment, self.settings, self.discovery
         try:
             if enrolment is not self._enrolled:
-                await write(lambda: self._store.save_enrolment(enrolment))
+                await write(lambda: self._store.save_enrolment(self._enrolled, enrolment))
                 self._enrolled = enrolment
             if settings is not self._stored:
                 await write(lambda: self._store.save_settings(settings))
@@ -153,6 +153,10 @@ class Held:
         except StoreError as error:
             return str(error)
         return ""
+
+    def forget_enrolment(self) -> None:
+        """Have this machine be of no cluster any more, unless it has enrolled anew. Raises StoreError."""
+        self._store.forget_enrolment(self._enrolled)
 
     def _read_mac(self) -> str:
         """The hardware address that this machine's address is made of; read once in a node's life."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from kubespan.agent.enrol import EnrolError, Identity, Machine, make_identity, parse_mac_interface, state_option
-from kubespan.agent.store import Discovery, DiscoveryService, Enrolment, Settings, Store
+from kubespan.agent.store import ENROLLING, Discovery, DiscoveryService, Enrolment, Settings, Store
 from kubespan.core.affiliate import Affiliate
 from kubespan.core.cluster import check_cluster_id, parse_cluster_secret, ula_prefix
 from kubespan.core.endpoint import LISTEN_PORT, Endpoint
@@ -109,7 +109,7 @@ def refuse_doubles(own: Affiliate, others: Iterable[Affiliate]) -> None:
 
 def join(store: Store, wish: JoinWish, machine: Machine) -> Enrolment:
     """Keep it all, and make what keys are missing. Raises JoinError and StoreError."""
-    with store.lock("enrol.lock"):
+    with store.lock(ENROLLING):
         refuse_second_cluster(store, wish)
         identity = make_identity(store, machine.mac)
         enrolment = describe(wish, identity)

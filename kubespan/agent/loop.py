@@ -439,7 +439,7 @@ class Agent:
         log.warning("the console removed this machine from its cluster", reason=reason)
         self._store.forget_settings()
         await take_down(self._place.kernel)
-        self._store.forget_enrolment()
+        self.held.forget_enrolment()
 
 
 async def take_down(kernel: Kernel) -> None:

@@ -243,14 +243,14 @@ def _read_skew(store: Store) -> float | None:
         return None
 
 
-async def leave(store: Store) -> list[str]:
-    """Take the mesh down, and forget cluster and console; the keys stay. Raises KernelError, StoreError.
+async def leave(store: Store, enrolment: Enrolment) -> list[str]:
+    """Take the mesh down, and forget that cluster and its console; the keys stay. Raises KernelError, StoreError.
 
     Says in sentences which discovery services could not be told.
     """
     untold = await take_away(store)
     store.forget_settings()
-    store.forget_enrolment()
+    store.forget_enrolment(enrolment)
     return untold
 
 

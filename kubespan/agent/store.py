@@ -2,6 +2,7 @@
 
 Every file is replaced whole: written beside its place, synced, renamed, and the directory synced. So whoever is
 killed at any instant leaves the old file or the new one. All of them are secret or tell of the mesh: mode 0600.
+One process at a time changes them, for moments: an operator may enrol beside a running agent.
 
 `kubespan-identity.yaml` and `node-identity.yaml` have the form of spec/kubespan.md §1.2 and §1.3; the others are our
 own and carry `version`. A file that is damaged, or of a newer version, is an error with its remedy and never replaced
@@ -39,6 +40,9 @@ RESOURCES = "resources.json"
 STATUS = "status.json"
 DAMAGE = "damage.json"
 
+ENROLLING = "enrol.lock"
+"""Held while the machine joins a cluster, or leaves one at an operator's word."""
+
 SEND_AGAIN = "remove it: the console sends it again; a machine without one joins again"
 """What to do about settings that cannot be read."""
 
@@ -51,6 +55,8 @@ PRIVATE = 0o600
 PRIVATE_DIRECTORY = 0o700
 
 LOCK_ATTEMPTS = 3
+WRITE_ATTEMPTS = 200
+"""To get at the files while another process changes one: a slow disk takes a while to sync it."""
 LOCK_PAUSE = 0.05
 """Seconds between attempts."""
 
@@ -246,19 +252,20 @@ class Store:
         """Keep what enrolment made or was told."""
         self._write(AGENT, msgspec.yaml.encode(state) + DOCUMENT_END)
 
-    def save_enrolment(self, enrolment: Enrolment) -> None:
-        """Keep what a running agent has learnt of its cluster, unless its machine has enrolled elsewhere meanwhile."""
-        state = self.agent()
-        before = None if state is None else state.enrolment
-        if state is None or before is None or before.cluster != enrolment.cluster:
-            return
-        self.save_agent(msgspec.structs.replace(state, enrolment=enrolment))
+    def save_enrolment(self, known: Enrolment, learnt: Enrolment) -> None:
+        """Keep what a running agent has learnt of its cluster, unless its machine has enrolled anew meanwhile."""
+        self._exchange_enrolment(known, learnt)
 
-    def forget_enrolment(self) -> None:
-        """Keep the keys, and nothing of the console."""
-        state = self.agent()
-        if state is not None and state.enrolment is not None:
-            self.save_agent(msgspec.structs.replace(state, enrolment=None))
+    def forget_enrolment(self, known: Enrolment) -> None:
+        """Keep the keys, and nothing of the console, unless the machine has enrolled anew meanwhile."""
+        self._exchange_enrolment(known, None)
+
+    def _exchange_enrolment(self, known: Enrolment, new: Enrolment | None) -> None:
+        with self._writing():
+            state = self.agent()
+            if state is not None and state.enrolment == known:
+                state = msgspec.structs.replace(state, enrolment=new)
+                self._replace(AGENT, msgspec.yaml.encode(state) + DOCUMENT_END)
 
     def discovery(self) -> Discovery:
         """Which discovery services this machine uses; none before it was told of any."""
@@ -287,12 +294,13 @@ class Store:
 
     def forget_settings(self) -> None:
         """Remove the cluster's secret, its members and where they are found from this machine."""
-        for name in (SETTINGS, DISCOVERY, RESOURCES, STATUS):
-            with self._reporting(name, "remove"):
-                self.path(name).unlink(missing_ok=True)
-                self._fresh(name).unlink(missing_ok=True)  # left by a kill in the middle of writing
-        with self._reporting(SETTINGS, "remove"):
-            self._sync_directory()
+        with self._writing():
+            for name in (SETTINGS, DISCOVERY, RESOURCES, STATUS):
+                with self._reporting(name, "remove"):
+                    self.path(name).unlink(missing_ok=True)
+                    self._fresh(name).unlink(missing_ok=True)  # left by a kill in the middle of writing
+            with self._reporting(SETTINGS, "remove"):
+                self._sync_directory()
 
     def read_published(self, name: str) -> bytes | None:
         """What the running agent last published under that name (RESOURCES, STATUS)."""
@@ -305,16 +313,29 @@ class Store:
     @contextlib.contextmanager
     def lock(self, name: str = "lock") -> Iterator[None]:
         """Hold the state directory, or raise Busy: two agents would undo each other's work."""
-        self._make_directory()
-        with self._reporting(name, "open"):
-            descriptor = os.open(self.path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
-        try:
-            if not _acquire(descriptor):
+        with self._open_lock(name) as descriptor:
+            if not _acquire(descriptor, LOCK_ATTEMPTS):
                 holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
                 raise Busy(f"another kubespan-agent (process {holder}) works on {self.directory}; stop it first")
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             yield
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Have no other process change a file here; held for moments, and never while somebody is waited for."""
+        with self._open_lock("write.lock") as descriptor:
+            if not _acquire(descriptor, WRITE_ATTEMPTS):
+                raise Busy(f"another process does not come to its end of writing to {self.directory}")
+            yield
+
+    @contextlib.contextmanager
+    def _open_lock(self, name: str) -> Iterator[int]:
+        self._make_directory()
+        with self._reporting(name, "open"):
+            descriptor = os.open(self.path(name), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+        try:
+            yield descriptor
         finally:
             os.close(descriptor)
 
@@ -394,7 +415,10 @@ class Store:
                 return None
 
     def _write(self, name: str, content: bytes, *, exclusive: bool = False) -> None:
-        self._make_directory()
+        with self._writing():
+            self._replace(name, content, exclusive=exclusive)
+
+    def _replace(self, name: str, content: bytes, *, exclusive: bool = False) -> None:
         path, fresh = self.path(name), self._fresh(name)
         with self._reporting(name, "write"):
             # Removed, not truncated: after a kill between link and unlink below it is another name of the file itself.
@@ -447,13 +471,13 @@ def _read_head(content: bytes | None, decode: Callable[..., Any]) -> _Head | Non
         return None  # whoever reads the rest reports it
 
 
-def _acquire(descriptor: int) -> bool:
+def _acquire(descriptor: int, attempts: int) -> bool:
     """Take the lock; who only asks whether somebody holds it (`is_locked`) is out of the way in a moment."""
-    for attempt in range(LOCK_ATTEMPTS):
+    for attempt in range(attempts):
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if attempt + 1 < LOCK_ATTEMPTS:
+            if attempt + 1 < attempts:
                 time.sleep(LOCK_PAUSE)
         else:
             return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import subprocess
@@ -15,7 +16,7 @@ from msgspec.structs import replace
 
 import kubespan
 from kubespan.agent.__main__ import _describe_measured, main
-from kubespan.agent.store import Store
+from kubespan.agent.store import ENROLLING, Store
 from kubespan.agent.units import EXIT_SETUP
 from kubespan.core.messages import Applied, RefusedClaim
 from kubespan.core.peer_status import PeerStatus
@@ -164,6 +165,28 @@ def test_one_agent_at_a_time(call, tmp_path, command):
     with bench.store.lock():
         result = call(command)
     assert (result.exit_code, "stop it first" in result.output) == (1, True)
+
+
+def test_nobody_leaves_while_the_machine_enrols(call, tmp_path):
+    bench = Bench(tmp_path / "state")
+    with bench.store.lock(ENROLLING):
+        result = call("leave", "--yes")
+    assert (result.exit_code, "stop it first" in result.output) == (1, True)
+    assert bench.store.agent().enrolment == bench.enrolment
+
+
+def test_whoever_enrolled_anew_before_the_yes_was_typed_has_not_left(call, tmp_path):
+    store = Bench(tmp_path / "state").store
+    anew = replace(store.agent(), enrolment=replace(store.agent().enrolment, cluster="another"))
+
+    class Yes(io.BytesIO):
+        def read1(self, size=-1):
+            store.save_agent(anew)
+            return super().read1(size)
+
+    result = call("leave", input=Yes(b"y\n"))
+    assert (result.exit_code, "enrolled anew meanwhile" in result.output) == (1, True)
+    assert store.agent() == anew
 
 
 async def test_get_shows_what_was_published(call, tmp_path):

@@ -15,7 +15,7 @@ import structlog
 
 from kubespan.agent.enrol import EnrolError, Machine, Wish, enrol, make_identity
 from kubespan.agent.patience import ATTEMPTS
-from kubespan.agent.store import SETTINGS, Busy, Settings, Store, StoreError
+from kubespan.agent.store import ENROLLING, SETTINGS, Busy, Settings, Store, StoreError
 from kubespan.agent.trust import TrustError
 from kubespan.core.cluster import ula_prefix
 from kubespan.core.identity import decode_node_id, node_address
@@ -262,7 +262,7 @@ def test_one_cluster_a_machine(store):
         assert store.settings(CLUSTER) is not None
         # What the remedy does, but for the mesh itself.
         store.forget_settings()
-        store.forget_enrolment()
+        store.forget_enrolment(store.agent().enrolment)
         enrol(store, wish(elsewhere.url), MACHINE)
         assert store.agent().enrolment.url == elsewhere.url
 
@@ -310,7 +310,7 @@ def test_a_damaged_identity_is_not_replaced(store):
 
 
 def test_one_enrolment_at_a_time(store):
-    with console(agree) as there, store.lock("enrol.lock"), pytest.raises(Busy):
+    with console(agree) as there, store.lock(ENROLLING), pytest.raises(Busy):
         enrol(store, wish(there.url), MACHINE)
     assert there.seen == []
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import structlog
+from msgspec import structs
 
 from kubespan.agent.console import Way
 from kubespan.agent.kernel import KernelError
@@ -194,6 +195,27 @@ async def test_removal_takes_mesh_and_secret_and_leaves_the_identity(bench, cons
     assert bench.store.agent().enrolment is None
     assert bench.store.keys() == ALPHA.keys
     assert SECRET.encode() not in b"".join(path.read_bytes() for path in bench.directory.iterdir())
+
+
+async def test_an_enrolment_made_while_the_mesh_is_taken_down_stays(bench, console):
+    state = bench.store.agent()
+    again = structs.replace(state, enrolment=structs.replace(state.enrolment, cluster="another"))
+
+    class Operated(WatchedKernel):
+        async def apply(self, changes):
+            await super().apply(changes)
+            if self.link is None:
+                bench.store.save_agent(again)
+
+    bench.kernel = Operated()
+    async with running(bench.agent(), console.way) as task:
+        line = await console.line()
+        await line.let_in(sealed_secret(), snapshot())
+        await line.hear(Applied)
+        await line.say(Removed(reason="lost"))
+        assert await task is Ending.REMOVED
+    assert plan(NOTHING, bench.kernel.look()) == []
+    assert bench.store.agent() == again
 
 
 async def test_killed_in_the_middle_of_leaving_the_next_start_goes_on(bench):

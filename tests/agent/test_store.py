@@ -10,12 +10,15 @@ import stat
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from kubespan.agent.store import (
     AGENT,
+    ENROLLING,
     KUBESPAN_IDENTITY,
     NODE_IDENTITY,
     SETTINGS,
@@ -30,6 +33,7 @@ from kubespan.agent.store import (
 from kubespan.core.identity import KeyPair
 from tests.agent.console_double import ALPHA, CLUSTER, SECRET, SIGNING_KEY, VERIFY_KEY, Bench, snapshot
 
+KEYS_ALONE = [AGENT, KUBESPAN_IDENTITY, NODE_IDENTITY, "write.lock"]
 SETTINGS_HELD = Settings(cluster=CLUSTER, secret=SECRET, secret_generation=1, snapshot=snapshot())
 
 
@@ -74,7 +78,7 @@ def test_an_identity_is_never_overwritten(store):
     with pytest.raises(StoreError, match="never overwritten"):
         store.create_node_id("other")
     assert store.keys() == ALPHA.keys
-    assert sorted(path.name for path in store.directory.iterdir()) == [AGENT, KUBESPAN_IDENTITY, NODE_IDENTITY]
+    assert sorted(path.name for path in store.directory.iterdir()) == KEYS_ALONE
 
 
 @pytest.mark.parametrize("name", [KUBESPAN_IDENTITY, NODE_IDENTITY, AGENT, SETTINGS])
@@ -146,10 +150,10 @@ def test_forgetting_leaves_keys_and_nothing_of_the_cluster(store):
     store.publish("resources.json", b"{}")
     os.link(store.path(SETTINGS), store.path(f".{SETTINGS}.new"))  # as a kill in the middle of writing leaves it
     store.forget_settings()
-    store.forget_enrolment()
+    store.forget_enrolment(store.agent().enrolment)
     state = store.agent()
     assert (state.enrolment, state.signing_key) == (None, SIGNING_KEY)
-    assert sorted(path.name for path in store.directory.iterdir()) == [AGENT, KUBESPAN_IDENTITY, NODE_IDENTITY]
+    assert sorted(path.name for path in store.directory.iterdir()) == KEYS_ALONE
 
 
 def test_a_kill_between_link_and_unlink_does_not_cost_the_identity(store):
@@ -182,11 +186,26 @@ def test_one_agent_a_directory(store):
         assert store.is_locked()
         with pytest.raises(Busy, match=f"process {os.getpid()}"), store.lock():
             pytest.fail("held twice")
-        with store.lock("enrol.lock"):
+        with store.lock(ENROLLING):
             pass
     assert not store.is_locked()
     with store.lock():
         pass
+
+
+def test_an_enrolment_made_meanwhile_is_neither_forgotten_nor_replaced(store):
+    """An operator enrols beside a running agent, which keeps or forgets what it goes by in the same moment."""
+    state = store.agent()
+    known = state.enrolment
+    learnt, new = replace(known, cluster_name="learnt"), replace(state, enrolment=replace(known, url="https://new"))
+    acts = [lambda: store.save_enrolment(known, learnt), lambda: store.forget_enrolment(known)] * 15
+    with ThreadPoolExecutor() as operator:
+        for act in acts:
+            store.save_agent(state)
+            enrolling = operator.submit(store.save_agent, new)
+            act()
+            enrolling.result()
+            assert store.agent() == new
 
 
 WRITER = """

@@ -301,14 +301,24 @@ def test_a_machine_that_was_removed_and_asks_again_forgets_the_secret(tmp_path):
     assert SECRET.encode() not in b"".join(path.read_bytes() for path in store.directory.iterdir())
 
 
-def test_what_was_learnt_is_not_kept_over_an_enrolment_elsewhere(tmp_path):
-    """The operator enrolled the machine at another cluster while its agent still talked to the first."""
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param({"cluster": "another"}, id="in another cluster"),
+        pytest.param({"url": "https://console.example", "pin": "sha256:" + 64 * "0"}, id="at the console's new place"),
+    ],
+)
+async def test_what_was_learnt_is_not_kept_over_another_enrolment(tmp_path, other):
+    """The operator enrolled the machine once more while its agent still waited for an answer to the first time."""
     bench = Waiting(tmp_path / "state")
-    learnt = msgspec.structs.replace(bench.enrolment, cluster_id=CLUSTER_ID, address=str(ALPHA.address))
-    elsewhere = msgspec.structs.replace(bench.enrolment, cluster="another")
-    bench.store.save_agent(msgspec.structs.replace(bench.store.agent(), enrolment=elsewhere))
-    bench.store.save_enrolment(learnt)
-    assert bench.store.agent().enrolment == elsewhere
+    async with ConsoleDouble().listening() as there, running(bench.agent(), there.way):
+        line = await there.line()
+        await line.say(welcome("pending"))
+        anew = msgspec.structs.replace(bench.enrolment, **other)
+        bench.store.save_agent(msgspec.structs.replace(bench.store.agent(), enrolment=anew))
+        await line.say(let_in(), sealed_secret(), snapshot())
+        await line.hear(Applied)
+    assert bench.store.agent().enrolment == anew
 
 
 # What a person reads.
