@@ -38,7 +38,6 @@ from kubespan.agent.registries import Standing
 from kubespan.agent.store import (
     DEFAULT_STATE_DIR,
     ENROLLING,
-    RESOURCES,
     STATUS,
     Busy,
     Damaged,
@@ -52,8 +51,9 @@ from kubespan.agent.units import EXIT_REMOVED, EXIT_SETUP, FINAL_STATUSES, RUNNI
 from kubespan.core.endpoint import MAX_PORT
 from kubespan.core.messages import Upgrade
 from kubespan.core.release import may_follow
-from kubespan.core.resources import PEER_STATUSES, Resource, parse, resolve, rfc3339
+from kubespan.core.resources import PEER_STATUSES, Resource, resolve, rfc3339
 from kubespan.ctl.output import FORMS, Form, render
+from kubespan.ctl.published import Published, read_published
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -103,6 +103,7 @@ def down(store: Store) -> None:
     def take_down() -> None:
         with store.lock():
             asyncio.run(load_start().take_mesh_down())
+            store.retract()
 
     or_fail(take_down)
     click.echo("this machine is out of the mesh")
@@ -179,7 +180,7 @@ def status(store: Store) -> None:
     click.echo(f"agent     running, process {condition.process}, {condition.backend} WireGuard")
     if not enrolment.alone:
         click.echo(f"revision  {condition.revision or 'none yet'}")
-    resources = _published(store)
+    resources = _published(store).resources
     click.echo(f"peers     {_count_peers(resources)}")
     if measured := _describe_measured(resources):
         click.echo(f"          {measured}")
@@ -241,18 +242,18 @@ def get(resource: str, form: Form, store: Store) -> None:
         definition = resolve(resource)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
-    of_type = [one for one in _published(store) if one.metadata.type == definition.type]
+    published = _published(store)
+    if published.warning:
+        click.echo(published.warning, err=True)
+    of_type = [one for one in published.resources if one.metadata.type == definition.type]
     click.echo(render(of_type, definition, form, platform.node()), nl=False)
 
 
-def _published(store: Store) -> list[Resource]:
-    content = or_fail(lambda: store.read_published(RESOURCES))
-    if content is None:
-        raise click.ClickException(f"the agent has published nothing in {store.directory} yet: does it run?")
+def _published(store: Store) -> Published:
     try:
-        return parse(content)
+        return read_published(store.directory)
     except ValueError as error:
-        raise click.ClickException(f"{store.path(RESOURCES)}: {error}") from None
+        raise click.ClickException(str(error)) from None
 
 
 @main.command("install", short_help="Make the agent a service of systemd.")

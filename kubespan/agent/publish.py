@@ -140,7 +140,7 @@ class Publisher:
 
     def _read(self) -> list[Kept]:
         try:
-            content = self._store.read_published(RESOURCES)
+            content = self._store.read_last_resources()
             return [] if content is None else parse_kept(content)
         except (StoreError, ValueError) as error:
             log.warning("what was published before cannot be read; versions count from one", reason=str(error))

@@ -25,6 +25,7 @@ from kubespan.core.endpoint import LISTEN_PORT
 from kubespan.core.identity import KeyPair, decode_node_id
 from kubespan.core.messages import Snapshot
 from kubespan.core.rotation import KeptSecret, Secrets
+from kubespan.ctl.published import LOCK_NAME, is_held
 
 DEFAULT_STATE_DIR = "/var/lib/kubespan-agent"
 STATE_VERSION = 1
@@ -37,6 +38,8 @@ AGENT = "agent.yaml"
 SETTINGS = "settings.json"
 DISCOVERY = "discovery.yaml"
 RESOURCES = "resources.json"
+RETRACTED = "retracted.json"
+"""What was in `resources.json` when the mesh was taken away; its versions go on where the mesh comes back."""
 STATUS = "status.json"
 DAMAGE = "damage.json"
 
@@ -295,7 +298,7 @@ class Store:
     def forget_settings(self) -> None:
         """Remove the cluster's secret, its members and where they are found from this machine."""
         with self._writing():
-            for name in (SETTINGS, DISCOVERY, RESOURCES, STATUS):
+            for name in (SETTINGS, DISCOVERY, RESOURCES, RETRACTED, STATUS):
                 with self._reporting(name, "remove"):
                     self.path(name).unlink(missing_ok=True)
                     self._fresh(name).unlink(missing_ok=True)  # left by a kill in the middle of writing
@@ -306,12 +309,25 @@ class Store:
         """What the running agent last published under that name (RESOURCES, STATUS)."""
         return self._read(name)
 
+    def read_last_resources(self) -> bytes | None:
+        """What an agent last published as RESOURCES, though it may have been retracted since."""
+        content = self._read(RESOURCES)
+        return self._read(RETRACTED) if content is None else content
+
+    def retract(self) -> None:
+        """Take what is published from where others read it: the mesh that it tells of is gone."""
+        with self._writing(), self._reporting(RESOURCES, "remove"):
+            self.path(STATUS).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                self.path(RESOURCES).replace(self.path(RETRACTED))
+            self._sync_directory()
+
     def publish(self, name: str, content: bytes) -> None:
         """Put what others on this machine may ask for where they read it."""
         self._write(name, content)
 
     @contextlib.contextmanager
-    def lock(self, name: str = "lock") -> Iterator[None]:
+    def lock(self, name: str = LOCK_NAME) -> Iterator[None]:
         """Hold the state directory, or raise Busy: two agents would undo each other's work."""
         with self._open_lock(name) as descriptor:
             if not _acquire(descriptor, LOCK_ATTEMPTS):
@@ -342,24 +358,15 @@ class Store:
     def is_locked(self) -> bool:
         """Say whether an agent runs on this state directory."""
         try:
-            descriptor = os.open(self.path("lock"), os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
+            return is_held(self.path(LOCK_NAME))
         except OSError as error:
-            raise StoreError(f"cannot open {self.path('lock')}: {error.strerror}") from None
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
+            raise StoreError(f"cannot open {self.path(LOCK_NAME)}: {error.strerror}") from None
 
     def holder(self) -> int | None:
         """The process of the agent that runs on this state directory; none where none does."""
         if not self.is_locked():
             return None
-        text = (self._read("lock") or b"").strip()
+        text = (self._read(LOCK_NAME) or b"").strip()
         return int(text) if text.isdigit() else None
 
     def damage(self) -> Damage | None:

@@ -9,10 +9,11 @@ from pathlib import Path
 import click
 
 import kubespan
-from kubespan.core.resources import FILE_NAME, Resource, parse, resolve
+from kubespan.core.resources import resolve
 from kubespan.ctl.discovery import discovery
 from kubespan.ctl.generate import gen_config, make_bundle
 from kubespan.ctl.output import FORMS, Form, render
+from kubespan.ctl.published import read_published
 
 STATE_DIR = "/var/lib/kubespan-agent"
 
@@ -37,30 +38,16 @@ def get(resource: str, id_: str | None, form: Form, state_dir: Path) -> None:
     """Show what the agent of this machine knows, for example `get kubespanpeerstatuses`."""
     try:
         definition = resolve(resource)
-        published = read_published(state_dir / FILE_NAME)
+        published = read_published(state_dir)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
-    of_type = [one for one in published if one.metadata.type == definition.type]
+    if published.warning:
+        click.echo(published.warning, err=True)
+    of_type = [one for one in published.resources if one.metadata.type == definition.type]
     found = [one for one in of_type if id_ is None or one.metadata.id == id_]
     if id_ is not None and not found:
         raise click.ClickException(f"there is no {definition.display_type} {id_!r} on this machine")
     click.echo(render(found, definition, form, platform.node()), nl=False)
-
-
-def read_published(path: Path) -> list[Resource]:
-    """Read the agent's records; raises ValueError that says what to do."""
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist: is kubespan-agent running here, with this state directory?") from None
-    except PermissionError:
-        raise ValueError(f"{path} may only be read by root: try again with sudo") from None
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 @main.group()

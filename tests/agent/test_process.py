@@ -11,8 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from kubespan.agent.store import Settings
+from kubespan.agent.store import RESOURCES, Settings
+from kubespan.core.options import Options
+from kubespan.core.resources import CONFIGS, parse
 from tests.agent.console_double import ALPHA, BRAVO, CHARLIE, CLUSTER, SECRET, Bench, snapshot
 from tests.namespaces import Lab
 
@@ -154,6 +157,28 @@ def test_get_and_status_answer_beside_the_running_agent(node):
     assert "not connected" in status
     identity = json.loads(node.call("get", "kubespanidentities", "-o", "json"))
     assert identity["spec"]["address"] == f"{ALPHA.address}/128"
+    node.end(signal.SIGTERM)
+
+
+def test_get_says_what_is_no_longer_so_and_versions_go_on_afterwards(node):
+    node.start()
+    node.end(signal.SIGKILL)
+    published = node.bench.store.read_published(RESOURCES)
+    killed = node.machine.execute(AGENT, "get", "kubespanpeerspecs", *node.options)
+    assert (killed.returncode, killed.stderr.startswith("the agent does not run; as of 20")) == (0, True)
+    assert "bravo" in killed.stdout
+
+    # Another option, and the record of it counts on, also over the time in which there was no mesh.
+    before = {one.metadata.type: one.metadata for one in parse(published)}[CONFIGS.type]
+    store = node.bench.store
+    store.save_settings(replace(store.settings(CLUSTER), snapshot=snapshot(2, options=Options(mtu=1300))))
+    node.call("down")
+    down = node.machine.execute(AGENT, "get", "kubespanpeerspecs", *node.options)
+    assert (down.returncode, down.stdout) == (1, "")
+    assert "is kubespan-agent running here" in down.stderr
+    node.start()
+    after = json.loads(node.call("get", "kubespanconfigs", "-o", "json"))["metadata"]
+    assert (after["version"], after["created"]) == (before.version + 1, before.created)
     node.end(signal.SIGTERM)
 
 

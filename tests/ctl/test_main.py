@@ -1,10 +1,13 @@
 """`kubespanctl` as a person uses it."""
 
+import os
+
 import pytest
 import yaml
 from click.testing import CliRunner
 
 import kubespan
+from kubespan.agent.store import Store
 from kubespan.core.cluster import check_cluster_id, parse_cluster_secret
 from kubespan.core.resources import FILE_NAME, MEMBERS, Record, dump, update
 from kubespan.ctl.__main__ import main
@@ -25,6 +28,16 @@ def test_get(state_dir):
     result = run("get", "members", "--state-dir", state_dir)
     assert result.exit_code == 0
     assert [line.split()[3] for line in result.stdout.splitlines()] == ["ID", "one", "two"]
+
+
+def test_get_says_since_when_nobody_keeps_the_records(state_dir):
+    """Exit status 0 all the same: what was known last is an answer, too."""
+    os.utime(state_dir / FILE_NAME, (1e9, 1e9))
+    result = run("get", "members", "--state-dir", state_dir)
+    assert (result.exit_code, result.stderr) == (0, "the agent does not run; as of 2001-09-09T01:46:40Z\n")
+    with Store(state_dir).lock():
+        beside = run("get", "members", "--state-dir", state_dir)
+    assert (beside.exit_code, beside.stderr, beside.stdout) == (0, "", result.stdout)
 
 
 def test_get_one_as_yaml_by_the_environments_directory(state_dir):
