@@ -23,7 +23,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 import msgspec
 
@@ -405,12 +405,71 @@ class History(_Message, frozen=True):
     tracks: tuple[Track, ...] = ()
 
 
-_FromConsole1 = (
-    Challenge | Welcome | ClusterSecret | Snapshot | Delta | Pace | Resync | TryAgain | Removed | ClaimRefused | Refused
+FromConsole = (
+    Challenge
+    | Welcome
+    | ClusterSecret
+    | Snapshot
+    | Delta
+    | Pace
+    | Resync
+    | TryAgain
+    | Removed
+    | ClaimRefused
+    | Refused
+    | Upgrade
+    | FetchHistory
 )
-_FromAgent1 = Hello | Applied | Claim | Report | Notice
-FromConsole = _FromConsole1 | Upgrade | FetchHistory
-FromAgent = _FromAgent1 | UpgradeFailed | SecretKept | Findings | History
+FromAgent = Hello | Applied | Claim | Report | Notice | UpgradeFailed | SecretKept | Findings | History
+
+# Version 1: what it did not know is refused in it, as a release that speaks no other refuses it.
+
+_of_now: dict[type[msgspec.Struct], type[msgspec.Struct]] = {}
+"""By a form of version 1: the one that it is since."""
+
+
+def _of_1(kind: type[msgspec.Struct], *added: str, **others: Any) -> Any:
+    """The form that a message had in version 1: without the fields added since, with `others` as types of some."""
+    fields = [
+        (one.name, others.get(one.name, one.type), msgspec.field(default=one.default))
+        for one in msgspec.structs.fields(kind)
+        if one.name not in added
+    ]
+    config = kind.__struct_config__
+    form = msgspec.defstruct(
+        kind.__name__, fields, kw_only=True, forbid_unknown_fields=True, tag_field=config.tag_field, tag=config.tag
+    )
+    _of_now[form] = kind
+    return form
+
+
+def _bring_up(message: Any) -> Any:
+    """Give it in the form of now, with the defaults of what was added; the columns of a report are not looked at."""
+    kind = _of_now.get(type(message))
+    if kind is None:
+        return message
+    return kind(**{name: _bring_up(getattr(message, name)) for name in message.__struct_fields__})
+
+
+_Welcome1 = _of_1(Welcome, "cluster_id", "cluster_name", "address", "discovery")
+_Report1 = _of_1(Report, "rtts", "losses")
+_Options1 = _of_1(Options, "probes")
+_Snapshot1 = _of_1(Snapshot, options=_Options1)
+_Delta1 = _of_1(Delta, options=_Options1 | None)
+_FromConsole1 = (
+    Challenge
+    | _Welcome1
+    | ClusterSecret
+    | _Snapshot1
+    | _Delta1
+    | Pace
+    | Resync
+    | TryAgain
+    | Removed
+    | ClaimRefused
+    | Refused
+)
+_FromAgent1 = Hello | Applied | Claim | _Report1 | Notice
 
 _encoder = msgspec.json.Encoder()
 _from_console: dict[int, msgspec.json.Decoder[FromConsole]] = {
@@ -463,10 +522,10 @@ T = TypeVar("T")
 
 def _parse(decoder: msgspec.json.Decoder[T], frame: bytes | str) -> T:
     try:
-        return decoder.decode(frame)
+        return cast("T", _bring_up(decoder.decode(frame)))
     except RecursionError:
         raise MessageError("not a message of this protocol version: nested too deeply") from None
-    except (msgspec.DecodeError, UnicodeError) as error:
+    except (msgspec.DecodeError, ValueError) as error:  # the latter where columns differ, or for what is not UTF-8
         _check_versions(frame)
         raise MessageError(f"not a message of this protocol version: {error}") from None
 
