@@ -18,7 +18,7 @@ from kubespan.core.messages import VERSIONS, EnrolRequest, Hello, challenge_text
 from kubespan.core.options import ClusterOptions
 from nodes.models import Candidate, Change, Cluster, Grant, Node, Role, Token
 from nodes.models.roles import forget_roles
-from nodes.services import clusters, enrolment, tokens
+from nodes.services import clusters, enrolment, sessions, tokens
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PEER = ip_address("198.51.100.7")
@@ -121,6 +121,15 @@ def enrol(cluster: Cluster, machine: Machine | None = None, *, peer=PEER, now: d
     _, plain = make_token(cluster, now=now, **token)
     reply = enrolment.enrol(machine.request(plain), peer=peer, now=now)
     return Node.objects.present().get(cluster=cluster, node_id=reply.node_id)
+
+
+def open_session(greeting: sessions.Greeting, now: datetime) -> sessions.Session:
+    """Open the session of one who says hello, and write down what follows of it, as its conversation does."""
+    (opened,) = sessions.open_sessions([greeting], now)
+    if isinstance(opened, Exception):
+        raise opened
+    sessions.note_return(opened, now)
+    return opened
 
 
 def fill(cluster: Cluster, count: int) -> list[Node]:

@@ -26,9 +26,11 @@ from kubespan.core.messages import (
     Hello,
     Notice,
     Revision,
+    VersionError,
     Welcome,
     challenge_text,
     frame_limit,
+    negotiate,
 )
 from nodes import live
 from nodes.models import Console, Node, Transition
@@ -77,18 +79,6 @@ class Greeting:
     """Of a connection that is open already."""
 
 
-def open_session(greeting: Greeting, now: datetime) -> Session:
-    """Check who says hello, and make this its one connection, with what follows of it; raises Refused.
-
-    Two queries where it is as it was, besides a lock where the database has such.
-    """
-    (opened,) = open_sessions([greeting], now)
-    if isinstance(opened, Exception):
-        raise opened
-    note_return(opened, now)
-    return opened
-
-
 def open_sessions(greetings: Sequence[Greeting], now: datetime) -> list[Session | Exception]:
     """Open the session of each; what is wrong with one is in its place, as an exception. `note_return` is to follow.
 
@@ -119,9 +109,10 @@ class _Arrival:
 
 def _check(greeting: Greeting, found: Mapping[tuple[UUID, str], Node], now: datetime) -> _Arrival:
     hello = greeting.hello
-    if hello.version not in VERSIONS:
-        spoken = ", ".join(map(str, VERSIONS))
-        raise Refused("version", f"Version {hello.version} of the protocol is not spoken here, but {spoken}.")
+    try:
+        negotiate([hello.version])
+    except VersionError as error:
+        raise Refused("version", f"{error}.") from None
     node = found.get(_name(hello))
     if node is None:
         raise _unknown()

@@ -15,7 +15,7 @@ from nodes.models import Node, Transition
 from nodes.services import clusters, enrolment, nodes, sessions
 from nodes.services.refused import Refused
 from nodes.services.sessions import Greeting
-from tests.factories import NOW, PEER, Machine, fill, locks, make_cluster, make_token
+from tests.factories import NOW, PEER, Machine, fill, locks, make_cluster, make_token, open_session
 
 pytestmark = pytest.mark.django_db
 
@@ -36,7 +36,7 @@ class Enrolled:
         return Greeting(self.machine.hello(self.reply, answered, **changes), nonce, peer)
 
     def open(self, now=LATER, **changes):
-        return sessions.open_session(self.greeting(**changes), now)
+        return open_session(self.greeting(**changes), now)
 
 
 def test_a_challenge_is_used_once():
@@ -126,12 +126,18 @@ def test_a_hello_that_proves_nothing_changes_nothing(changes, code):
     assert enrolled.node.session == ""
 
 
+def test_whose_version_is_not_spoken_learns_which_end_to_upgrade():
+    sentence = r"^no common protocol version: one end speaks 99, the other 2, 1; upgrade the older one\.$"
+    with pytest.raises(Refused, match=sentence):
+        Enrolled(make_cluster()).open(version=99)
+
+
 def test_another_consoles_challenge_is_useless_here():
     enrolled = Enrolled(make_cluster())
     elsewhere = enrolled.reply.__class__(**{**_fields(enrolled.reply), "console_key": "another console"})
     hello = enrolled.machine.hello(elsewhere, NONCE)
     with pytest.raises(Refused, match="not signed"):
-        sessions.open_session(Greeting(hello, NONCE, PEER), LATER)
+        open_session(Greeting(hello, NONCE, PEER), LATER)
 
 
 def _fields(struct):
@@ -255,7 +261,7 @@ def test_of_two_connections_of_a_node_the_new_one_wins_and_the_old_one_hears_so(
     assert kept.id == older.id  # it could not know
     assert Node.objects.get().session == newer.id
     with pytest.raises(Refused) as refused:
-        sessions.open_session(again, LATER)
+        open_session(again, LATER)
     assert refused.value.code == "replaced"
     assert Node.objects.get().session == newer.id
 

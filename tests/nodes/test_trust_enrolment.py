@@ -17,7 +17,7 @@ from nodes.models import Audit, Node, Token
 from nodes.services import enrolment, nodes, revisions, sessions, tokens
 from nodes.services.refused import Refused
 from nodes.services.sessions import Greeting
-from tests.factories import NOW, PEER, Machine, enrol, make_cluster, make_token
+from tests.factories import NOW, PEER, Machine, enrol, make_cluster, make_token, open_session
 
 
 def ask(machine, plain, *, now=NOW, **changes):
@@ -182,7 +182,7 @@ def test_the_sealed_secret_opens_with_that_nodes_key_and_for_that_node_alone():
     reply = ask(machine, plain)
     ask(other, plain)
     nonce = sessions.challenge().nonce
-    (secret,) = sessions.open_session(Greeting(machine.hello(reply, nonce), nonce, PEER), NOW).secrets
+    (secret,) = open_session(Greeting(machine.hello(reply, nonce), nonce, PEER), NOW).secrets
     mine = {"cluster": reply.cluster, "node_id": machine.node_id, "generation": secret.generation}
 
     assert open_sealed(secret.sealed, machine.pair.private_key, **mine) == cluster.secret.reveal()
@@ -194,7 +194,7 @@ def test_the_sealed_secret_opens_with_that_nodes_key_and_for_that_node_alone():
         with pytest.raises(ValueError, match="does not open"):
             open_sealed(secret.sealed, machine.pair.private_key, **(mine | wrong))
     nonce = sessions.challenge().nonce
-    (again,) = sessions.open_session(Greeting(machine.hello(reply, nonce), nonce, PEER), NOW).secrets
+    (again,) = open_session(Greeting(machine.hello(reply, nonce), nonce, PEER), NOW).secrets
     assert again.sealed != secret.sealed, "two sealings of one secret must not look alike"
 
 

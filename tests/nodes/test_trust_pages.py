@@ -31,7 +31,7 @@ from nodes.services import nodes as services
 from nodes.services.enrolment import enrol as accept
 from nodes.services.sessions import Greeting
 from nodes.views import attention
-from tests.factories import NOW, PEER, Machine, cluster_identity, enrol, make_cluster, make_token
+from tests.factories import NOW, PEER, Machine, cluster_identity, enrol, make_cluster, make_token, open_session
 
 pytestmark = pytest.mark.django_db
 
@@ -294,7 +294,7 @@ def test_a_clock_that_is_wrong_is_shown_and_no_error(page, hours):
     _, plain = make_token(cluster, now=now)
     reply = accept(machine.request(plain), peer=PEER, now=now)
     hello = machine.hello(reply, nonce, agent_time=(now + timedelta(hours=hours)).timestamp())
-    opened = sessions.open_session(Greeting(hello, nonce, PEER), now)
+    opened = open_session(Greeting(hello, nonce, PEER), now)
 
     assert opened.status == "approved"
     node.refresh_from_db()
