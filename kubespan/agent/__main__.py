@@ -19,18 +19,13 @@ import msgspec
 from kubespan import __version__
 from kubespan.agent.allocation import spare_memory
 from kubespan.agent.background import LOG, start
-from kubespan.agent.cli import (
-    DATA_PLANES,
-    load_start,
-    or_fail,
-    state_dir_option,
-)
+from kubespan.agent.cli import load_start, or_fail, state_dir_option
 from kubespan.agent.enrol import EnrolError
 from kubespan.agent.enrol_command import enrol_command
 from kubespan.agent.fetch import UpgradeError, ask_release, fetch, way_to
 from kubespan.agent.home import Home, default_directory, find_home, start_again
 from kubespan.agent.join_command import discovery_of, join_by_environment, join_command
-from kubespan.agent.kernel import KernelError
+from kubespan.agent.kernel import DATA_PLANES, KernelError
 from kubespan.agent.logs import set_up_logs
 from kubespan.agent.preflight.said import refusing, write_json, write_table
 from kubespan.agent.publish import Condition

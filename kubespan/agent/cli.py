@@ -24,8 +24,6 @@ from kubespan.agent.units import UnitError
 from kubespan.core.endpoint import parse_network
 from kubespan.core.messages import Finding
 
-DATA_PLANES = ("auto", "kernel", "userspace")
-
 Result = TypeVar("Result")
 
 state_dir_option = click.option(

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import click
 
 from kubespan.agent.cli import (
-    DATA_PLANES,
     check_first,
     load_start,
     or_fail,
@@ -20,6 +19,7 @@ from kubespan.agent.cli import (
     state_dir_option,
 )
 from kubespan.agent.enrol import Wish, enrol
+from kubespan.agent.kernel import DATA_PLANES
 from kubespan.agent.preflight.facts import Mine
 from kubespan.agent.preflight.said import refuse, refusing
 from kubespan.agent.store import Store

@@ -13,7 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from kubespan.agent.kernel import KernelError, WireGuardDevice, refusal
+from kubespan.agent.kernel import DATA_PLANES, KernelError, WireGuardDevice, refusal
 from kubespan.agent.netlink import route_socket
 from kubespan.agent.userspace import PROGRAM, UserspaceWireGuard
 from kubespan.agent.wireguard import KernelWireGuard, is_available
@@ -35,8 +35,6 @@ MOST_ADDRESSES = 200
 
 RECEIVE_BYTES = 1 << 16
 BUFFER_BYTES = 1 << 20
-
-DATA_PLANES = ("auto", "kernel", "userspace")
 
 
 class Interface(NamedTuple):

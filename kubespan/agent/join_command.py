@@ -11,7 +11,6 @@ import click
 import msgspec
 
 from kubespan.agent.cli import (
-    DATA_PLANES,
     check_first,
     load_start,
     or_fail,
@@ -20,6 +19,7 @@ from kubespan.agent.cli import (
     state_dir_option,
 )
 from kubespan.agent.join import JoinWish, join, refuse_second_cluster
+from kubespan.agent.kernel import DATA_PLANES
 from kubespan.agent.preflight.facts import Mine
 from kubespan.agent.store import Discovery, DiscoveryService, Store
 from kubespan.core.cluster import ula_prefix

@@ -10,11 +10,13 @@ import errno
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 from kubespan.core.plan import Change, Link, Observed, Peer, PeerCounters
 
 Backend = Literal["kernel", "userspace"]
+DATA_PLANES = ("auto", *get_args(Backend))
+"""What an operator may choose."""
 
 
 class KernelError(Exception):

@@ -28,7 +28,6 @@ _VALUES = {char: value for value, char in enumerate(_ALPHABET)}
 
 # Node ids are not a number to the base of 62. The bytes are a row of bits, eaten from its low end six at a time; the
 # four values whose bits are x1111x would need an alphabet of 64, so for them only five bits are taken.
-_SIX_BITS = 0x3F
 _FIVE_BITS = 0x1F
 _COMPACT = 0x1E
 _BYTE = 8
