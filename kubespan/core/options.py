@@ -10,7 +10,9 @@ from kubespan.core.endpoint import AddressFilter, Endpoint, parse_network
 
 DEFAULT_MTU = 1420
 MINIMUM_MTU = 1280
-MAXIMUM_MTU = 9000
+MAXIMUM_MTU = 65535 - 80
+"""Talos has none. The longest packet of IP, less the tunnel's own (spec/kubespan.md §3.1): a longer one could not be
+sent sealed. Linux cuts the MTU of a route at 65,520, so with a larger one the agent would see drift for ever."""
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):

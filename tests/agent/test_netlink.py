@@ -17,6 +17,7 @@ import pytest
 from kubespan.agent.kernel import KernelError
 from kubespan.agent.netlink import LinuxKernel
 from kubespan.core.endpoint import Endpoint
+from kubespan.core.options import MAXIMUM_MTU, MINIMUM_MTU
 from kubespan.core.plan import NOTHING, Firewall, Link, RemovePeers, Route, Rule, SetLink, plan
 from tests.agent.data_plane import (
     ADDRESS,
@@ -131,7 +132,8 @@ CHANGES = {
     "no secret": replace(THREE, peers={key: replace(peer, preshared_key="") for key, peer in THREE.peers.items()}),
 }
 HOST_CHANGES = {
-    "another mtu": make_desired(*THREE.peers.values(), mtu=1280),
+    "least mtu": make_desired(*THREE.peers.values(), mtu=MINIMUM_MTU),
+    "greatest mtu": make_desired(*THREE.peers.values(), mtu=MAXIMUM_MTU),
     "another address": make_desired(*THREE.peers.values(), address=OTHER_ADDRESS),
     "one family only": replace(THREE, routes=frozenset({Route(4, 1420)}), rules=frozenset({Rule(4)})),
     "all traffic": make_desired(make_peer(2, "0.0.0.0/0")),

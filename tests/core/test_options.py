@@ -11,7 +11,7 @@ from kubespan.core.options import ClusterOptions, Options
     [
         pytest.param(Options(), id="as they come"),
         pytest.param(Options(mtu=1280), id="least MTU"),
-        pytest.param(Options(mtu=9000), id="greatest MTU"),
+        pytest.param(Options(mtu=65455), id="greatest MTU"),
         pytest.param(
             Options(
                 endpoint_filters=("0.0.0.0/0", "!192.168.0.0/16", "::/0"),
@@ -30,7 +30,7 @@ def test_good_options(options):
     ("options", "fault"),
     [
         pytest.param(Options(mtu=1279), "KubeSpan link MTU must be at least 1280", id="MTU too small"),
-        pytest.param(Options(mtu=9001), "KubeSpan link MTU must be at most 9000", id="MTU too large"),
+        pytest.param(Options(mtu=65456), "KubeSpan link MTU must be at most 65455", id="MTU too large"),
         pytest.param(Options(endpoint_filters=("/8",)), 'KubeSpan endpoint filter is not valid: "/8"', id="filter"),
         pytest.param(
             Options(peer_endpoint_filters=("!nowhere",)),
