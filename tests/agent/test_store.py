@@ -193,6 +193,14 @@ def test_one_agent_a_directory(store):
         pass
 
 
+def test_whoever_never_ends_writing_is_not_waited_for_without_end(store, monkeypatch):
+    monkeypatch.setattr("kubespan.agent.store.WRITE_ATTEMPTS", 2)
+    with store.lock("write.lock"), pytest.raises(Busy, match="does not come to its end of writing"):
+        store.save_settings(SETTINGS_HELD)
+    assert store.settings(CLUSTER) is None
+    store.save_settings(SETTINGS_HELD)
+
+
 def test_an_enrolment_made_meanwhile_is_neither_forgotten_nor_replaced(store):
     """An operator enrols beside a running agent, which keeps or forgets what it goes by in the same moment."""
     state = store.agent()
