@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import structlog
 
@@ -40,6 +41,8 @@ KEPT = 20_000
 
 NOTICES_A_MINUTE = 20
 """Of one node; the rest is counted as lost, so that a node that floods the console crowds out nobody."""
+
+T = TypeVar("T")
 
 Waiting = tuple[Socket, Claim, IPAddress | None]
 
@@ -222,13 +225,7 @@ class Ledger:
             return waiting
 
     async def _write_notices(self) -> None:
-        for cluster in list(self._notices):
-            waiting = self._notices[cluster]
-            count = len(waiting)
-            await _try(in_thread(sessions.record_notices, cluster, waiting[:count], self._now()), "notices")
-            del waiting[:count]
-            if not waiting:
-                del self._notices[cluster]
+        await self._write_queued(self._notices, sessions.record_notices, "notices")
 
     async def _write_failed_upgrades(self) -> None:
         for node, failed in list(self._failed_upgrades.items()):
@@ -244,13 +241,19 @@ class Ledger:
                 del self._findings[node]
 
     async def _write_links(self) -> None:
-        for cluster in list(self._links):
-            waiting = self._links[cluster]
+        await self._write_queued(self._links, transitions.record_links, "transitions")
+
+    async def _write_queued(
+        self, queued: dict[int, list[T]], record: Callable[[int, Sequence[T], datetime], object], what: str
+    ) -> None:
+        """Write what each cluster has by now; what comes meanwhile waits for the next time."""
+        for cluster in list(queued):
+            waiting = queued[cluster]
             count = len(waiting)
-            await _try(in_thread(transitions.record_links, cluster, waiting[:count], self._now()), "transitions")
+            await _try(in_thread(record, cluster, waiting[:count], self._now()), what)
             del waiting[:count]
             if not waiting:
-                del self._links[cluster]
+                del queued[cluster]
 
     async def _write_harvest(self) -> None:
         now = asyncio.get_running_loop().time()
