@@ -100,7 +100,7 @@ class NodeTable(Table):
         order_by = "name"
         template_name = "_table.html"
         attrs = {"class": "table ks-fold ks-close", "thead": HEAD}
-        row_attrs = {"data-key": lambda record: record.pk}
+        row_attrs = {"id": lambda record: f"row-{record.pk}", "data-key": lambda record: record.pk}
 
 
 class TokenTable(Table):

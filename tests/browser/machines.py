@@ -123,6 +123,11 @@ class World:
                 self.machines[name].start()
             case "stop", (name,):
                 await self.machines[name].stop()
+            case "claim", (name, *networks):
+                machine = self.machines[name]
+                await machine.stop()
+                machine.networks = tuple(networks)
+                machine.start()
             case "cut", (one, other):
                 self.cuts.add(frozenset((one, other)))
             case "heal", (one, other):

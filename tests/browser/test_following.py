@@ -1,0 +1,78 @@
+"""Pages that fetch themselves anew while somebody is at work on them: what was begun there stays as it is."""
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from nodes import certificates
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("administrator")]
+
+WIDE = {"width": 1280, "height": 860}
+
+
+@pytest.fixture(scope="module")
+def line(console, administrator):
+    """The line by which machines join the cluster."""
+    console.call("create_cluster", "homelab")
+    token = console.call("create_token", "homelab", "--uses", "99")["token"]
+    pin = certificates.fingerprint((console.directory / "tls" / "certificate.pem").read_bytes())
+    return f"echo {token} | sudo kubespan-agent enrol {console.tls_url} --pin {pin} --token-file -"
+
+
+@pytest.fixture(scope="module")
+def mesh(machines, line):
+    """Three members, two of which cannot reach each other; the third asks for a network."""
+    machines.tell("cut", "edge-1", "edge-2")
+    for name in ("edge-1", "edge-2"):
+        machines.join(name, line)
+    machines.join("nas", line, "10.20.0.0/16")
+
+
+@pytest.fixture
+def page(open_browser, mesh):
+    """A page of somebody who sees what moves."""
+    return open_browser(viewport=WIDE, reduced_motion="no-preference").sign_in().page
+
+
+def go_to(page, address):
+    page.goto(address)
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+
+
+def test_a_tick_stays_with_its_network(page, machines):
+    """A node chooses the order of what it asks for: that must not move an operator's yes to another network."""
+    page.goto("/nodes/?q=nas")
+    page.get_by_role("link", name="nas", exact=True).click()
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    page.get_by_label("10.20.0.0/16").check()
+    machines.tell("claim", "nas", "10.66.0.0/16", "10.20.0.0/16")
+    expect(page.get_by_role("heading", name="Waiting for your yes (2)")).to_be_visible()
+    expect(page.locator("input[name=networks]").first).to_have_value("10.66.0.0/16")
+    expect(page.get_by_label("10.66.0.0/16")).not_to_be_checked()
+    expect(page.get_by_label("10.20.0.0/16")).to_be_checked()
+    machines.tell("claim", "nas", "10.66.0.0/16")
+    expect(page.get_by_role("heading", name="Waiting for your yes (1)")).to_be_visible()
+    expect(page.get_by_label("10.66.0.0/16")).not_to_be_checked()
+
+
+def test_a_tick_stays_with_its_link(page, machines, line):
+    go_to(page, "/links/?view=list&sort=from")
+    chosen = page.get_by_label("Choose the link of edge-1 and edge-2")
+    chosen.check()
+    machines.tell("cut", "a-first", "edge-1")
+    machines.join("a-first", line)
+    prepended = page.get_by_label("Choose the link of a-first and edge-1")
+    expect(page.locator("input[name=pair]").first).to_have_accessible_name("Choose the link of a-first and edge-1")
+    expect(prepended).not_to_be_checked()
+    expect(chosen).to_be_checked()
+
+
+def test_the_focus_stays_with_its_row(page, machines, line):
+    """Whoever goes by keys would else press another row's button."""
+    go_to(page, "/nodes/")
+    page.get_by_label("Choose nas").focus()
+    machines.join("a-second", line)
+    expect(page.locator("tbody tr").filter(has_text="a-second")).to_be_visible()
+    expect(page.get_by_label("Choose nas")).to_be_focused()
