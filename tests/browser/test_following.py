@@ -76,3 +76,14 @@ def test_the_focus_stays_with_its_row(page, machines, line):
     machines.join("a-second", line)
     expect(page.locator("tbody tr").filter(has_text="a-second")).to_be_visible()
     expect(page.get_by_label("Choose nas")).to_be_focused()
+
+
+def test_an_open_menu_stays_open(page, console):
+    go_to(page, "/clusters/")
+    page.get_by_text("Export", exact=True).click()
+    expect(page.get_by_role("link", name="CSV, for a spreadsheet")).to_be_visible()
+    console.call("create_cluster", "elsewhere")
+    expect(page.get_by_role("link", name="elsewhere").first).to_be_visible()
+    expect(page.get_by_role("link", name="CSV, for a spreadsheet")).to_be_visible()
+    page.get_by_text("Export", exact=True).press("Escape")
+    expect(page.get_by_role("link", name="CSV, for a spreadsheet")).to_be_hidden()
