@@ -87,3 +87,25 @@ def test_an_open_menu_stays_open(page, console):
     expect(page.get_by_role("link", name="CSV, for a spreadsheet")).to_be_visible()
     page.get_by_text("Export", exact=True).press("Escape")
     expect(page.get_by_role("link", name="CSV, for a spreadsheet")).to_be_hidden()
+
+
+NOTE_FLASHES = """
+document.body.dataset.flashed = "";
+document.addEventListener("animationstart", (event) => {
+  if (event.animationName === "ks-flash") document.body.dataset.flashed += event.target.dataset.key + " ";
+});
+"""
+
+
+def test_a_row_flashes_whose_state_is_another(page, machines):
+    go_to(page, "/nodes/")
+    row = page.get_by_role("row", name=re.compile("nas"))
+    expect(row).to_contain_text("connected")
+    page.evaluate(NOTE_FLASHES)
+    key = row.get_attribute("data-key")
+    machines.tell("stop", "nas")
+    expect(row).to_contain_text("away")
+    expect(page.locator("body")).to_have_attribute("data-flashed", re.compile(f"^({key} )+$"))
+    machines.tell("start", "nas")
+    expect(row).to_contain_text("connected")
+    expect(page.locator("body")).to_have_attribute("data-flashed", re.compile(f"^({key} ){{2,}}$"))

@@ -23,7 +23,9 @@ export function stateElement(state: string, text = state, ...more: Child[]): HTM
 
 const FLASH = "ks-flash";
 
+/** Lights up for a moment what changed; nothing that moves is drawn for whoever asked for less of it. */
 export function flash(shown: Element): void {
+  if (matchMedia("(prefers-reduced-motion: reduce)").matches) return; // no animation would ever end
   shown.classList.remove(FLASH);
   void (shown as HTMLElement).offsetWidth; // begins the animation anew
   shown.classList.add(FLASH);
