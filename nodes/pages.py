@@ -106,13 +106,15 @@ class Sight(msgspec.Struct, frozen=True):
     """0 to 1; null while not measured."""
 
 
-class PeerRow(msgspec.Struct, frozen=True):
+class PeerRow(msgspec.Struct, frozen=True, omit_defaults=True):
     """A node's peer, whose key is `pk`: the link as the node sees it, and as the peer does; null while not said."""
 
     pk: int
     name: str
     ours: Sight | None
     theirs: Sight | None
+    why: str = ""
+    """Why the link is not up (kubespan.core.reason), of the peers that the page says it has in view."""
 
 
 class NodeSnapshot(msgspec.Struct, frozen=True, tag_field="type", tag="snapshot"):

@@ -8,13 +8,13 @@ from typing import Any
 
 import msgspec
 
-from nodes import live
-from nodes.consumers.base import LEASE_SECONDS, PACE_SECONDS, FollowingConsumer, Gone, MeshConsumer, Sent, those
+from nodes import live, pairs
+from nodes.consumers.base import LEASE_SECONDS, PACE_SECONDS, FollowingConsumer, Gone, MeshConsumer, Sent, View, those
 from nodes.consumers.rows import counts, node_rows, on_page, reported, sight
 from nodes.fanout import Watch
 from nodes.history import reading
 from nodes.history.series import Series, columns
-from nodes.models import Audit, Candidate, Node, Transition
+from nodes.models import Audit, Candidate, Cluster, Node, Transition
 from nodes.pages import FULL_LINKS, Flushed, LinkCounts, NodeDelta, NodeRow, NodeSnapshot, PeerRow
 from nodes.seen import SeenLinks
 
@@ -31,10 +31,12 @@ class NodeConsumer(MeshConsumer):
     """A node's page: how it sees its peers, and they it."""
 
     permission = "view_cluster"
+    view_form = View
 
     def find(self) -> set[int | None]:
         """The cluster of the node of the address."""
         self._pk = self.scope["url_route"]["kwargs"]["node"]
+        self._view: tuple[int, ...] = ()
         self._rows: Sent[int, NodeRow] = Sent()
         self._peers: Sent[int, PeerRow] = Sent()
         self._told_revision = self._revision = 0
@@ -43,7 +45,10 @@ class NodeConsumer(MeshConsumer):
         return those(Node.objects.filter(pk=self._pk).values_list("cluster_id", flat=True))
 
     def read(self) -> None:
-        """Two queries and three calls to Redis, whatever the number of peers; each minute one more for a point."""
+        """Two queries and three calls to Redis, whatever the number of peers; each minute one more for a point.
+
+        Three queries and a call more where a link in view is not up.
+        """
         node = on_page(Node.objects.select_related("cluster")).defer(None).filter(pk=self._pk).first()
         if node is None:
             raise Gone
@@ -55,11 +60,24 @@ class NodeConsumer(MeshConsumer):
             peer.pk: PeerRow(peer.pk, peer.name, sight(ours.get(peer.index or 0)), sight(theirs.get(peer.pk)))
             for peer in peers
         }
+        self._explain(node.cluster)
         self._count_from_peers()
         if self._noted is not None:
             point = reading.newest_point(node, None, self._noted)
             self._history = [columns(node.name, [(int(self._noted), point)])] if point else []
             self._noted = None
+
+    def _explain(self, cluster: Cluster) -> None:
+        """Say why the links in view are not up: of a thousand, nobody reads more reasons than stand on a page."""
+        shown = [self._peers.now[pk] for pk in self._view if pk in self._peers.now]
+        asked = [(self._pk, row.pk) for row in shown if not _is_up(row)]
+        for (_, pk), why in pairs.read_reasons(asked, {cluster.pk: cluster}, time.time()).items():
+            self._peers.now[pk] = msgspec.structs.replace(self._peers.now[pk], why=why.reason.text)
+
+    async def look_at(self, view: View) -> None:
+        """Of these it is said why their links are not up, and of many peers these report at full pace."""
+        self._view = tuple(pk for pk in view.nodes[:FULL_LINKS] if pk in self._peers.now)
+        self.look_again()
 
     async def history_noted(self, event: dict[str, Any]) -> None:
         """A minute was added: its point is read with the rest."""
@@ -85,8 +103,10 @@ class NodeConsumer(MeshConsumer):
             other, change = (peer, "ours") if pk == self._pk else (pk, "theirs")
             row = self._peers.now.get(other)
             if row is not None and self._pk in (pk, peer):
-                self._peers.now[other] = msgspec.structs.replace(row, **{change: sight(seen)})
+                self._peers.now[other] = told = msgspec.structs.replace(row, **{change: sight(seen)})
                 concerned = True
+                if other in self._view and _states(told) != _states(row):
+                    self.look_again()  # another reason, or none
         self._count_from_peers()
         return concerned
 
@@ -109,8 +129,18 @@ class NodeConsumer(MeshConsumer):
         return NodeDelta(self.number, time.time(), revision, rows[0] if rows else None, peers, gone, history)
 
     def watch(self) -> Watch:
-        """The node, and its peers where they are few: both ends of every link on the page are then as new."""
-        return Watch((self._pk, *list(self._peers.now)[:FULL_LINKS]), PACE_SECONDS, LEASE_SECONDS)
+        """The node, and its peers where they are few, or else those in view: both ends of each link are then as new."""
+        peers = self._view if len(self._peers.now) > FULL_LINKS else tuple(self._peers.now)
+        return Watch((self._pk, *peers), PACE_SECONDS, LEASE_SECONDS)
+
+
+def _states(row: PeerRow) -> tuple[str | None, str | None]:
+    return row.ours and row.ours.state, row.theirs and row.theirs.state
+
+
+def _is_up(row: PeerRow) -> bool:
+    """Whether everybody who says anything of the link sees it up, and somebody does."""
+    return {state for state in _states(row) if state} == {"up"}
 
 
 class NodeRowsConsumer(FollowingConsumer):

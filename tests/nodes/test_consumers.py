@@ -247,6 +247,50 @@ async def move_until(player, state, told):
             await asyncio.wait({telling}, timeout=1)
 
 
+async def test_a_nodes_page_says_why_the_links_in_view_are_not_up(visit, console):
+    """By the same words as every other page; a link that comes up has none, and nor has one that nobody looks at."""
+    cluster, machines, _ = await in_thread(lambda: make_cluster(3))
+    one, two, _ = players = [await console.connect(machine) for machine in machines]
+    newest = await push(cluster)
+    for player in players:
+        await player.reach(newest)
+        await player.apply()
+    here, there, unseen = (machine.node for machine in machines)
+    page = await visit(f"/live/node/{here.pk}")
+    told = {row["pk"]: row for row in (await page.hear())["peers"]}
+    assert not [row for row in told.values() if "why" in row]
+    await page.communicator.send_json_to({"type": "view", "nodes": [there.pk, here.pk, 4711]})
+
+    async def hear_why(text):
+        while told[there.pk].get("why", "") != text:
+            told.update({row["pk"]: row for row in (await page.hear()).get("peers", ())})
+            ends = [told[there.pk][end] or {} for end in ("ours", "theirs")]
+            assert "why" not in told[there.pk] or [end.get("state") for end in ends] != ["up", "up"]
+
+    await one.report({1: (DOWN, A), 2: (DOWN, A)}, complete=True)
+    await hear_why("No endpoint is known of either end, so neither can begin.")
+    await two.report({0: (UP, A)}, complete=True)
+    await one.report({1: (UP, A)})
+    await hear_why("")
+    await one.report({1: (DOWN, A)})
+    await two.socket.close()
+    await hear_why(f"The agent of {there.name} is away: the machine is off, or cannot reach this console.")
+    assert told[unseen.pk]["ours"]["state"] == "down"
+    assert "why" not in told[unseen.pk]
+
+
+async def test_of_many_peers_those_in_view_report_at_full_pace(visit, console, monkeypatch):
+    for module in ("nodes.consumers.node", "nodes.agents.reports"):
+        monkeypatch.setattr(f"{module}.FULL_LINKS", 1)
+    _, machines, _ = await in_thread(lambda: make_cluster(3))
+    last = [await console.connect(machine) for machine in machines][-1]
+    page = await visit(f"/live/node/{machines[0].node.pk}")
+    await page.hear()
+    await page.communicator.send_json_to({"type": "view", "nodes": [machines[-1].node.pk]})
+    while not isinstance(await last.receive(), Pace):
+        pass
+
+
 async def test_links_of_a_talos_machine_are_as_its_peers_see_them(visit, console):
     _, machines, _ = await in_thread(make_cluster)
     talos = machines[1].node

@@ -53,6 +53,8 @@ export interface PeerRow {
   name: string;
   ours: Sight | null;
   theirs: Sight | null;
+  /** Why the link is not up, where it is in view. */
+  why?: string;
 }
 
 export interface Enrolled {
