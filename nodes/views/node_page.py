@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from django.http import HttpResponse
 from django.shortcuts import get_object_or_404, render
@@ -158,6 +159,33 @@ LINKS = exports.Export(
 """Bytes as WireGuard counts them; loss as a share of 1."""
 
 
+_RANK = {"down": 0, "unknown": 1, "up": 2, "not said": 3}
+
+
+def _badness(link: Link) -> tuple[int, ...]:
+    """Less is worse: by the end that is worse off, then by the other."""
+    return tuple(sorted(_RANK[_state(seen)] for seen in (link.seen, link.back)))
+
+
+FIGURES = ("handshake", "rtt", "received", "sent")
+
+
+def arrange(links: Iterable[Link], text: str, sort: str) -> list[Link]:
+    """Those whose peer has this in its name, in the order of the page, which a browser makes (live/peers.ts)."""
+    turned, by = sort.startswith("-"), sort.removeprefix("-")
+
+    def order(link: Link) -> tuple[Any, str]:
+        value = getattr(link.seen, by) if by in FIGURES else () if by == "name" else _badness(link)
+        return value, link.peer.name
+
+    def has_none(link: Link) -> bool:
+        return by in FIGURES and getattr(link.seen, by, None) is None
+
+    found = [link for link in links if text.strip().lower() in link.peer.name.lower()]
+    known = sorted((link for link in found if not has_none(link)), key=order, reverse=turned)
+    return [*known, *filter(has_none, found)]
+
+
 class NodeLinksView(NodePage):
     """Its peers, each link from both ends, live."""
 
@@ -167,7 +195,8 @@ class NodeLinksView(NodePage):
 
     def get(self, request, pk):
         if kind := exports.wanted(request):
-            return export_rows(LINKS, self.links(), kind)
+            asked = request.GET
+            return export_rows(LINKS, arrange(self.links(), asked.get("q", ""), asked.get("sort", "")), kind)
         return self.show()
 
     def links(self) -> list[Link]:

@@ -109,3 +109,64 @@ def test_a_row_flashes_whose_state_is_another(page, machines):
     machines.tell("start", "nas")
     expect(row).to_contain_text("connected")
     expect(page.locator("body")).to_have_attribute("data-flashed", re.compile(f"^({key} ){{2,}}$"))
+
+
+def links_tab(page, name, query=""):
+    page.goto(f"/nodes/?q={name}")
+    go_to(page, page.get_by_role("link", name=name, exact=True).get_attribute("href") + f"links/{query}")
+
+
+def test_a_nodes_links_are_sorted_searched_and_explained(page):
+    links_tab(page, "edge-1")
+    rows = page.locator("[data-peers] tbody tr")
+    expect(rows.first).to_contain_text("edge-2")  # the worst first
+    expect(rows.first).to_contain_text(re.compile("edge-1 is trying edge-2 at|edge-2 has not answered edge-1"))
+    button = rows.first.get_by_role("button", name="Try again edge-2")
+    assert button.bounding_box()["x"] < WIDE["width"] / 2
+    assert page.locator("[data-peers] .ks-table-wrap").evaluate("(one) => one.scrollWidth - one.clientWidth") <= 0
+    page.locator("a[data-sort=name]").click()
+    expect(page).to_have_url(re.compile(r"\?sort=name$"))
+    expect(page.locator("th[aria-sort=ascending]")).to_have_text("Peer")
+    page.locator("a[data-sort=name]").click()
+    expect(page).to_have_url(re.compile(r"\?sort=-name$"))
+    expect(rows.first).to_contain_text("nas")
+    page.get_by_label("Search").fill("EDGE")
+    expect(rows).to_have_count(1)
+    expect(page).to_have_url(re.compile(r"\?sort=-name&q=EDGE$"))
+    page.get_by_text("Export", exact=True).click()
+    file = page.get_by_role("link", name="JSON, for a program").get_attribute("href")
+    assert [row["peer"] for row in page.request.get(page.url.partition("?")[0] + file).json()] == ["edge-2"]
+    page.reload()
+    expect(rows).to_have_count(1)
+    page.get_by_label("Search").fill("nobody")
+    expect(page.get_by_text("No peer has that in its name.")).to_be_visible()
+    page.go_back()
+    expect(page.get_by_label("Search")).to_have_value("")
+    expect(rows.nth(1)).to_be_visible()
+
+
+@pytest.fixture(scope="module")
+def many(console, administrator):
+    """A cluster of more nodes than a page has rows; no agent of theirs is there."""
+    console.call("create_cluster", "crowd")
+    imports = "from tests.factories import fill; from nodes.models import Cluster"
+    console.call("shell", "--no-imports", "-c", f"{imports}; fill(Cluster.objects.get(name='crowd'), 60)")
+
+
+def test_a_node_of_many_peers_has_pages_of_links(page, many):
+    links_tab(page, "bulk-0", "?sort=name")
+    rows = page.locator("[data-peers] tbody tr")
+    expect(rows).to_have_count(25)
+    expect(rows.first).to_contain_text("bulk-1")
+    expect(rows.last).to_contain_text("The agent of bulk-0 is away")
+    expect(page.get_by_text("1–25 of 59", exact=True)).to_be_visible()
+    expect(page.get_by_role("link", name="Previous")).to_be_hidden()
+    page.get_by_role("link", name="Next").click()
+    expect(page).to_have_url(re.compile(r"\?sort=name&page=2$"))
+    expect(rows.first).to_contain_text("bulk-26")
+    expect(rows.last).to_contain_text("The agent of bulk-0 is away")
+    page.get_by_role("link", name="Next").click()
+    expect(rows).to_have_count(9)
+    expect(page.get_by_role("link", name="Next")).to_be_hidden()
+    page.go_back()
+    expect(page.get_by_text("26–50 of 59", exact=True)).to_be_visible()

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.django_db
 
 SECONDS = 60
 TABS = ("node", "node-links", "node-endpoints", "node-configuration", "node-activity")
-UP, DOWN = 1, 2
+UNKNOWN, UP, DOWN = range(3)
 
 
 @pytest.fixture
@@ -51,13 +51,13 @@ def follow(node):
     Node.objects.filter(pk=node.pk).update(session="s", applied_epoch=cluster.epoch, applied_number=cluster.revision)
 
 
-def say(node, peers, state=UP, endpoint=""):
-    """What a node last reported of these peers."""
+def say(node, peers, state=UP, endpoint="", received=None):
+    """What a node last reported of these peers: one state of all of them, or one of each."""
     number = len(peers)
     report = Report(
         number=0, complete=True, revision=Revision(1, 1), members=tuple(peer.index for peer in peers),
-        states=(state,) * number, endpoints=(endpoint,) * number, handshakes=(1000,) * number, received=(0,) * number,
-        sent=(0,) * number,
+        states=state if isinstance(state, tuple) else (state,) * number, endpoints=(endpoint,) * number,
+        handshakes=(1000,) * number, received=received or (0,) * number, sent=(0,) * number,
     )  # fmt: skip
     table = Table()
     table.merge(report, node.index, {peer.index for peer in peers}, timezone.now().timestamp())
@@ -97,6 +97,31 @@ def test_a_tab_asks_the_same_for_any_number_of_peers(page, cluster, name):
     fill(cluster, 27)
     follow(node)
     assert ask(node) == few
+
+
+# --------------------------------------------------------------------------------------------------------------- links
+
+
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [
+        pytest.param("", "bulk-3 bulk-2 bulk-1 bulk-4", id="the worst first, whichever end is worse off"),
+        pytest.param("sort=-worst", "bulk-4 bulk-1 bulk-2 bulk-3", id="the worst last"),
+        pytest.param("sort=name", "bulk-1 bulk-2 bulk-3 bulk-4", id="by name"),
+        pytest.param("sort=-name", "bulk-4 bulk-3 bulk-2 bulk-1", id="by name, turned round"),
+        pytest.param("sort=received", "bulk-2 bulk-1 bulk-3 bulk-4", id="by a figure, last who has none"),
+        pytest.param("sort=-received", "bulk-3 bulk-1 bulk-2 bulk-4", id="the other way round, and still last"),
+        pytest.param("q=K-2", "bulk-2", id="by a part of the name"),
+        pytest.param("q=nobody", "", id="nobody"),
+        pytest.param("sort=__class__&page=2", "bulk-3 bulk-2 bulk-1 bulk-4", id="nonsense"),
+    ],
+)
+def test_a_file_of_links_has_what_its_address_asks_for(page, cluster, asked, names):
+    node, *others = fill(cluster, 5)
+    say(node, others[:3], (UP, UP, DOWN), received=(20, 10, 30))
+    say(others[1], [node], UNKNOWN)
+    rows = page.get(f"{reverse('node-links', args=[node.pk])}?{asked}&_export=json").json()
+    assert [row["peer"] for row in rows] == names.split()
 
 
 # ------------------------------------------------------------------------------------------------------- configuration

@@ -21,8 +21,11 @@ function open(root: HTMLElement, path: string, quiet: boolean): { stop(): void }
   switch (root.dataset.livePage) {
     case "cluster-nodes":
       return new LiveSocket(path, new ClusterPage(root, drawNodes(root)), quiet);
-    case "node":
-      return new LiveSocket(path, new NodePage(root), quiet);
+    case "node": {
+      const page = new NodePage(root, () => socket.look());
+      const socket = new LiveSocket(path, page, quiet);
+      return socket;
+    }
     case "pair":
       return new LiveSocket(path, new PairPage(root), quiet);
     case "enrolment":

@@ -1,28 +1,66 @@
-// A node's live page: its own facts, and each link from both ends.
-import { formatRoundTrip, formatShare } from "../charts/words.ts";
-import { formatBytes, formatRate, rate } from "../format.ts";
+// A node's live page: its own facts, and each link from both ends, a page of them as the address asks for it.
 import { timeElement } from "../times.ts";
 import { showFacts } from "./cluster.ts";
-import { copyElement, element, fill, flash, keep, pairPath, stateElement } from "./dom.ts";
+import { element, fill } from "./dom.ts";
 import { addPoints, renewHistory } from "./history.ts";
 import { reload } from "./leaving.ts";
+import { drawTable, type Shown, wireAsking } from "./peer-table.ts";
+import { type Asked, arrange, dumpAsked, parseAsked, partOf, standing } from "./peers.ts";
 import type { NodeDelta, NodeRow, NodeSnapshot, PeerRow, Sight } from "./shapes.ts";
 import type { Page } from "./socket.ts";
-import { drawSpark } from "./spark.ts";
-import { reason } from "./words.ts";
-
-const HEADS = ["Peer", "State", "Seen by the peer", "Endpoint", "Last handshake", "Round trip", "Received", "Sent", ""];
-const FIRST_FIGURE = 5;
 
 export class NodePage implements Page<NodeSnapshot, NodeDelta> {
   readonly #root: HTMLElement;
+  readonly #look: () => void;
+  readonly #search: HTMLInputElement | null;
   readonly #peers = new Map<number, PeerRow>();
   readonly #before = new Map<number, Sight>();
   #node: NodeRow | null = null;
   #trails = new Map<number, (number | null)[]>();
+  #asked: Asked = parseAsked(location.search);
+  #standing = "";
+  #order: number[] = [];
+  #shown: number[] = [];
 
-  constructor(root: HTMLElement) {
+  /** `look` tells the console that other links are in view. */
+  constructor(root: HTMLElement, look: () => void) {
     this.#root = root;
+    this.#look = look;
+    this.#search = root.querySelector<HTMLInputElement>("[data-search]");
+    this.#wire();
+  }
+
+  #wire(): void {
+    wireAsking(this.#root, (query) => {
+      history.pushState(history.state, "", query);
+      this.#ask(parseAsked(query));
+    });
+    window.addEventListener("popstate", () => {
+      this.#ask(parseAsked(location.search));
+      if (this.#search) this.#search.value = this.#asked.text;
+    });
+    this.#search?.form?.addEventListener("submit", (event) => event.preventDefault());
+    this.#search?.addEventListener("input", () => this.#find(this.#search?.value ?? ""));
+  }
+
+  #find(text: string): void {
+    const asked = { ...this.#asked, text, page: 1 };
+    history.replaceState(history.state, "", dumpAsked(asked, location.search));
+    this.#ask(asked);
+  }
+
+  /** The file has what the list has. */
+  #ask(asked: Asked): void {
+    this.#asked = asked;
+    for (const file of this.#root.querySelectorAll<HTMLAnchorElement>("a[download]")) {
+      const kind = new URLSearchParams(file.search).get("_export") ?? "csv";
+      file.href = `${dumpAsked({ ...asked, page: 1 }, location.search)}&_export=${kind}`;
+    }
+    this.#redraw();
+  }
+
+  view(): number[] {
+    return this.#shown;
   }
 
   snapshot(message: NodeSnapshot): void {
@@ -31,12 +69,15 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
     for (const peer of message.peers) this.#peers.set(peer.pk, peer);
     if (this.#node) renewHistory(this.#root); // points were missed
     this.#take(message.node, message.at);
-    this.#draw();
+    this.#draw(); // its socket tells what is in view after every snapshot
     this.#fetchTrails();
   }
 
   delta(message: NodeDelta): void {
-    for (const pk of message.peers_gone ?? []) this.#peers.delete(pk);
+    for (const pk of message.peers_gone ?? []) {
+      this.#peers.delete(pk);
+      this.#before.delete(pk);
+    }
     for (const peer of message.peers ?? []) {
       const known = this.#peers.get(peer.pk);
       const before = known && this.#figures(known);
@@ -45,7 +86,7 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
       this.#peers.set(peer.pk, peer);
     }
     if (message.node) this.#take(message.node, message.at);
-    this.#draw();
+    this.#redraw();
     addPoints(this.#root, message.history);
     if (message.history?.length) this.#fetchTrails();
   }
@@ -59,7 +100,7 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
       if (!answer.ok || answer.redirected) return;
       const found = (await answer.json()) as Record<string, (number | null)[]>;
       this.#trails = new Map(Object.entries(found).map(([pk, values]) => [Number(pk), values]));
-      this.#draw();
+      this.#redraw();
     } catch {
       // the next minute brings another
     }
@@ -81,26 +122,46 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
     return theirs && { ...theirs, received: theirs.sent, sent: theirs.received };
   }
 
+  #redraw(): void {
+    const before = this.#shown.join();
+    this.#draw();
+    if (this.#shown.join() !== before) this.#look();
+  }
+
   #draw(): void {
     this.#showHeard();
     const place = this.#root.querySelector("[data-peers]");
-    if (!place) return;
-    if (!this.#peers.size) {
-      const text = "It is alone in its cluster; a link takes two.";
-      fill(place, text, element("div", { class: "card-body text-secondary" }, text));
-      return;
+    if (!place || !this.#node) return;
+    const peers = this.#arranged();
+    const part = partOf(peers, this.#asked.page);
+    this.#shown = part.rows.map((peer) => peer.pk);
+    if (peers.length) drawTable(place, part, this.#asked, (peer) => this.#row(peer));
+    else this.#sayNone(place);
+  }
+
+  #arranged(): PeerRow[] {
+    const now = standing(this.#peers.values(), this.#asked);
+    if (now !== this.#standing) {
+      this.#standing = now;
+      const found = arrange(this.#peers.values(), this.#asked, (peer) => this.#figures(peer));
+      this.#order = found.map((peer) => peer.pk);
     }
-    const peers = [...this.#peers.values()].sort((a, b) => a.name.localeCompare(b.name, "en", { numeric: true }));
-    const body = tableBody(place);
-    const rows = keep(
-      body,
-      peers.map((peer) => String(peer.pk)),
-      () => newRow(),
-    );
-    peers.forEach((peer, at) => {
-      const row = rows[at];
-      if (row) this.#show(row, peer);
-    });
+    return this.#order.flatMap((pk) => this.#peers.get(pk) ?? []);
+  }
+
+  #sayNone(place: Element): void {
+    const text = this.#peers.size ? "No peer has that in its name." : "It is alone in its cluster; a link takes two.";
+    fill(place, text, element("div", { class: "card-body text-secondary" }, text));
+  }
+
+  #row(peer: PeerRow): Shown {
+    return {
+      node: this.#node?.pk ?? 0,
+      figures: this.#figures(peer),
+      before: this.#before.get(peer.pk),
+      trail: this.#trails.get(peer.pk),
+      again: peer.ours && peer.ours.state !== "up" ? this.#tryAgain(peer) : [],
+    };
   }
 
   /** While its agent is away, what it sees is what it last said. */
@@ -129,91 +190,4 @@ export class NodePage implements Page<NodeSnapshot, NodeDelta> {
     if (whom) whom.textContent = ` ${peer.name}`;
     return [form];
   }
-
-  #show(row: Element, peer: PeerRow): void {
-    const [name, state, theirs, endpoint, handshake, trip, received, sent, action] = row.children;
-    if (!name || !state || !theirs || !endpoint || !handshake || !trip || !received || !sent || !action) return;
-    const { ours } = peer;
-    const figures = this.#figures(peer);
-    const before = this.#before.get(peer.pk);
-    fill(name, peer.name, element("a", { href: `/nodes/${peer.pk}/` }, peer.name));
-    const why = ours ? reason(ours, peer.theirs, undefined, Date.now() / 1000) : "";
-    const again = why && ours?.state !== "up";
-    const was = state.querySelector<HTMLElement>("[data-state]")?.dataset.state;
-    const whose = element("span", { class: "visually-hidden" }, `, the link with ${peer.name} from both ends`);
-    const href = this.#node ? pairPath(this.#node.pk, peer.pk) : "";
-    const link = element("a", { class: "ks-plain", href }, sightElement(ours), whose);
-    const shown = [link, ...(why ? [element("span", { class: "ks-sub" }, why)] : [])];
-    fill(state, (ours?.state ?? "") + why, element("div", {}, ...shown));
-    const changed = was !== undefined && was !== ours?.state;
-    const otherwise = fill(theirs, peer.theirs?.state ?? "", element("div", {}, sightElement(peer.theirs)));
-    if (changed || otherwise) flash(row);
-    fill(
-      endpoint,
-      figures?.endpoint ?? "",
-      element("div", {}, figures?.endpoint ? copyElement(figures.endpoint, "Endpoint") : "—"),
-    );
-    const age = figures?.handshake ? timeElement(figures.handshake) : "never";
-    fill(handshake, String(figures?.handshake ? Math.round(figures.handshake) : "never"), element("div", {}, age));
-    showRoundTrip(trip, figures, this.#trails.get(peer.pk));
-    showTraffic(received, figures, before, "received");
-    showTraffic(sent, figures, before, "sent");
-    fill(action, again ? "again" : "", ...(again ? this.#tryAgain(peer) : []));
-  }
-}
-
-function headElement(head: string, at: number): HTMLElement {
-  const cell = element("th", { scope: "col", class: at >= FIRST_FIGURE ? "text-end" : "" });
-  cell.append(head || element("span", { class: "visually-hidden" }, "Actions"));
-  return cell;
-}
-
-function sightElement(sight: Sight | null): Node {
-  return sight ? stateElement(sight.state) : element("span", { class: "text-secondary" }, "not said");
-}
-
-/** The round trip, what is lost, and how it went in the last hour where that is kept. */
-function showRoundTrip(place: Element, now: Sight | null, trail: readonly (number | null)[] | undefined): void {
-  const rtt = now?.rtt ?? null;
-  const text = rtt === null ? "—" : formatRoundTrip(rtt);
-  const lost = now?.loss ? `${formatShare(now.loss)} lost` : "";
-  const parts: (Node | string)[] = [text];
-  if (lost) parts.push(element("span", { class: "ks-sub" }, lost));
-  if (trail?.some((value) => value !== null)) {
-    const line = element("span", { class: "ks-trail", title: "Round trip in the last hour" });
-    drawSpark(line, trail);
-    parts.push(line);
-  }
-  fill(place, `${text} ${lost} ${trail?.join()}`, element("div", {}, ...parts));
-}
-
-function showTraffic(place: Element, now: Sight | null, before: Sight | undefined, which: "received" | "sent"): void {
-  if (!now) {
-    fill(place, "", "—");
-    return;
-  }
-  const speed = before ? rate({ at: before.at, bytes: before[which] }, { at: now.at, bytes: now[which] }) : null;
-  const total = formatBytes(now[which]);
-  const rateText = speed === null ? "" : formatRate(speed);
-  const parts = rateText ? [total, element("span", { class: "ks-sub" }, rateText)] : [total];
-  fill(place, `${total} ${rateText}`, element("div", {}, ...parts));
-}
-
-function tableBody(place: Element): Element {
-  const found = place.querySelector("tbody");
-  if (found) return found;
-  const heads = HEADS.map(headElement);
-  const body = element("tbody");
-  const table = element("table", { class: "table ks-fold" }, element("thead", {}, element("tr", {}, ...heads)), body);
-  place.setAttribute("data-said", "table");
-  place.replaceChildren(element("div", { class: "ks-table-wrap" }, table));
-  return body;
-}
-
-function newRow(): HTMLTableRowElement {
-  const row = element("tr", {}, element("th", { scope: "row", class: "ks-name" }));
-  HEADS.slice(1).forEach((head, at) => {
-    row.append(element("td", { "data-label": head, class: at + 1 >= FIRST_FIGURE ? "text-end num" : "" }));
-  });
-  return row;
 }

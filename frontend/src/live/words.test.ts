@@ -1,15 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { Enrolled, Link, NodeRow } from "./shapes.ts";
-import {
-  configurationWords,
-  enrolmentSteps,
-  linksText,
-  presenceWords,
-  reason,
-  totals,
-  worst,
-  worstFirst,
-} from "./words.ts";
+import { configurationWords, enrolmentSteps, linksText, presenceWords, totals, worst, worstFirst } from "./words.ts";
 
 const row = (fields: Partial<NodeRow> = {}): NodeRow => ({
   pk: 1,
@@ -82,28 +73,6 @@ describe("a node's facts", () => {
   ])("configuration of %j is %s: %s", (fields, state, text) =>
     expect(configurationWords(row(fields))).toEqual([state, text]),
   );
-});
-
-describe("why a link is not up", () => {
-  const peer = row({ pk: 2, name: "dc-2" });
-  it.each([
-    ["never a handshake", link(), undefined, "No handshake on any endpoint so far."],
-    ["an old handshake", link({ handshake: 760 }), undefined, "No handshake for 4 m."],
-    ["trying", link({ state: "unknown" }), undefined, "Trying 192.0.2.1:51820."],
-    [
-      "nothing to try",
-      link({ state: "unknown", endpoint: "" }),
-      undefined,
-      "No endpoint is known; it waits for the peer to come.",
-    ],
-    ["one way", link(), link({ state: "up" }), "No handshake on any endpoint so far; the other end still sees it up."],
-    ["both ways", link(), link(), "No handshake on any endpoint so far; the other end sees the same."],
-    ["up and mute", link({ state: "up", loss: 1 }), undefined, "Handshakes pass, but no probe is answered."],
-    ["up and well", link({ state: "up", loss: 0.95 }), undefined, ""],
-  ])("%s", (_, one, back, text) => expect(reason(one, back, peer, 1_000)).toBe(text));
-
-  it("names an agent that is away", () =>
-    expect(reason(link(), undefined, { ...peer, connected: false }, 1_000)).toMatch(/the agent of dc-2 is away/));
 });
 
 it("lists down before unknown, the longest silence first, and nothing that is up", () => {

@@ -1,6 +1,6 @@
 // Sentences and figures of live pages; pure.
-import { formatAge, formatCount, plural } from "../format.ts";
-import type { Enrolled, Link, LinkCounts, NodeRow, Sight, Worthless } from "./shapes.ts";
+import { formatCount, plural } from "../format.ts";
+import type { Enrolled, Link, LinkCounts, NodeRow, Worthless } from "./shapes.ts";
 
 export interface Totals extends LinkCounts {
   nodes: number;
@@ -52,28 +52,6 @@ export function configurationWords(row: NodeRow): [state: string, text: string] 
   if (row.behind > 0)
     return ["behind", row.applied ? `behind by ${plural(row.behind, "revision")}` : "nothing applied yet"];
   return ["applied", "applied"];
-}
-
-/** Why a link is not up, or carries nothing, in one sentence; `back` is the same link from the other end. */
-export function reason(
-  link: Sight,
-  back: Sight | null | undefined,
-  peer: { name: string; connected: boolean } | undefined,
-  now: number,
-): string {
-  if (link.state === "up") return link.loss === 1 ? "Handshakes pass, but no probe is answered." : "";
-  const parts: string[] = [];
-  if (link.state === "unknown") {
-    parts.push(link.endpoint ? `Trying ${link.endpoint}` : "No endpoint is known; it waits for the peer to come");
-  } else if (link.handshake === null) {
-    parts.push("No handshake on any endpoint so far");
-  } else {
-    parts.push(`No handshake for ${formatAge(now - link.handshake)}`);
-  }
-  if (peer && !peer.connected) parts.push(`the agent of ${peer.name} is away`);
-  else if (back?.state === "up") parts.push("the other end still sees it up");
-  else if (back?.state === "down") parts.push("the other end sees the same");
-  return `${parts.join("; ")}.`;
 }
 
 const RANK = { down: 0, unknown: 1, up: 2 };
