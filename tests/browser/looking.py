@@ -1,8 +1,9 @@
-"""What a machine sees wrong with a page: axe, light and dark, the width of the screen, and how much it loads."""
+"""What a machine sees of a page: axe, light and dark, the width of the screen, how much it loads, and what it holds."""
 
 from __future__ import annotations
 
 import gzip
+from typing import NamedTuple
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
@@ -48,3 +49,23 @@ class Scripts:
         if not any("/main." in url for url in urls):
             return ["its scripts are not seen"]
         return [f"{size:,} bytes of scripts"] if size > self.LIMIT else []
+
+
+class Held(NamedTuple):
+    """What a page holds."""
+
+    elements: float
+    """And whatever else is a node of a document, shown or not."""
+    listeners: float
+    heap: float
+    """Bytes of scripts."""
+
+
+def held(page: Page) -> Held:
+    """What the page holds once all that nothing needs is gone."""
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable")
+    session.send("HeapProfiler.collectGarbage")
+    found = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
+    session.detach()
+    return Held(found["Nodes"], found["JSEventListeners"], found["JSHeapUsedSize"])

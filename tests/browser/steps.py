@@ -134,6 +134,14 @@ def the_console_goes_and_the_page_says_so(page, console):
     expect(banner).to_have_text(re.compile(r"Stale since \d\d:\d\d:\d\d"))
 
 
+def the_connection_is_lost_for_a_moment(page):
+    """The page begins anew, with a snapshot."""
+    with page.expect_websocket() as opened:
+        page.evaluate("dispatchEvent(new Event('offline'))")
+    opened.value.wait_for_event("framereceived")
+    expect(page.locator("[data-banner]")).to_have_text("Live")
+
+
 def the_console_returns_and_the_page_is_live_by_itself(page, console):
     console.start()
     expect(page.locator("[data-banner]")).to_have_text("Live")

@@ -6,10 +6,13 @@ import pytest
 from playwright.sync_api import expect
 
 from nodes import certificates
+from tests.browser.looking import held
+from tests.browser.steps import close_the_dialog, make_line, the_connection_is_lost_for_a_moment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("administrator")]
 
 WIDE = {"width": 1280, "height": 860}
+ROUNDS = 6
 
 
 @pytest.fixture(scope="module")
@@ -170,3 +173,52 @@ def test_a_node_of_many_peers_has_pages_of_links(page, many):
     expect(page.get_by_role("link", name="Next")).to_be_hidden()
     page.go_back()
     expect(page.get_by_text("26–50 of 59", exact=True)).to_be_visible()
+
+
+def enrol_nobody(page, machines):
+    """Make a line in the dialog, and close it while it waits."""
+    page.get_by_role("link", name="Enrol a machine").first.click()
+    make_line(page)
+    expect(page.get_by_text("Waiting for the machine")).to_be_visible()
+    close_the_dialog(page)
+
+
+def come_and_go(page, machines):
+    """What changes is shown without a flash."""
+    row = page.get_by_role("row", name=re.compile("nas"))
+    for verb, said in (("stop", "away"), ("start", "connected")):
+        machines.tell(verb, "nas")
+        expect(row).to_contain_text(said)
+
+
+def sort_and_begin_anew(page, machines):
+    page.locator("a[data-sort=name]").click()
+    the_connection_is_lost_for_a_moment(page)
+    page.get_by_label("Search").fill("nas")
+    expect(page.locator("[data-peers] tbody tr")).to_have_count(1)
+    page.get_by_label("Search").fill("")
+    expect(page.locator("[data-peers] tbody tr").nth(1)).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [
+        pytest.param("", enrol_nobody, id="a dialog that waited"),
+        pytest.param("", come_and_go, id="rows that would flash"),
+        pytest.param("edge-1", sort_and_begin_anew, id="links that are told again"),
+    ],
+)
+def test_nothing_is_left_behind_by(open_browser, mesh, machines, name, again):
+    page = open_browser(viewport=WIDE, reduced_motion="reduce").sign_in().page
+    if name:
+        links_tab(page, name)
+    else:
+        go_to(page, "/nodes/")
+    for _ in range(2):
+        again(page, machines)
+    before = held(page)
+    for _ in range(ROUNDS):
+        again(page, machines)
+    after = held(page)
+    assert after.listeners - before.listeners < ROUNDS
+    assert after.elements - before.elements < 10 * ROUNDS

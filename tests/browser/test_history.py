@@ -8,6 +8,8 @@ import pytest
 from playwright.sync_api import expect
 
 from nodes import certificates
+from tests.browser.looking import held
+from tests.browser.steps import the_connection_is_lost_for_a_moment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.usefixtures("administrator")]
 
@@ -115,3 +117,35 @@ def test_a_links_page_has_its_history_live(open_browser, mesh):
     assert drawn(page) in (points, points + 1), "the oldest may have gone"
     assert "worst 500 ms" in page.locator(".ks-plot").first.get_attribute("aria-label")
     assert not [url for url in asked if "/history/" in url], "nothing is fetched for it"
+
+
+ROUNDS = 12
+
+
+def see_all_of_it(page):
+    """Look at the week, at the day, and lose the connection."""
+    for span in ("7 d", "24 h"):
+        page.get_by_role("link", name=span, exact=True).click()
+        expect(page.get_by_role("link", name=span, exact=True)).to_have_attribute("aria-current", "true")
+        expect(page.locator("[data-history-body]")).to_have_attribute("aria-busy", "false")
+    the_connection_is_lost_for_a_moment(page)
+    expect(page.locator("[data-history-body]")).to_have_attribute("aria-busy", "false")
+
+
+def test_a_page_left_open_holds_its_memory(open_browser, mesh):
+    """A day of it in little: whatever is fetched again or drawn anew takes the place of what was there."""
+    browser = open_browser(viewport=WIDE, reduced_motion="reduce").sign_in()
+    page = browser.page
+    go_to(page, "edge-1")
+    page.get_by_role("navigation", name="Node", exact=True).get_by_role("link", name="Links", exact=True).click()
+    page.locator("[data-peers] tbody tr td a").first.click()
+    expect(page.get_by_role("heading", name="edge-1 and edge-2")).to_be_visible()
+    for _ in range(3):
+        see_all_of_it(page)
+    before = held(page)
+    for _ in range(ROUNDS):
+        see_all_of_it(page)
+    after = held(page)
+    assert after.elements - before.elements < 10 * ROUNDS
+    assert after.listeners - before.listeners < ROUNDS
+    assert after.heap - before.heap < 200_000 * ROUNDS

@@ -75,9 +75,15 @@ class HistoryView {
     this.#clear(element("div", { class: "card-body text-secondary", role: "alert" }, text, again));
   }
 
-  #clear(...shown: Node[]): void {
+  /** uPlot keeps every plot in a list of its own until it is destroyed, and an observer what it observes. */
+  #letGo(): void {
+    for (const plot of this.#plots.values()) plot.destroy();
     this.#plots.clear();
     this.#strips = [];
+  }
+
+  #clear(...shown: Node[]): void {
+    this.#letGo();
     this.#body.replaceChildren(...shown);
   }
 
@@ -110,7 +116,7 @@ class HistoryView {
 
   #build(chart: Chart): void {
     const labels = this.#kind === "node" ? ["Links by state"] : chart.strips.map((strip) => strip.name);
-    this.#plots.clear();
+    this.#letGo();
     this.#strips = labels.map((label) => new StripView(label, (at) => this.#pointAt(at)));
     for (const drawing of this.#drawings(chart)) {
       this.#plots.set(drawing.title, new Plot(drawing.title, (place) => this.#point(place)));

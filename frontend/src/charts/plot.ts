@@ -55,6 +55,7 @@ export class Plot {
   readonly #words = element("p", { class: "ks-plot-words" });
   readonly #legend = element("ul", { class: "ks-plot-legend" });
   readonly #moved: (place: number | null) => void;
+  readonly #sized = new ResizeObserver(() => this.#resize());
   #values: HTMLElement[] = [];
   #plot: uPlot | null = null;
   #at: number[] = [];
@@ -65,7 +66,14 @@ export class Plot {
     const head = element("div", { class: "ks-plot-head" }, element("h3", {}, title), this.#legend);
     this.root = element("div", { class: "ks-plot-box" }, head, this.#words, this.#canvas);
     this.#moved = moved;
-    new ResizeObserver(() => this.#resize()).observe(this.#canvas);
+    this.#sized.observe(this.#canvas);
+  }
+
+  /** Nothing holds it any more. */
+  destroy(): void {
+    this.#sized.disconnect();
+    this.#plot?.destroy();
+    this.#plot = null;
   }
 
   draw(at: number[], drawing: Drawing): void {

@@ -30,11 +30,11 @@ export class LiveSocket<S extends Incoming, D extends Incoming> {
   readonly #page: Page<S, D>;
   readonly #quiet: boolean;
   readonly #sequence = new Sequence();
+  readonly #stopping = new AbortController();
   #socket: WebSocket | null = null;
   #attempt = 0;
   #current: Date | null = null;
   #lost = performance.now();
-  #stopped = false;
   #again: ReturnType<typeof setTimeout> | undefined;
 
   /** `quiet` sockets leave the banner alone: a dialog's own, beside the page's. */
@@ -42,10 +42,12 @@ export class LiveSocket<S extends Incoming, D extends Incoming> {
     this.#path = path;
     this.#page = page;
     this.#quiet = quiet;
-    window.addEventListener("offline", () => this.#socket?.close());
-    window.addEventListener("online", () => this.#hurry());
-    document.addEventListener("visibilitychange", () => document.hidden || this.#hurry());
-    setInterval(() => this.#show(), 1_000);
+    const { signal } = this.#stopping;
+    window.addEventListener("offline", () => this.#socket?.close(), { signal });
+    window.addEventListener("online", () => this.#hurry(), { signal });
+    document.addEventListener("visibilitychange", () => document.hidden || this.#hurry(), { signal });
+    const showing = setInterval(() => this.#show(), 1_000);
+    signal.addEventListener("abort", () => clearInterval(showing));
     this.#connect();
   }
 
@@ -56,7 +58,7 @@ export class LiveSocket<S extends Incoming, D extends Incoming> {
   }
 
   stop(): void {
-    this.#stopped = true;
+    this.#stopping.abort();
     clearTimeout(this.#again);
     this.#socket?.close();
   }
@@ -102,14 +104,14 @@ export class LiveSocket<S extends Incoming, D extends Incoming> {
     if (this.#attempt === 0) this.#lost = performance.now();
     this.#socket = null;
     this.#show();
-    if (this.#stopped) return;
+    if (this.#stopping.signal.aborted) return;
     if (code === SIGNED_OUT || code === FORBIDDEN) {
-      this.#stopped = true;
+      this.#stopping.abort();
       reload(); // leads to the sign-in page, and from there back here
       return;
     }
     if (code === GONE) {
-      this.#stopped = true;
+      this.#stopping.abort();
       if (this.#page.gone) this.#page.gone();
       else reload();
       return;
@@ -119,13 +121,13 @@ export class LiveSocket<S extends Incoming, D extends Incoming> {
   }
 
   #hurry(): void {
-    if (this.#socket || this.#stopped) return;
+    if (this.#socket || this.#stopping.signal.aborted) return;
     clearTimeout(this.#again);
     this.#connect();
   }
 
   #show(): void {
-    if (this.#quiet || this.#stopped) return;
+    if (this.#quiet || this.#stopping.signal.aborted) return;
     const connected = this.#socket?.readyState === WebSocket.OPEN && this.#current !== null && this.#attempt === 0;
     const stale = this.#page.stale?.();
     if (connected && stale) showMood(mood(false, stale, PATIENCE));
