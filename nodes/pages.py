@@ -114,7 +114,7 @@ class PeerRow(msgspec.Struct, frozen=True, omit_defaults=True):
     ours: Sight | None
     theirs: Sight | None
     why: str = ""
-    """Why the link is not up (kubespan.core.reason), of the peers that the page says it has in view."""
+    """Why the link is not up or carries little (kubespan.core.reason), of the peers that the page has in view."""
 
 
 class NodeSnapshot(msgspec.Struct, frozen=True, tag_field="type", tag="snapshot"):

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from kubespan.core.reason import LOSSY
 from nodes import live, pairs
 from nodes.consumers.base import LEASE_SECONDS, PACE_SECONDS, FollowingConsumer, Gone, MeshConsumer, Sent, View, those
 from nodes.consumers.rows import counts, node_rows, on_page, reported, sight
@@ -47,7 +48,7 @@ class NodeConsumer(MeshConsumer):
     def read(self) -> None:
         """Two queries and three calls to Redis, whatever the number of peers; each minute one more for a point.
 
-        Three queries and a call more where a link in view is not up.
+        Three queries and a call more where a link in view is not well.
         """
         node = on_page(Node.objects.select_related("cluster")).defer(None).filter(pk=self._pk).first()
         if node is None:
@@ -68,9 +69,9 @@ class NodeConsumer(MeshConsumer):
             self._noted = None
 
     def _explain(self, cluster: Cluster) -> None:
-        """Say why the links in view are not up: of a thousand, nobody reads more reasons than stand on a page."""
+        """Say why links in view are not up, or carry little: of a thousand, nobody reads more than stand on a page."""
         shown = [self._peers.now[pk] for pk in self._view if pk in self._peers.now]
-        asked = [(self._pk, row.pk) for row in shown if not _is_up(row)]
+        asked = [(self._pk, row.pk) for row in shown if not _is_well(row)]
         for (_, pk), why in pairs.read_reasons(asked, {cluster.pk: cluster}, time.time()).items():
             self._peers.now[pk] = msgspec.structs.replace(self._peers.now[pk], why=why.reason.text)
 
@@ -105,7 +106,7 @@ class NodeConsumer(MeshConsumer):
             if row is not None and self._pk in (pk, peer):
                 self._peers.now[other] = told = msgspec.structs.replace(row, **{change: sight(seen)})
                 concerned = True
-                if other in self._view and _states(told) != _states(row):
+                if other in self._view and _standing(told) != _standing(row):
                     self.look_again()  # another reason, or none
         self._count_from_peers()
         return concerned
@@ -134,13 +135,15 @@ class NodeConsumer(MeshConsumer):
         return Watch((self._pk, *peers), PACE_SECONDS, LEASE_SECONDS)
 
 
-def _states(row: PeerRow) -> tuple[str | None, str | None]:
-    return row.ours and row.ours.state, row.theirs and row.theirs.state
+def _standing(row: PeerRow) -> tuple[tuple[str, bool] | None, ...]:
+    """How each end sees the link, and whether it loses so many probes that this is worth a word."""
+    ends = (row.ours, row.theirs)
+    return tuple(None if end is None else (end.state, (end.loss or 0) >= LOSSY) for end in ends)
 
 
-def _is_up(row: PeerRow) -> bool:
-    """Whether everybody who says anything of the link sees it up, and somebody does."""
-    return {state for state in _states(row) if state} == {"up"}
+def _is_well(row: PeerRow) -> bool:
+    """Whether everybody who says anything of the link sees it up and well, and somebody does."""
+    return {said for said in _standing(row) if said} == {("up", False)}
 
 
 class NodeRowsConsumer(FollowingConsumer):

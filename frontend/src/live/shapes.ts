@@ -53,7 +53,7 @@ export interface PeerRow {
   name: string;
   ours: Sight | null;
   theirs: Sight | null;
-  /** Why the link is not up, where it is in view. */
+  /** Why the link is not up, or carries little though it is, where it is in view. */
   why?: string;
 }
 
