@@ -148,6 +148,19 @@ def test_a_nodes_links_are_sorted_searched_and_explained(page):
     expect(rows.nth(1)).to_be_visible()
 
 
+def test_another_reason_leaves_the_button_the_focus(page, machines):
+    links_tab(page, "edge-1")
+    row = page.locator("[data-peers] tbody tr").filter(has_text="edge-2").first
+    button = row.get_by_role("button", name="Try again edge-2")
+    button.focus()
+    machines.tell("stop", "edge-2")
+    expect(row).to_contain_text("The agent of edge-2 is away")
+    expect(button).to_be_focused()
+    machines.tell("start", "edge-2")
+    expect(row).not_to_contain_text("is away")
+    expect(button).to_be_focused()
+
+
 @pytest.fixture(scope="module")
 def many(console, administrator):
     """A cluster of more nodes than a page has rows; no agent of theirs is there."""

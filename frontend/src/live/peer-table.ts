@@ -138,12 +138,20 @@ function showRow(row: Element, peer: PeerRow, { node, figures, before, trail, ag
   showTraffic(sent, figures, before, "sent");
 }
 
+/** Each part by itself: another reason must not take the focus from the button beside it. */
 function showState(place: Element, peer: PeerRow, node: number, again: Node[]): void {
-  const said = JSON.stringify([peer.ours?.state, peer.why, again.length]);
+  if (!place.firstElementChild) {
+    const head = element("div", { class: "ks-peer-state" }, element("span"), element("span"));
+    place.append(element("div", {}, head, element("span", { class: "ks-sub" })));
+  }
+  const [state, deed, why] = place.querySelectorAll<HTMLElement>(".ks-peer-state > span, .ks-sub");
+  if (!state || !deed || !why) return;
   const whose = element("span", { class: "visually-hidden" }, `, the link with ${peer.name} from both ends`);
   const link = element("a", { class: "ks-plain", href: pairPath(node, peer.pk) }, sightElement(peer.ours), whose);
-  const head = element("div", { class: "ks-peer-state" }, link, ...again);
-  fill(place, said, element("div", {}, head, ...(peer.why ? [element("span", { class: "ks-sub" }, peer.why)] : [])));
+  fill(state, peer.ours?.state ?? "", link);
+  fill(deed, String(again.length), ...again);
+  fill(why, peer.why ?? "", peer.why ?? "");
+  why.hidden = !peer.why;
 }
 
 function sightElement(sight: Sight | null): Node {
