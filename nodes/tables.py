@@ -14,6 +14,8 @@ from nodes.models import Node, Token
 from nodes.templatetags import kubespan as tags
 
 HEAD = {"th": {"scope": "col"}}
+NAMED = {"id": lambda record: f"row-{record.pk}", "data-key": lambda record: record.pk}
+"""Of a row: a page that fetches itself anew knows it by them, and leaves it its box, its focus and its button."""
 
 
 class Cell(tables.Column):
@@ -100,7 +102,7 @@ class NodeTable(Table):
         order_by = "name"
         template_name = "_table.html"
         attrs = {"class": "table ks-fold ks-close", "thead": HEAD}
-        row_attrs = {"id": lambda record: f"row-{record.pk}", "data-key": lambda record: record.pk}
+        row_attrs = NAMED
 
 
 class TokenTable(Table):
@@ -126,3 +128,4 @@ class TokenTable(Table):
         )  # fmt: skip
         template_name = "_table.html"
         attrs = {"class": "table ks-fold"}
+        row_attrs = NAMED

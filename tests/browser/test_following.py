@@ -72,13 +72,19 @@ def test_a_tick_stays_with_its_link(page, machines, line):
     expect(chosen).to_be_checked()
 
 
-def test_the_focus_stays_with_its_row(page, machines, line):
+def test_the_focus_stays_with_its_row(page, console, machines, line):
     """Whoever goes by keys would else press another row's button."""
     go_to(page, "/nodes/")
     page.get_by_label("Choose nas").focus()
     machines.join("a-second", line)
     expect(page.locator("tbody tr").filter(has_text="a-second")).to_be_visible()
     expect(page.get_by_label("Choose nas")).to_be_focused()
+    console.call("create_token", "homelab", "--name", "first")
+    go_to(page, "/tokens/")
+    page.get_by_label("Choose first").focus()
+    console.call("create_token", "homelab", "--name", "second")
+    expect(page.locator("tbody tr").filter(has_text="second")).to_be_visible()
+    expect(page.get_by_label("Choose first")).to_be_focused()
 
 
 def test_an_open_menu_stays_open(page, console):
