@@ -464,13 +464,14 @@ def test_keys_lead_where_they_say(open_browser, mesh, console):
     page = browser.page
     press(page, "g", "n")
     expect(page).to_have_url(re.compile("/nodes/$"))
+    everybody = page.locator("tbody tr").count()
     press(page, "/")
     page.keyboard.type("edge-2")
     page.keyboard.press("Enter")
     expect(page).to_have_url(re.compile("q=edge-2"))
     expect(page.locator("tbody tr")).to_have_count(1)
     page.get_by_role("link", name=re.compile("Take away the filter Search")).click()
-    expect(page.locator("tbody tr")).to_have_count(5)
+    expect(page.locator("tbody tr")).to_have_count(everybody)
     for address, searched in ((page.url, True), ("/", False)):
         page.goto(address)
         press(page, "?")
