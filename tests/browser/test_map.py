@@ -165,6 +165,7 @@ def test_the_drawing_follows_pointer_and_keys(open_browser, mesh):
     assert picture(page) != whole, "dragged by a node"
     expect(page.get_by_role("button", name="Take it out of the centre")).to_be_hidden()
     canvas.press("0")
+    assert picture(page) == whole, "and drawn so before somebody is looked for"
     page.mouse.click(*somebody(page, box))
     expect(page.get_by_role("button", name="Take it out of the centre")).to_be_visible()
     page.mouse.click(*corner)
