@@ -39,6 +39,8 @@ SECONDS = 2
 """Of each turn; a first second, in which TCP finds its pace, is not among them."""
 FIRST = ("nice", "-n", "-15")
 """What moves the packets goes before whatever else this machine has to do, on both sides alike."""
+APART = ("setsid", "--wait")
+"""As the agent starts it: Linux shares processors between sessions first (sched(7), autogroup)."""
 UP_SECONDS = 60.0
 MTU = 1420
 BEHIND = {"alpha": "10.91.0.1", "bravo": "10.92.0.1"}
@@ -130,7 +132,7 @@ def _agent(machine: Machine, someone: Someone, directory: Path) -> Iterator[subp
 def _configure_by_hand(machines: dict[str, Machine]) -> None:
     for someone, other in ((ALPHA, BRAVO), (BRAVO, ALPHA)):
         machine = machines[someone.name]
-        machine.run(*FIRST, "wireguard-go", "hand")
+        machine.run(*FIRST, *APART, "wireguard-go", "hand")
         lines = [
             "[Interface]",
             f"PrivateKey = {someone.keys.private_key}",
