@@ -86,7 +86,7 @@ class MeshConsumer(AsyncWebsocketConsumer):
         if user is None or not (user.is_authenticated and user.is_active):
             await self.close(CLOSE_SIGNED_OUT)
             return
-        await self._guard(self._begin())
+        await self._guard(self._begin)
 
     async def _begin(self) -> None:
         clusters = await database_sync_to_async(self._find)()
@@ -96,15 +96,15 @@ class MeshConsumer(AsyncWebsocketConsumer):
         self._stale = asyncio.Event()
         self._changed = asyncio.Event()
         await self._hear(clusters)
-        self._tasks = [asyncio.create_task(self._guard(work)) for work in (self._serve(), self._renew())]
+        self._tasks = [asyncio.create_task(self._guard(work)) for work in (self._serve, self._renew)]
 
-    async def _guard(self, work: Awaitable[None]) -> None:
+    async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
         """Do a part of what the socket is for; where that ends, so does the socket, and no page says Live without it.
 
         The page connects again, and says meanwhile since when it is stale.
         """
         try:
-            await work
+            await work()
         except Gone:
             await self.close(CLOSE_GONE)
         except Forbidden:
