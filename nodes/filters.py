@@ -203,7 +203,7 @@ class TransitionFilter(_OfTime):
         label="Cluster", queryset=visible_clusters, to_field_name="uuid", empty_label="All", widget=SELECT
     )
     kind = filters.ChoiceFilter(label="Kind", choices=Transition.Kind, empty_label="All", widget=SELECT)
-    object = _text("Node", "Name of a node", method="find")
+    object = _text("Node", "Name", method="find")
 
     class Meta:
         model = Transition
@@ -224,7 +224,7 @@ class AuditFilter(_OfTime):
         label="Kind", choices=tuple(NOUNS.items()), method="by_kind", empty_label="All", widget=SELECT
     )
     actor = _text("Actor", field_name="actor_name", lookup_expr="icontains")
-    object = _text("Object", "Name of what was changed", field_name="target", lookup_expr="icontains")
+    object = _text("Object", "Name", field_name="target", lookup_expr="icontains")
 
     class Meta:
         model = Audit
