@@ -48,6 +48,9 @@ log = structlog.get_logger(__name__)
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
+LAYER_AWAY = (redis.RedisError, OSError, RuntimeError)
+"""What the channel layer raises without Redis; RuntimeError, where two of its users connect anew at the same time."""
+
 _flushed = msgspec.msgpack.Decoder(Flushed)
 
 
@@ -77,8 +80,21 @@ class MeshConsumer(AsyncWebsocketConsumer):
     permission = "manage_console"
     """What the page needs (nodes.access.ACTIONS), in each cluster that it is about, or with all of them at all."""
 
+    _let_in = False
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Turn away without a fault where the layer is away: it is asked for a channel before anybody is let in."""
+        try:
+            await super().__call__(scope, receive, send)
+        except LAYER_AWAY as error:
+            if self._let_in:
+                raise
+            log.warning("a page is not served", page=scope["path"], error=str(error))
+            await send({"type": "websocket.close", "code": CLOSE_LATER})
+
     async def connect(self) -> None:
         """Let in whoever is signed in and has the role, subscribe first, and read after."""
+        self._let_in = True
         await self.accept()
         self._tasks: list[asyncio.Task[None]] = []
         self._clusters: set[int | None] = set()
@@ -121,7 +137,7 @@ class MeshConsumer(AsyncWebsocketConsumer):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        with contextlib.suppress(redis.RedisError, OSError):  # the layer forgets by itself who is gone
+        with contextlib.suppress(*LAYER_AWAY):  # the layer forgets by itself who is gone
             await self._hear(set())
 
     async def _hear(self, clusters: set[int | None]) -> None:

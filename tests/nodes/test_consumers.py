@@ -80,13 +80,15 @@ async def visit(valkey, person):
     async with contextlib.AsyncExitStack() as stack:
         router = URLRouter(websocket_urlpatterns)
 
-        async def visit(path, user=person, **scope):
+        async def visit(path, user=person, refused=None, **scope):
             async def serve(asked, receive, send):
                 await router({**asked, "user": user, **scope}, receive, send)
 
             communicator = WebsocketCommunicator(serve, path)
-            connected, _ = await communicator.connect()
-            assert connected
+            connected, code = await communicator.connect(timeout=15)
+            if not connected:
+                assert code == refused
+                return None
             stack.push_async_callback(communicator.disconnect)
             return Page(communicator)
 
@@ -656,14 +658,31 @@ async def test_a_deleted_clusters_page_is_closed(visit):
     assert await page.closed() == base.CLOSE_GONE
 
 
+async def come_back(visit, path):
+    """Connect until there is a snapshot, as browsers do: the layer's own connection may be away for longer."""
+    while True:
+        if page := await visit(path, refused=1013):
+            event = await page.communicator.receive_output(timeout=15)
+            if event["type"] == "websocket.send":
+                return page
+            assert event["code"] == 1013
+
+
+# The layer's receiver and whoever joins a group may connect anew at the same time, and redis-py forgets to close one.
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*StreamWriter.__del__:pytest.PytestUnraisableExceptionWarning")
 async def test_redis_away_closes_the_page_and_it_can_come_back(visit, valkey, monkeypatch):
     monkeypatch.setattr(base, "RENEW_SECONDS", 0.05)
-    cluster, _, _ = await in_thread(make_cluster)
-    page = await visit(f"/live/cluster/{cluster.uuid}")
+    cluster, _, token = await in_thread(lambda: make_cluster(1))
+    path = f"/live/cluster/{cluster.uuid}"
+    page = await visit(path)
     await page.hear()
     valkey.stop()
     assert await page.closed() == 1013
+    assert await visit(path, refused=1013) is None
     valkey.start()
+    page = await come_back(visit, path)
+    machine = await in_thread(lambda: Machine().enrol(token))
+    await page.find(lambda message: [one for one in message.get("nodes", ()) if one["pk"] == machine.node.pk])
 
 
 @pytest.mark.parametrize("part", ["_lost", "find", "read"])
