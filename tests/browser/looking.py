@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import time
 from typing import NamedTuple
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+COLLECTED_SECONDS = 30.0
 RULES = {"dark": {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}, "light": {}}
 """Nothing but colours is another in the dark; light comes last, and stays."""
 
@@ -69,3 +71,10 @@ def held(page: Page) -> Held:
     found = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
     session.detach()
     return Held(found["Nodes"], found["JSEventListeners"], found["JSHeapUsedSize"])
+
+
+def await_held(page: Page, before: Held, more: Held) -> None:
+    """Wait until the page holds less than before and `more`: what is let go may be collected late, a leak never is."""
+    deadline = time.monotonic() + COLLECTED_SECONDS
+    while any(now - then >= limit for now, then, limit in zip(held(page), before, more, strict=True)):
+        assert time.monotonic() < deadline, f"{before} became {held(page)}"
