@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,12 +24,12 @@ from kubespan.discovery.client import Client, Place
 from nodes import certificates
 from nodes.certificates import fingerprint
 from nodes.discovery.tls import CertificateFiles
-from nodes.lab import background
+from nodes.lab import Machine, background
 from nodes.playground import MANAGE, TLS_PORT, Agent, Mesh, Site, await_true, open_site
 from tests.consoles import PreparedConsole
 from tests.discovery.apart import ServiceApart
 from tests.end_to_end.conftest import UP_SECONDS, free_port
-from tests.end_to_end.pinger import Pinger
+from tests.end_to_end.pinger import await_answer, no_ping_lost
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.xdist_group("end_to_end"), pytest.mark.timeout(600)]
 
@@ -58,28 +58,16 @@ def await_up(mesh: Mesh, names: Sequence[str]) -> None:
     await_true(up, UP_SECONDS, f"links between {', '.join(names)} are not up")
 
 
-def ping(site: Site, mesh: Mesh, here: str, there: str) -> None:
+def await_answers(site: Site, mesh: Mesh, here: str, there: str) -> None:
     """By KubeSpan's address, and by the other's own."""
     for address in (mesh.agents[there].address(), *map(str, site.addresses[there])):
-        done = site.machines[here].execute("ping", "-n", "-c", "2", "-i", "0.2", "-W", "5", address)
-        assert done.returncode == 0, f"{here} → {there} at {address}: {done.stdout}"
+        await_answer(site.machines[here], address)
 
 
-@contextmanager
-def no_ping_lost(site: Site, mesh: Mesh, directory: Path) -> Iterator[None]:
-    """Ping round the ring of machines meanwhile, and lose nothing."""
-    with ExitStack() as stack:
-        ring = zip(NAMES, NAMES[1:] + NAMES[:1], strict=True)
-        pingers = [
-            stack.enter_context(Pinger(site.machines[here], mesh.agents[there].address(), directory))
-            for here, there in ring
-        ]
-        await_true(lambda: all(pinger.answered >= 3 for pinger in pingers), SECONDS, "no answers before")
-        yield
-        before = [pinger.answered for pinger in pingers]
-        still = zip(pingers, before, strict=True)
-        await_true(lambda: all(one.answered > count + 10 for one, count in list(still)), SECONDS, "no answers after")
-    assert {pinger.log.name: pinger.lost for pinger in pingers if pinger.lost} == {}
+def ring(site: Site, mesh: Mesh) -> Iterator[tuple[Machine, str]]:
+    """Who pings whom: the next one of the ring of machines."""
+    for here, there in zip(NAMES, NAMES[1:] + NAMES[:1], strict=True):
+        yield site.machines[here], mesh.agents[there].address()
 
 
 def test_three_machines_mesh_with_a_discovery_service_alone(tmp_path: Path) -> None:
@@ -92,11 +80,11 @@ def test_three_machines_mesh_with_a_discovery_service_alone(tmp_path: Path) -> N
                 agent.start()
             await_up(mesh, NAMES)
             for here, there in itertools.permutations(NAMES, 2):
-                ping(site, mesh, here, there)
+                await_answers(site, mesh, here, there)
             ids = {Store(agent.state).node_id() for agent in mesh.agents.values()}
             assert service.names(CLUSTER_ID) == ids
 
-            with no_ping_lost(site, mesh, tmp_path):
+            with no_ping_lost(ring(site, mesh), tmp_path):
                 # Whoever knows the cluster id may delete there.
                 for node_id in ids:
                     service.delete(CLUSTER_ID, str(node_id))
@@ -235,7 +223,7 @@ def test_while_the_console_is_away_discovery_says_where_a_member_has_moved(tmp_p
                 )
                 console.call("approve_node", "office", "tango")
                 await_up(mesh, ["alpha", "tango"])
-                ping(site, mesh, "alpha", "tango")
+                await_answers(site, mesh, "alpha", "tango")
 
                 console.kill()
                 alpha.stop()

@@ -16,7 +16,7 @@ import pytest
 from nodes.playground import Agent, Site, await_true, open_site
 from tests.end_to_end.mixed import SECONDS, Console, Office, open_console, open_office
 from tests.end_to_end.nat import give_default_routes, outer_port, put_behind
-from tests.end_to_end.pinger import Pinger
+from tests.end_to_end.pinger import Pinger, await_answer
 from tests.go_client import build
 from tests.web.test_run import descendants
 
@@ -113,8 +113,7 @@ def test_what_a_talos_machine_saw_brings_two_agents_together(site: Site, annex: 
 @pytest.mark.parametrize(("here", "there"), PAIRS, ids=[f"{a} to {b}" for a, b in PAIRS])
 def test_every_pair_pings_by_kubespan_address_and_by_node_addresses(meshed: Office, here: str, there: str) -> None:
     for address in meshed.addresses(there):
-        result = meshed.machine(here).execute("ping", "-n", "-c", "2", "-i", "0.1", "-W", "5", address)
-        assert result.returncode == 0, f"{address}: {result.stdout}"
+        await_answer(meshed.machine(here), address)
 
 
 def kill_child(console: Console, *words: str) -> None:
