@@ -17,6 +17,7 @@ from nodes import live
 from nodes.models import Audit, Cluster, Node, Transition
 from nodes.models.clusters import ClusterQuerySet
 from nodes.models.members import FRESH, HERE, NodeQuerySet
+from nodes.seen import SeenLinks
 from nodes.sentences import NOUNS
 from nodes.widgets import Select
 
@@ -119,15 +120,15 @@ class NodeFilter(_Named):
         return queryset.here() if value == "connected" else queryset.gone()
 
     def by_links(self, queryset, name, value):
-        """By the last summaries in Redis: one call for all nodes that are left."""
+        """By what is in Redis of all nodes that are left."""
         members = queryset.approved()
         try:
-            known = live.read_summaries_of(members.order_by("pk").values_list("pk", flat=True)[:LIVE_NODES])
+            known = _read_links(members)
         except redis.RedisError:
             self.unread = True
             return queryset.none()
         if value == "silent":
-            return members.exclude(pk__in=[pk for pk, summary in known.items() if summary.at is not None])
+            return members.exclude(pk__in=[pk for pk, summary in known.items() if _is_told(summary)])
         return members.filter(pk__in=[pk for pk, summary in known.items() if LINKS[value](summary)])
 
     def by_configuration(self, queryset, name, value):
@@ -136,6 +137,19 @@ class NodeFilter(_Named):
             return found.exclude(fault="")
         found = found.filter(fault="")
         return found.filter(FRESH) if value == "applied" else found.exclude(FRESH)
+
+
+def _read_links(members: NodeQuerySet) -> dict[int, live.Summary]:
+    """How the links of LIVE_NODES members are: two queries, and at most two calls to Redis. Raises redis.RedisError."""
+    ordered = members.order_by("pk")
+    agents = ordered.filter(kind=Node.Kind.LINUX).values_list("pk", flat=True)[:LIVE_NODES]
+    machines = ordered.filter(kind=Node.Kind.TALOS)[:LIVE_NODES]
+    return live.read_summaries_of(agents) | SeenLinks(machines).summaries()
+
+
+def _is_told(summary: live.Summary) -> bool:
+    """Whether anybody has said anything of a node's links."""
+    return summary.at is not None or bool(summary.up or summary.unknown or summary.down)
 
 
 class Standing(NamedTuple):
@@ -149,7 +163,7 @@ class Standing(NamedTuple):
 
     @classmethod
     def of(cls, nodes: NodeQuerySet) -> Standing:
-        """One query, and one call to Redis."""
+        """One query, and what _read_links takes."""
         member = Q(status=Node.Status.APPROVED)
         agent = member & Q(kind=Node.Kind.LINUX)
         found = nodes.aggregate(
@@ -159,7 +173,7 @@ class Standing(NamedTuple):
             away=Count("pk", filter=member & ~HERE),
         )
         try:
-            known = live.read_summaries_of(nodes.approved().order_by("pk").values_list("pk", flat=True)[:LIVE_NODES])
+            known = _read_links(nodes.approved())
         except redis.RedisError:
             known = {}
         return cls(**found, down=sum(summary.down > 0 for summary in known.values()))

@@ -8,10 +8,12 @@ import msgspec
 
 from nodes import live, maps
 from nodes.consumers.base import DELTA_SECONDS, LEASE_SECONDS, PACE_SECONDS, Gone, MeshConsumer, Sent, View, those
+from nodes.consumers.rows import counts
 from nodes.fanout import Watch
 from nodes.maps import GroupLinks, MapDelta, MapLink, MapNode, MapSnapshot, Member
 from nodes.models import Cluster, Node
-from nodes.pages import Flushed, LinkCounts
+from nodes.pages import Flushed
+from nodes.seen import SeenLinks
 
 GROUPED_SECONDS = 1.0
 """A map that is drawn in groups is not told more often."""
@@ -41,16 +43,23 @@ class MapConsumer(MeshConsumer):
     # Reading.
 
     def read(self) -> None:
-        """Two queries and two calls to Redis: the records of up to MAP_LINKS nodes, or the states alone of more."""
+        """Two queries and two calls to Redis, and one more of each where there are Talos machines.
+
+        What is read of links are the records of up to MAP_LINKS nodes, or the states alone of more.
+        """
         cluster = Cluster.objects.filter(uuid=self._uuid).only("pk").first()
         if cluster is None:
             raise Gone
         self._members = read_members(cluster)
         groups = maps.group_keys(self._members.values(), self._by)
         summaries = live.read_summaries_of(self._members)
-        self._nodes.now = {
-            pk: maps.map_node(member, groups[pk], summaries.get(pk)) for pk, member in self._members.items()
-        }
+        self._seen = SeenLinks(
+            Node(pk=one.pk, cluster=cluster, index=one.index, kind=Node.Kind.TALOS, status=Node.Status.APPROVED)
+            for one in self._members.values()
+            if one.talos
+        )
+        said = summaries | self._seen.summaries()
+        self._nodes.now = {pk: maps.map_node(member, groups[pk], said.get(pk)) for pk, member in self._members.items()}
         self._traffic.keep(self._members)
         self._grouped = len(self._members) > maps.MAP_LINKS
         self.pause = GROUPED_SECONDS if self._grouped else DELTA_SECONDS
@@ -96,10 +105,12 @@ class MapConsumer(MeshConsumer):
         for pk, peer, seen in flushed.links:
             if pk in self._members and peer in self._members:
                 self._take_link(pk, peer, seen)
+        for pk in self._seen.take(flushed.links):
+            node = self._nodes.now[pk]
+            self._nodes.now[pk] = msgspec.structs.replace(node, links=counts(self._seen.summary(pk)))
         for pk, summary in flushed.nodes:
             if (node := self._nodes.now.get(pk)) is not None:
-                links = LinkCounts(summary.up, summary.unknown, summary.down)
-                self._nodes.now[pk] = msgspec.structs.replace(node, connected=True, links=links)
+                self._nodes.now[pk] = msgspec.structs.replace(node, connected=True, links=counts(summary))
                 said = summary.unknown, summary.up, summary.down
                 if self._grouped and summary.at is not None and self._states.counts(pk) != said:
                     self._stale.set()  # what is in Redis tells what the news did not

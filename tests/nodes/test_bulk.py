@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from nodes import fanout
 from nodes.connections import sync_redis
-from nodes.live import Summary, summary_key
+from nodes.live import ABSENT, STATES, Summary, states_key, summary_key
 from nodes.models import Audit, Change, Node, Token
 from nodes.services import bulk, revisions
 from nodes.services.refused import Refused
@@ -220,6 +220,21 @@ def test_nodes_are_found_by_what_they_last_said_of_their_links(page, cluster):
         text = page.get(f"/nodes/?links={value}").content.decode()
         found[value] = re.findall(r'<a href="/nodes/\d+/">(bulk-\d)</a>', text)
     assert found == {"down": ["bulk-0"], "unknown": ["bulk-1"], "up": ["bulk-2"], "silent": ["bulk-3"]}
+
+
+@pytest.mark.parametrize(
+    ("states", "value"), [("", "silent"), ("up", "up"), ("up down", "down"), ("up unknown", "unknown")]
+)
+def test_talos_machines_are_found_by_what_their_peers_say(page, cluster, states, value):
+    machine, *agents = fill(cluster, 3)
+    Node.objects.filter(pk=machine.pk).update(kind=Node.Kind.TALOS)
+    for agent, state in zip(agents, states.split(), strict=False):
+        column = bytes([ABSENT] * machine.index + [STATES.index(state)])
+        sync_redis().set(states_key(agent.pk), column)
+    for choice in ("down", "unknown", "up", "silent"):
+        found = page.get(f"/nodes/?kind=talos&links={choice}").content.decode()
+        assert (f'<a href="/nodes/{machine.pk}/">{machine.name}</a>' in found) is (choice == value), choice
+    assert ("?links=down" in page.get("/nodes/").content.decode()) is (value == "down")
 
 
 def test_without_redis_a_filter_by_links_says_why_it_finds_nobody(page, cluster, valkey):

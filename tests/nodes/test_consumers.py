@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from kubespan.core.messages import Delta, Pace, Upgrade, UpgradeFailed
 from kubespan.core.options import ClusterOptions
+from nodes import maps
 from nodes.agents.rows import in_thread
 from nodes.announce import KINDS, announce, group
 from nodes.consumers import base, following
@@ -311,23 +312,28 @@ async def test_links_of_a_talos_machine_are_as_its_peers_see_them(visit, console
     assert (again["peers"][0]["ours"], again["peers"][0]["theirs"]["state"]) == (None, "down")
 
 
+@pytest.mark.parametrize("path", ["cluster/{}", "map/{}/site"], ids=["nodes", "map"])
 @pytest.mark.parametrize("full", [50, 1], ids=["all links", "those that are not up"])
-async def test_a_clusters_page_counts_links_of_a_talos_machine_as_its_peers_see_them(visit, console, monkeypatch, full):
+async def test_a_clusters_pages_count_links_of_a_talos_machine_as_its_peers_see_them(
+    visit, console, monkeypatch, full, path
+):
     monkeypatch.setattr(cluster_page, "FULL_LINKS", full)
+    monkeypatch.setattr(maps, "MAP_LINKS", full)
     monkeypatch.setattr(base, "RENEW_SECONDS", 3600.0)
     cluster, machines, _ = await in_thread(make_cluster)
     talos = machines[1].node
     await in_thread(Node.objects.filter(pk=talos.pk).update, kind=Node.Kind.TALOS)
     one = await console.connect(machines[0])
+    address = "/live/" + path.format(cluster.uuid)
 
     def links(message):
         return [row["links"] for row in message.get("nodes", ()) if row["pk"] == talos.pk]
 
-    page = await visit(f"/live/cluster/{cluster.uuid}")
+    page = await visit(address)
     assert await page.find(links) == [{"up": 0, "unknown": 0, "down": 0}]
     for state, counts in ((UP, {"up": 1, "unknown": 0, "down": 0}), (DOWN, {"up": 0, "unknown": 0, "down": 1})):
         await move_until(one, state, page.find(lambda message, counts=counts: links(message) == [counts]))
-    assert links(await (await visit(f"/live/cluster/{cluster.uuid}")).hear()) == [{"up": 0, "unknown": 0, "down": 1}]
+    assert links(await (await visit(address)).hear()) == [{"up": 0, "unknown": 0, "down": 1}]
 
 
 async def test_a_talos_machines_tabs_hear_of_links_that_its_peers_see(visit, console, monkeypatch):

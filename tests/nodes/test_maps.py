@@ -181,11 +181,11 @@ def count(seen, *nodes_of):
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("size", [40, LARGE])
-def test_reading_takes_two_queries_whatever_the_size(size, django_assert_num_queries):
+def test_reading_takes_three_queries_whatever_the_size(size, django_assert_num_queries):
     mesh = make_mesh(size)
     Live(mesh, timezone.now().timestamp()).write()
     consumer = open_map(mesh)
-    with django_assert_num_queries(2):
+    with django_assert_num_queries(3):  # some of the members are Talos machines
         consumer.read()
     assert len(consumer.snapshot().nodes) == len(mesh.members)
 
