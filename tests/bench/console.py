@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import urllib3
 
 from nodes import embedded
 from tests.bench import processes
+from tests.ports import free_port
 from tests.postgresql import PostgreSQL, find_programs
 
 ROOT = Path(__file__).parent.parent.parent
@@ -49,12 +49,6 @@ manage.main()
 
 class CannotRun(Exception):
     """This machine lacks something that the benchmark needs; the text says what."""
-
-
-def free_port() -> int:
-    """A port of loopback that nobody has."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 @dataclass

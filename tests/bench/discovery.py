@@ -15,8 +15,9 @@ from collections.abc import Iterator
 import grpc
 
 from tests.apart import Apart, allow_files
-from tests.bench.console import ROOT, Console, free_port
+from tests.bench.console import ROOT, Console
 from tests.bench.machines import BARE, OURS
+from tests.ports import free_port
 
 READY_SECONDS = 30.0
 

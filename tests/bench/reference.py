@@ -11,7 +11,8 @@ from typing import Any, Self
 import urllib3
 
 from nodes.management.commands import run
-from tests.bench.console import READY_SECONDS, ROOT, free_port
+from tests.bench.console import READY_SECONDS, ROOT
+from tests.ports import free_port
 
 APPLICATION = {"kubespan_web.asgi:application": "tests.bench.bare:application"}
 

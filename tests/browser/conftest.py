@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import socket
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from tests.browser.looking import axe, width
 from tests.browser.machines import Machines
 from tests.consoles import PreparedConsole
 from tests.handout import hand_out
+from tests.ports import free_port
 
 PASSWORD = "correct horse battery"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -40,11 +40,6 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.xdist_group("browser"))  # a module's console, machines and Chromium are costly
             if CHROMIUM is None:
                 item.add_marker(absent)
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

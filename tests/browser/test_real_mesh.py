@@ -10,7 +10,6 @@ from playwright.sync_api import expect
 
 from nodes.lab import LabError
 from nodes.playground import DISCOVERY_PORT, TLS_PORT, Mesh, open_site
-from tests.browser.conftest import free_port
 from tests.browser.machines import LINE
 from tests.browser.steps import (
     a_node_is_removed_everywhere,
@@ -31,6 +30,7 @@ from tests.browser.steps import (
     the_second_machine_shows_its_first_handshake_in_the_dialog,
 )
 from tests.consoles import PreparedConsole
+from tests.ports import free_port
 from tests.talos_files import CONFIGURATION
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(600)]
