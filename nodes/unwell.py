@@ -58,6 +58,11 @@ class Unwell(NamedTuple):
         """Both primary keys."""
         return self.one.pk, self.other.pk
 
+    @property
+    def name(self) -> str:
+        """The same whichever end is worse off, which may be another one by the next look."""
+        return "-".join(map(str, sorted(self.key)))
+
 
 class Query(NamedTuple):
     """Which of them are wanted; empty words want all."""

@@ -75,6 +75,12 @@ def test_a_pair_is_listed_once_with_the_worse_end_first(plain):
     ]
 
 
+def test_a_pair_has_one_name_whichever_end_is_worse_off():
+    """By it a page keeps a tick with its row."""
+    ends = [unwell.End(pk, 1, pk, name, here=True, talos=False) for pk, name in ((9, "alpha"), (10, "beta"))]
+    assert {unwell.Unwell(*one, 2, 1).name for one in (ends, ends[::-1])} == {"9-10"}
+
+
 def test_what_a_machine_never_said_is_not_said(plain):
     live = say(plain, (0, 1, "down"))
     live.forget(plain.members[1])
