@@ -62,11 +62,13 @@ def test_a_tick_stays_with_its_network(page, machines):
 
 def test_a_tick_stays_with_its_link(page, machines, line):
     go_to(page, "/links/?view=list&sort=from")
-    chosen = page.get_by_label("Choose the link of edge-1 and edge-2")
+    chosen = page.get_by_label(
+        re.compile("edge-1 and edge-2|edge-2 and edge-1")
+    )  # whichever end says first that it is down
     chosen.check()
     machines.tell("cut", "a-first", "edge-1")
     machines.join("a-first", line)
-    prepended = page.get_by_label("Choose the link of a-first and edge-1")
+    prepended = page.get_by_label(re.compile("a-first and edge-1|edge-1 and a-first"))
     expect(page.locator("input[name=pair]").first).to_have_accessible_name("Choose the link of a-first and edge-1")
     expect(prepended).not_to_be_checked()
     expect(chosen).to_be_checked()
@@ -245,3 +247,19 @@ def test_nothing_is_left_behind_by(open_browser, mesh, machines, name, again):
     for _ in range(ROUNDS):
         again(page, machines)
     await_held(page, before, Held(10 * ROUNDS, ROUNDS, 200_000 * ROUNDS))
+
+
+def test_a_link_that_becomes_the_worst_keeps_focus_and_tick(page, machines):
+    """It moves within one list; in the other it is named by its other end first, once both have lost each other."""
+    links_tab(page, "nas")
+    rows = page.locator("[data-peers] tbody tr")
+    peer = page.get_by_role("link", name="edge-2", exact=True)
+    expect(rows.filter(has=peer).locator("[data-state=up]")).to_have_count(2)
+    peer.focus()
+    machines.tell("cut", "nas", "edge-2")
+    machines.tell("skip", "nas", "400")
+    expect(rows.first.get_by_role("link", name="edge-2", exact=True)).to_be_focused()
+    go_to(page, "/links/?view=list&q=nas")
+    page.get_by_label("Choose the link of nas and edge-2").check()
+    machines.tell("skip", "edge-2", "400")
+    expect(page.get_by_label("Choose the link of edge-2 and nas")).to_be_checked()

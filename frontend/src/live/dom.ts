@@ -53,9 +53,13 @@ export function keep<E extends Element>(parent: Element, keys: readonly string[]
   });
   const wantedSet = new Set<Element>(wanted);
   for (const child of Array.from(parent.children)) if (!wantedSet.has(child)) child.remove();
+  const focused = document.activeElement;
   wanted.forEach((child, at) => {
     if (parent.children[at] !== child) parent.insertBefore(child, parent.children[at] ?? null);
   });
+  if (focused !== document.activeElement && focused instanceof HTMLElement && parent.contains(focused)) {
+    focused.focus({ preventScroll: true }); // what is moved loses it
+  }
   return wanted;
 }
 
