@@ -71,7 +71,7 @@ def machines():
 def chromium():
     """A browser for one module: Playwright keeps an event loop running, which no asyncio test may meet."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, timeout=3 * PATIENCE)
         yield browser
         browser.close()
 
@@ -112,6 +112,7 @@ class Browser:
 
     def check(self):
         """Note what axe finds, light and dark, and what reaches beyond the screen: told when the browser is closed."""
+        self.page.wait_for_load_state()  # a click that leads here has only begun it
         self.complaints += [f"{self.page.url}: {wrong}" for wrong in axe(self.page) + width(self.page)]
 
     def close(self):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import time
 from typing import NamedTuple
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Error, Page, expect
 
 COLLECTED_SECONDS = 30.0
+BEYOND = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+FITTED = 30_000
+"""Milliseconds that a page has to fit."""
 RULES = {"dark": {"runOnly": {"type": "rule", "values": ["color-contrast", "link-in-text-block"]}}, "light": {}}
 """Nothing but colours is another in the dark; light comes last, and stays."""
 
@@ -27,8 +31,10 @@ def axe(page: Page) -> list[str]:
 
 
 def width(page: Page) -> list[str]:
-    """What reaches beyond the screen."""
-    beyond = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    """What reaches beyond the screen, once what scripts draw has followed its size."""
+    with contextlib.suppress(Error):
+        page.wait_for_function(f"{BEYOND} <= 0", timeout=FITTED)
+    beyond = page.evaluate(BEYOND)
     return [f"{beyond} pixels wider than the screen"] if beyond > 0 else []
 
 
