@@ -213,7 +213,7 @@ class Machines:
     def close(self) -> None:
         """Stop all."""
         self._process.stdin.close()
-        self._process.wait(20)
+        self._process.wait(60)  # each says goodbye to the console
         self._process.stdout.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
