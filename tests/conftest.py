@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 
 from nodes import embedded
 
@@ -18,7 +19,11 @@ USE_VALKEY = {"nodes", "web", "browser"}
 ONE_AT_A_TIME = ("root", "kernel")
 """Marks whose tests share something of the machine: those of a group run on one worker, one after another."""
 
-VALKEY_SECONDS = 10
+VALKEY_SECONDS = 60
+
+# How long an example takes says more of what else the machine does than of what is tested.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
