@@ -20,6 +20,7 @@ from nodes.models import Audit, Candidate, Change, Node, Tombstone
 from nodes.services import claims, clusters, endpoints, nodes, revisions, sessions
 from nodes.services.refused import Refused
 from tests.factories import NOW, PEER, Machine, enrol, fill, locks, make_cluster
+from tests.heard import heard_by
 
 pytestmark = pytest.mark.django_db
 
@@ -43,12 +44,10 @@ def heard(valkey, django_capture_on_commit_callbacks):
         raw = redis.Redis.from_url(valkey.url)
         with raw.pubsub() as subscription:
             subscription.subscribe(channel_name(cluster.pk))
-            subscription.get_message(timeout=5)
+            assert heard_by(subscription) == []
             with django_capture_on_commit_callbacks(execute=True):
                 act()
-            found = []
-            while message := subscription.get_message(timeout=0.2):
-                found.append(parse_parcel(message["data"]))
+            found = [parse_parcel(data) for data in heard_by(subscription)]
         raw.close()
         return found
 

@@ -22,6 +22,7 @@ from nodes.management.commands import run
 from nodes.models import Audit, Change, Cluster, Console, Node
 from nodes.services import clusters, nodes, revisions, sessions
 from tests.factories import NOW, Machine, enrol, fill, make_cluster
+from tests.heard import heard_by
 
 pytestmark = pytest.mark.django_db
 
@@ -283,14 +284,11 @@ def listen(valkey):
     def subscribe(cluster):
         subscription = client.pubsub()
         subscription.subscribe(channel_name(cluster.pk))
-        subscription.get_message(timeout=5)
+        assert heard_by(subscription) == []
         subscriptions.append(subscription)
 
         def read_all():
-            found = []
-            while message := subscription.get_message(timeout=0.2):
-                found.append(parse_parcel(message["data"]))
-            return [parcel for parcel in found if isinstance(parcel, News)]
+            return [parcel for parcel in map(parse_parcel, heard_by(subscription)) if isinstance(parcel, News)]
 
         return read_all
 

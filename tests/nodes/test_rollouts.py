@@ -23,6 +23,7 @@ from nodes.services.nodes import remove_node
 from nodes.services.refused import Refused
 from tests.factories import NOW, Machine, enrol, make_cluster
 from tests.handout import hand_out
+from tests.heard import heard_by
 
 pytestmark = pytest.mark.django_db
 
@@ -98,12 +99,11 @@ def heard(valkey, django_capture_on_commit_callbacks):
         names = {fleet[name].pk: name for name in Node.objects.present().values_list("name", flat=True)}
         with redis.Redis.from_url(valkey.url) as raw, raw.pubsub() as subscription:
             subscription.subscribe(channel_name(fleet.cluster.pk))
-            subscription.get_message(timeout=5)
+            assert heard_by(subscription) == []
             with django_capture_on_commit_callbacks(execute=True):
                 act()
             told = {}
-            while message := subscription.get_message(timeout=0.2):
-                parcel = parse_parcel(message["data"])
+            for parcel in map(parse_parcel, heard_by(subscription)):
                 if isinstance(parcel, Personal):
                     told[names[parcel.node]] = parse_from_console(parcel.frame)
         return told

@@ -31,6 +31,7 @@ from nodes.models import Audit, Change, Cluster, Node, Rotation
 from nodes.services import clusters, keys, nodes, revisions, rotation
 from nodes.services.refused import Refused
 from tests.factories import NOW, enrol, make_cluster
+from tests.heard import heard_by
 from tests.players import make_cluster as play_cluster
 from tests.players import push, until
 
@@ -573,16 +574,16 @@ async def test_a_lost_word_is_made_good_when_the_sockets_are_compared(console, m
 @live
 async def test_no_secret_passes_redis(console, valkey):
     cluster, (machine, _), _ = await in_thread(play_cluster)
-    await console.connect(machine, version=2)
-    with redis.Redis.from_url(valkey.url) as client, client.pubsub(ignore_subscribe_messages=True) as heard:
-        heard.psubscribe("*")
-        heard.get_message(timeout=1)
+    player = await console.connect(machine, version=2)
+    with redis.Redis.from_url(valkey.url) as client, client.pubsub() as subscription:
+        subscription.psubscribe("*")
+        assert heard_by(subscription) == []
         following = await in_thread(start_now, cluster)
-        await in_thread(rotation.switch, "tests", cluster, 2, timezone.now())
+        await player.receive(ClusterSecret)
+        revision = await in_thread(rotation.switch, "tests", cluster, 2, timezone.now())
         await push(cluster)
-        said = []
-        while (message := heard.get_message(timeout=0.5)) is not None:
-            said.append(str(message["data"]))
+        await player.reach(revision)
+        said = [str(data) for data in heard_by(subscription)]
     assert any("hand-out" in text for text in said)
     assert not any(following.secret.reveal() in text or '"sealed"' in text for text in said)
 

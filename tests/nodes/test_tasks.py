@@ -18,6 +18,7 @@ from nodes.health import WORKER_KEY
 from nodes.models import Change, Node, Transition
 from nodes.services import clusters, endpoints, revisions, sessions
 from tests.factories import NOW, enrol, fill, make_cluster
+from tests.heard import heard_by
 
 pytestmark = pytest.mark.django_db
 
@@ -103,12 +104,12 @@ def pushes(cluster, valkey):
     """A function that gives what is pushed to a cluster, until a revision was among it."""
     with redis.Redis.from_url(valkey.url) as client, client.pubsub() as subscription:
         subscription.subscribe(channel_name(cluster.pk))
-        subscription.get_message(timeout=5)
+        assert heard_by(subscription) == []
 
         def until(revision):
             pushed = []
             while not pushed or pushed[-1].revision != revision:
-                message = subscription.get_message(timeout=20)
+                message = subscription.get_message(timeout=60)
                 assert message, f"{revision} was not pushed: {pushed}"
                 parcel = parse_parcel(message["data"])
                 if isinstance(parcel, News):
