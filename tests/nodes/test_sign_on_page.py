@@ -363,7 +363,8 @@ def test_a_certificate_that_nobody_trusts_is_told(answer, configure, tmp_path):
     assert check_provider(read_provider()) == (False, sentence)
 
 
-def test_a_press_of_the_button_asks_the_provider(page, client, configure, answering, valkey):
+def test_a_press_of_the_button_asks_the_provider(page, client, configure, answering, valkey, monkeypatch):
+    monkeypatch.setattr("nodes.accounts.provider.PAUSE_SECONDS", 3600)
     configure(answering.url)
     assert "Check the provider" in page()
     text = client.post(reverse(CHECK)).content.decode()

@@ -386,7 +386,8 @@ def test_a_service_that_is_not_there(page, cluster, settings, unused_tcp_port):
 
 
 @pytest.mark.usefixtures("_rested")
-def test_the_next_test_waits_a_moment_and_a_fragment_is_one(page, cluster, settings, unused_tcp_port):
+def test_the_next_test_waits_a_moment_and_a_fragment_is_one(page, cluster, settings, unused_tcp_port, monkeypatch):
+    monkeypatch.setattr(talos, "PAUSE_SECONDS", 3600)
     settings.DISCOVERY_URL = f"http://127.0.0.1:{unused_tcp_port}/"
     first = page.post(address(cluster, "cluster-talos-test"), headers={"HX-Request": "true"})
     assert "nothing listens" in read_text(first)
