@@ -18,6 +18,7 @@ from nodes.models import Node
 from nodes.routing import websocket_urlpatterns
 from tests.big import Live, make_mesh
 from tests.factories import make_user
+from tests.players import PATIENCE
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -37,7 +38,7 @@ class Page:
 
     async def hear(self):
         """The next message; gives its head."""
-        message = await self.communicator.receive_from(timeout=15)
+        message = await self.communicator.receive_from(timeout=PATIENCE)
         (length,) = struct.unpack_from("<I", message)
         head, body = json.loads(message[4 : 4 + length]), message[4 + length :]
         self.numbers.append(head["number"])
@@ -74,7 +75,7 @@ class Page:
 
     async def closed(self):
         """The code that it was closed with."""
-        while (event := await self.communicator.receive_output(timeout=15))["type"] != "websocket.close":
+        while (event := await self.communicator.receive_output(timeout=PATIENCE))["type"] != "websocket.close":
             pass
         return event["code"]
 
@@ -91,8 +92,8 @@ async def open_page(valkey):
                 await router({**asked, "user": person}, receive, send)
 
             communicator = WebsocketCommunicator(serve, f"/live/matrix/{cluster.uuid}")
-            assert (await communicator.connect())[0]
-            stack.push_async_callback(communicator.disconnect)
+            assert (await communicator.connect(timeout=PATIENCE))[0]
+            stack.push_async_callback(communicator.disconnect, timeout=PATIENCE)
             page = Page(communicator)
             await page.hear()
             return page
