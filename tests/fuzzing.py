@@ -17,7 +17,7 @@ from kubespan.discovery.proto import affiliate_pb2
 from kubespan.discovery.proto import cluster_pb2 as proto
 from kubespan.discovery.server import Manners, Service, serve
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 MEANT = frozenset({grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED})
 """What the protocol has for requests that it does not like (spec/discovery-protocol.md §5.1)."""
 

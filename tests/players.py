@@ -44,7 +44,7 @@ from nodes.management.commands.run import AGENT_MESSAGE_LIMIT
 from nodes.models import Cluster, Node
 from nodes.services import clusters, enrolment, revisions, tokens
 
-PATIENCE = 15.0
+PATIENCE = 60.0
 """Seconds after which a test gives up."""
 
 _numbers = itertools.count(1)
@@ -199,7 +199,9 @@ class Console:
         """A connection on which nothing was said yet."""
         url = f"ws://127.0.0.1:{self.port}{AGENT_PATH}"
         return await self._players.enter_async_context(
-            connect(url, additional_headers=headers, compression=None, max_size=None, close_timeout=1)
+            connect(
+                url, additional_headers=headers, compression=None, max_size=None, open_timeout=PATIENCE, close_timeout=1
+            )
         )
 
     async def greet(self, machine: Machine, **fields) -> Player:

@@ -39,7 +39,7 @@ from nodes.management.commands.run import AGENT_MESSAGE_LIMIT
 from nodes.models import Node, Obstacle, Transition
 from nodes.services import clusters, revisions
 from nodes.services import nodes as services
-from tests.players import Machine, Player, make_cluster, open_console, push, until
+from tests.players import PATIENCE, Machine, Player, make_cluster, open_console, push, until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -123,7 +123,7 @@ async def test_what_a_node_said_last_does_not_stay_until_it_says_more(console):
     tables = {id(held) for held in gc.get_objects() if type(held) is Report}  # other tests' own
     await player.report({1: (1, "192.0.2.1:51820")}, complete=True)
     reports = agents.running_end().reports
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(PATIENCE):
         while not reports._lines[first.node.pk].table.at:
             await asyncio.sleep(0)
         # The last step of its taking.
@@ -455,7 +455,7 @@ async def test_what_cannot_be_written_waits_for_the_database(console, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(ledger.sessions, "record_applied", away)
         await player.apply()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await tried.wait()
     number = player.held.revision.number
     await until(lambda: Node.objects.filter(pk=machine.node.pk, applied_number=number).exists())
@@ -474,7 +474,7 @@ async def test_the_end_of_a_connection_waits_for_the_database(console, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(ledger.sessions, "close_sessions", away)
         await player.socket.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await tried.wait()
         assert await in_thread(lambda: Node.objects.get(pk=machine.node.pk).session)
     await until(lambda: Node.objects.filter(pk=machine.node.pk, session="").exists())

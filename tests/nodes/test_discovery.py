@@ -21,9 +21,9 @@ from nodes.discovery.registry import DatabaseRegistry
 from nodes.models import DiscoveryAffiliate, DiscoveryCluster
 from nodes.services import clusters, discovery
 from tests.factories import NOW, make_cluster
+from tests.players import PATIENCE
 
 pytestmark = pytest.mark.django_db(transaction=True)
-PATIENCE = 15.0
 
 
 def update(affiliate_id="af1", data=b"d", endpoints=(), ttl=60.0):

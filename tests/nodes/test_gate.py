@@ -7,6 +7,7 @@ import pytest
 from django.db import OperationalError
 
 from nodes.agents import gate
+from tests.players import PATIENCE
 
 pytestmark = pytest.mark.django_db
 
@@ -21,7 +22,7 @@ class Sessions:
 
     def open(self, greetings, _now):
         self.asked.append(list(greetings))
-        assert self.go_on.acquire(timeout=10)
+        assert self.go_on.acquire(timeout=PATIENCE)
         if "fault" in greetings:
             raise ZeroDivisionError
         if "away" in greetings:
@@ -35,7 +36,7 @@ def sessions(monkeypatch):
 
 
 async def until(true):
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not true():
             await asyncio.sleep(0)
 

@@ -17,7 +17,7 @@ from nodes.agents.hub import Hub, Standing
 from nodes.agents.rows import in_thread
 from nodes.agents.sockets import Socket, Stalled
 from nodes.services import clusters
-from tests.players import make_cluster, push
+from tests.players import PATIENCE, make_cluster, push
 
 CLUSTER = 1
 
@@ -114,7 +114,7 @@ class Wire:
         self.got.put_nowait(message.get("text", message.get("code")))
 
     async def take(self):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             return await self.got.get()
 
 
@@ -126,9 +126,10 @@ def log():
 @pytest.fixture
 async def hub(valkey, log, monkeypatch):
     monkeypatch.setattr(hubs, "GLANCE_SECONDS", 3600)  # it is what these tests are about that must find things
+    monkeypatch.setattr(hubs, "JOIN_SECONDS", PATIENCE)  # else a socket may miss what is published at once
     hub = Hub(log, log)
     hub.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await hub.connected.wait()
     yield hub
     await hub.stop()
@@ -202,7 +203,7 @@ async def test_a_frame_that_comes_while_the_log_is_read_is_not_lost(join, log):
     _, wire, _ = await join()
     frame = log.commit()
     await publish(frame)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await log.moves.wait()
     log.gate.set()
     first = await wire.take()
@@ -234,7 +235,7 @@ async def test_a_socket_that_takes_nothing_is_given_up(join, log, monkeypatch):
     wire.open.clear()
     await publish(log.commit())
     with pytest.raises(Stalled):
-        await asyncio.wait_for(writer, 10)
+        await asyncio.wait_for(writer, PATIENCE)
 
 
 async def test_many_sockets_are_served_by_one_reading(join, log):
@@ -248,7 +249,7 @@ async def test_a_log_that_cannot_be_read_is_read_later(join, log, monkeypatch):
     monkeypatch.setattr(sockets, "RETRY_SECONDS", (0.01, 0.01))
     log.fails = True
     _, wire, _ = await join()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while log.reads < 2:
             await asyncio.sleep(0.01)
     log.fails = False
@@ -285,7 +286,7 @@ async def test_a_pending_node_gets_no_frame(hub, log, valkey):
     socket = Socket(wire.send, CLUSTER, 1, "session", None)
     await hub.join(socket)
     await publish(log.commit())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await log.moves.wait()
     assert not socket._queue
 
@@ -324,7 +325,7 @@ async def test_what_was_not_heard_before_the_join_is_found_by_few_queries(hub, j
         await asyncio.sleep(0)
     log.gate.set()
     assert await joined[1][1].take() == fanout.CLOSE_REPLACED
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while hub._confirming:
             await asyncio.sleep(0)
     assert log.confirmed == [[1], [2, 3, 4, 5], [6, 7]]
@@ -365,7 +366,7 @@ async def test_after_redis_was_away_everybody_catches_up(hub, join, log, valkey,
 async def test_a_cluster_joined_while_redis_is_away_is_heard_later(hub, join, log, valkey, monkeypatch):
     monkeypatch.setattr(hubs, "BACKOFF_SECONDS", (0.01, 0.05))
     valkey.stop()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while hub.connected.is_set():
             await asyncio.sleep(0.01)
     _, wire, _ = await join()
@@ -392,13 +393,13 @@ async def test_a_redis_that_takes_connections_and_says_nothing_keeps_nobody_out(
     hub = Hub(log, log)
     hub.start()
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await asked.wait()
             await hub.join(Socket(Wire().send, CLUSTER, 1, "session", None))
             settings.REDIS_URL = answering
             await hub._clusters[CLUSTER].subscribed.wait()
         await publish(log.commit())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await log.moves.wait()
     finally:
         await hub.stop()
@@ -415,7 +416,7 @@ async def test_one_that_leaves_while_another_joins_takes_nothing_along(valkey, l
         await hub.join(second)
         leaving = asyncio.create_task(hub.leave(second))
         await asyncio.sleep(0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await joining
         await leaving
     assert hub.sockets() == [first]
@@ -431,7 +432,7 @@ async def test_the_last_socket_to_leave_ends_the_subscription(hub, join, valkey)
     await wire.take()
     assert subscribers() == 1
     await hub.leave(socket)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while subscribers():
             await asyncio.sleep(0.01)
     _, wire, _ = await join()
@@ -460,7 +461,7 @@ async def test_agents_get_what_was_committed_while_redis_was_away(console, valke
         while player.held.options.mtu != 1400:
             await player.receive()
     await in_thread(lambda: clusters.set_options("console", cluster, ClusterOptions(mtu=1410), timezone.now()))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         await agents.running_end().hub.connected.wait()
     revision = await push(cluster)
     for player in players:

@@ -19,7 +19,7 @@ from nodes.counters import read_counters
 from nodes.live import Moved, Seen, Summary, Table
 from nodes.models import Candidate, Transition
 from nodes.services import nodes as services
-from tests.players import make_cluster, until
+from tests.players import PATIENCE, make_cluster, until
 
 NOW = 1_700_000_000.0
 A, B = "192.0.2.1:51820", "[2001:db8::1]:51820"
@@ -367,7 +367,7 @@ async def test_reports_wait_for_redis(console, valkey, monkeypatch):
     await one.report({1: (DOWN, A)}, complete=True)
     end = agents.running_end()
     pk = one.machine.node.pk
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while not end.reports._lines[pk].table.counts[DOWN]:
             await asyncio.sleep(0.01)
     end.tally["frame.bad"] += 1

@@ -8,6 +8,7 @@ from django.db import DatabaseError, connection, transaction
 from nodes.models import Node
 from nodes.playground import await_true
 from tests.factories import fill, make_cluster
+from tests.players import PATIENCE
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -59,11 +60,11 @@ def test_rows_are_locked_by_their_keys_wherever_they_lie(pks, update, holds_othe
         with transaction.atomic():
             Node.objects.select_for_update(no_key=True).get(pk=pks[0])
             written = pool.submit(write, update, pks)
-            await_true(waiting, 10, "nobody waits for the first node")
+            await_true(waiting, PATIENCE, "nobody waits for the first node")
             if holds_others:
                 with pytest.raises(DatabaseError, match="could not obtain lock"), transaction.atomic():
                     lock_at_once(pks[1:])
             else:  # to write them now ends in no ring
                 assert len(lock_at_once(pks[1:])) == 2
-        assert written.result(10) == 3
+        assert written.result(PATIENCE) == 3
     assert set(Node.objects.values_list("fault", flat=True)) == {"written"}
