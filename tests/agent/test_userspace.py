@@ -176,16 +176,19 @@ async def test_a_refusal_is_a_sentence_without_keys(tmp_path, monkeypatch, answe
 async def test_who_never_answers_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(userspace, "SOCKETS", tmp_path)
     monkeypatch.setattr(userspace, "ANSWER_SECONDS", 0.01)
-    let_go = asyncio.Event()
+    let_go, closed = asyncio.Event(), asyncio.Event()
 
     async def serve(reader, writer):
         await let_go.wait()
         writer.close()
+        await writer.wait_closed()
+        closed.set()
 
     async with await asyncio.start_unix_server(serve, tmp_path / "kubespan.sock"):
         with pytest.raises(KernelError, match=r"does not answer .* end that process"):
             await UserspaceWireGuard().dump()
         let_go.set()
+        await closed.wait()
 
 
 async def test_no_socket_is_no_device(tmp_path, monkeypatch):
