@@ -220,7 +220,9 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """Hear that there is no connection any more."""
-        self._end(str(error or "the service closed the connection"))
+        # What is being said at that moment hears of it as a broken pipe, or as a reset.
+        closed = error is None or isinstance(error, BrokenPipeError | ConnectionResetError)
+        self._end("the service closed the connection" if closed else str(error))
         self._gone.set()
 
     # How it is done.
