@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from nodes.certificates import fingerprint
 from nodes.lab import Machine
 from nodes.playground import TLS_PORT, Agent, Mesh, Site, await_true, open_site
 from tests.consoles import PreparedConsole
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 UP_SECONDS = 120.0
@@ -60,13 +60,6 @@ table ip underlay {{
   chain arriving {{ type filter hook input priority -10; iifname "eth0" ip saddr {other} drop; }}
 }}
 """
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="session")

@@ -13,10 +13,10 @@ from nodes.certificates import fingerprint
 from nodes.lab import Machine
 from nodes.playground import TLS_PORT, Agent, Site, await_true
 from tests.consoles import PreparedConsole
-from tests.end_to_end.conftest import free_port
 from tests.end_to_end.talos import Cluster, Talos, list_addresses
 from tests.factories import cluster_identity
 from tests.faults.changes import Browser
+from tests.ports import free_port
 
 DISCOVERY_PORT = 3443
 SECONDS = 90.0

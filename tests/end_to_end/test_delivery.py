@@ -17,8 +17,8 @@ from nodes.playground import Site, await_true, open_site
 from tests.agent.archives import alter, sha256
 from tests.consoles import PreparedConsole
 from tests.distributions import SYSTEMD, Distribution, boot, extend, lend, unpack, unpack_unconfigured
-from tests.end_to_end.conftest import free_port
 from tests.end_to_end.pinger import no_ping_lost
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.xdist_group("end_to_end"), pytest.mark.timeout(900)]
 
@@ -266,7 +266,7 @@ def test_a_new_agent_that_fails_makes_the_former_one_come_back_and_nobody_else_i
         assert ended["reason"] == f"juliett: {expected[how]}"
         await_true(lambda: fleet.versions() == before, SECONDS, "the former agent is not back")
     assert fleet.processes("kilo", "lima") == processes
-    assert fleet.meshed()
+    await_true(fleet.meshed, SECONDS, "they do not mesh any more")
 
 
 def test_a_good_one_reaches_all_of_them_without_a_lost_ping(fleet: Fleet, tmp_path: Path) -> None:
@@ -285,6 +285,6 @@ def test_a_good_one_reaches_all_of_them_without_a_lost_ping(fleet: Fleet, tmp_pa
     fleet.hand_out(alter(fleet.first, again), again)
     done = fleet.machines["lima"].execute("kubespan-agent", "upgrade")
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "it is connected"), done.stderr
-    await_true(lambda: fleet.versions()["lima"] == again, SECONDS, "lima does not run it")
+    await_true(lambda: fleet.versions().get("lima") == again, SECONDS, "lima does not run it")
     nothing = fleet.machines["lima"].execute("kubespan-agent", "upgrade")
     assert "nothing to do" in nothing.stderr

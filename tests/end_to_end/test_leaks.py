@@ -31,9 +31,10 @@ from nodes import embedded
 from nodes.certificates import fingerprint
 from nodes.playground import TLS_PORT, Mesh, RunningConsole, await_true, open_site
 from tests.consoles import PreparedConsole
-from tests.end_to_end.conftest import UP_SECONDS, free_port
+from tests.end_to_end.conftest import UP_SECONDS
 from tests.factories import cluster_identity
 from tests.leaks import Monitor, Processes, dump_redis, find, find_in_files
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -88,7 +89,7 @@ class Browser:
         """What a page's socket is told."""
         cookie = "; ".join(f"{one.name}={one.value}" for one in self.cookies)
         url = self.url.replace("http", "ws", 1) + path
-        with connect(url, additional_headers={"Cookie": cookie}, origin=self.url) as live:
+        with connect(url, additional_headers={"Cookie": cookie}, origin=self.url, open_timeout=60) as live:
             said = [live.recv(timeout=60) for _ in range(frames)]
         self.shown[path] = b"\n".join(one if isinstance(one, bytes) else one.encode() for one in said)
 

@@ -13,8 +13,9 @@ import pytest
 from nodes.certificates import fingerprint
 from nodes.playground import TLS_PORT, Mesh, await_true, open_site
 from tests.consoles import PreparedConsole
-from tests.end_to_end.conftest import World, free_port
+from tests.end_to_end.conftest import World
 from tests.end_to_end.pinger import no_ping_lost
+from tests.ports import free_port
 from tests.postgresql import PostgreSQL, find_programs
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.xdist_group("end_to_end"), pytest.mark.timeout(900)]

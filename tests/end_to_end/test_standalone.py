@@ -28,8 +28,9 @@ from nodes.lab import Machine, background
 from nodes.playground import MANAGE, TLS_PORT, Agent, Mesh, Site, await_true, open_site
 from tests.consoles import PreparedConsole
 from tests.discovery.apart import ServiceApart
-from tests.end_to_end.conftest import UP_SECONDS, free_port
+from tests.end_to_end.conftest import UP_SECONDS
 from tests.end_to_end.pinger import await_answer, no_ping_lost
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.xdist_group("end_to_end"), pytest.mark.timeout(600)]
 
@@ -56,6 +57,11 @@ def await_up(mesh: Mesh, names: Sequence[str]) -> None:
         return all(links[a].get(b) == "up" for a, b in itertools.permutations(names, 2))
 
     await_true(up, UP_SECONDS, f"links between {', '.join(names)} are not up")
+
+
+def await_status(agent: Agent, words: str) -> None:
+    """Wait until an agent's status says so."""
+    await_true(lambda: words in agent.call("status").stdout, SECONDS, f"{agent.name} does not say: {words}")
 
 
 def await_answers(site: Site, mesh: Mesh, here: str, there: str) -> None:
@@ -104,9 +110,9 @@ def test_three_machines_mesh_with_a_discovery_service_alone(tmp_path: Path) -> N
             # Somebody who knows the cluster id, but not its secret.
             strange = Affiliate("lie", public_key=KeyPair.make(bytes(32)).public_key)
             service.put(CLUSTER_ID, bytes(32), strange)
+            await_status(mesh.agents["charlie"], f"discovery {site.host}:{service.port} connected since")
             done = mesh.agents["charlie"].call("status")
             assert done.returncode == 0, done.stdout
-            assert f"discovery {site.host}:{service.port} connected since" in done.stdout
             mesh.agents["charlie"].stop()
             done = mesh.agents["charlie"].call("leave", "--yes")
             assert (done.returncode, done.stderr) == (0, "")
@@ -240,10 +246,8 @@ def test_while_the_console_is_away_discovery_says_where_a_member_has_moved(tmp_p
 
                 await_true(found, UP_SECONDS, "alpha does not find tango")
                 for here, there in (("alpha", "tango"), ("tango", "alpha")):
-                    done = site.machines[here].execute("ping", "-n", "-c", "2", "-W", "5", mesh.agents[there].address())
-                    assert done.returncode == 0, done.stdout
-                status = alpha.call("status").stdout
-                assert f"discovery {listen} connected since" in status
+                    await_answer(site.machines[here], mesh.agents[there].address())
+                await_status(alpha, f"discovery {listen} connected since")
 
                 console.start()
                 await_true(

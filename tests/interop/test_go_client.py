@@ -20,12 +20,12 @@ from kubespan.discovery.server import Manners, Service, serve
 from nodes import certificates
 from nodes.discovery.tls import CertificateFiles
 from tests.discovery_process import environment, running
-from tests.web.test_run import free_port
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(700), pytest.mark.xdist_group("interop")]
 
 SECRET = base64.b64encode(bytes(range(32))).decode()
-PATIENCE = 30.0
+PATIENCE = 60.0
 ONE = {
     "id": "7x1SuC8Ege5BGXdAfTEff5iQnlWZLfv9h1LGMxA2pYkC",
     "addresses": ["192.168.3.5", "2001:db8::5"],
@@ -145,10 +145,10 @@ async def test_what_is_renewed_stays(go_client):
     async with (
         collecting() as registry,
         listening(registry) as port,
-        machines(go_client, port, "one", "watcher", ttl="8s") as (one, watcher),
+        machines(go_client, port, "one", "watcher", ttl="16s") as (one, watcher),
     ):
         one.publish(nodename="one")
-        async with machines(go_client, port, "two", ttl="8s") as (two,):
+        async with machines(go_client, port, "two", ttl="16s") as (two,):
             await watcher.until(lambda known: "one" in known)
             two.publish(nodename="two")
             await watcher.until(lambda known: "two" in known)

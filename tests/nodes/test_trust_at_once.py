@@ -25,7 +25,7 @@ from nodes.models import Change, Node
 from nodes.services import enrolment
 from tests.consoles import ROWS, PreparedConsole
 from tests.factories import NOW, PEER, Machine, make_cluster, make_token
-from tests.faults.site import free_port
+from tests.ports import free_port
 from tests.postgresql import PostgreSQL, find_programs
 
 pytestmark = pytest.mark.xdist_group("at once")  # its console takes long to start
