@@ -46,11 +46,15 @@ class Pinger:
 
     @property
     def lost(self) -> set[int]:
-        """Sequence numbers that were never answered; a late answer, on a busy machine, is an answer."""
+        """Sequence numbers that were never answered; a late answer, on a busy machine, is an answer.
+
+        What left after the last one that was answered was still on its way when pinging ended.
+        """
         text = self.log.read_text()
-        missed = re.findall(r"no answer yet for icmp_seq=(\d+)|icmp_seq=(\d+) .*nreachable", text)
-        answered = re.findall(r"bytes from .*icmp_seq=(\d+)", text)
-        return {int(late or refused) for late, refused in missed} - {int(number) for number in answered}
+        refused = {int(number) for number in re.findall(r"icmp_seq=(\d+) .*nreachable", text)}
+        late = {int(number) for number in re.findall(r"no answer yet for icmp_seq=(\d+)", text)}
+        answered = {int(number) for number in re.findall(r"bytes from .*icmp_seq=(\d+)", text)}
+        return (refused | {number for number in late if number < max(answered, default=0)}) - answered
 
 
 def await_answer(machine: Machine, address: str) -> None:

@@ -77,6 +77,13 @@ class WireGuard:
             raise LabError(f"wireguard-go refuses {lines[0]}: {answer}")
         return pairs
 
+    def answers(self) -> bool:
+        """Whether it takes requests: the socket is there a moment before anybody listens."""
+        try:
+            return bool(self.ask("get=1"))
+        except OSError:
+            return False
+
     def peers(self) -> dict[str, tuple[str, float]]:
         """Endpoint and time of the last handshake (Unix time) of each peer."""
         found: dict[str, tuple[str, float]] = {}
@@ -198,7 +205,7 @@ class Talos:
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, env=environment
             )
         stack.callback(stop, process)
-        await_true(self._wireguard.socket.exists, START_SECONDS, "wireguard-go has no control socket")
+        await_true(self._wireguard.answers, START_SECONDS, "wireguard-go has no control socket")
         key = self._key.private_bytes_raw().hex()
         self._wireguard.ask("set=1", f"private_key={key}", f"listen_port={PORT}", f"fwmark={MARK}")
         ip = self.machine.ip

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kubespan.core.peer_status import TICK
 from nodes.lab import Machine, background
 from nodes.playground import await_true
 from tests.end_to_end.conftest import NAMES, SPARE, World
@@ -46,7 +47,7 @@ def test_the_underlay_carries_wireguard_only(world: World, tmp_path: Path) -> No
         await_true(lambda: "listening on" in capture.read_text(), SECONDS, "tcpdump does not listen")
         for here, there in PAIRS:
             for address in (world.agent(there).address(), *map(str, world.site.addresses[there])):
-                world.machine(here).run("ping", "-n", "-c", "1", "-W", "5", address)
+                await_answer(world.machine(here), address)
         await_true(lambda: len(packets(capture)) >= 2 * len(PAIRS), SECONDS, "tcpdump sees nothing")
     foreign = [line for line in packets(capture) if not re.search(r"[.:]51820: UDP|\.51820 > ", line)]
     assert foreign == []
@@ -108,8 +109,8 @@ def test_a_removed_node_is_cut_off(world: World, tmp_path: Path) -> None:
         await_true(lambda: not any(key in peers(world, name) for name in NAMES), SECONDS, "not cut off")
         gone = time.monotonic() - began
     # By a word to each of them, and not at the look that each takes every half a minute anyway. What serves as the
-    # measure waits for no such look either, and takes the longer, the busier this host is.
-    assert gone < 2 * started
+    # measure waits for no such look either, and takes the longer, the busier this host is; which may also pause.
+    assert gone < max(2 * started, TICK / 2)
     assert world.machine("alpha").execute("ping", "-n", "-c", "1", "-W", "2", address).returncode != 0
     assert spare.process is not None
     assert spare.process.wait(SECONDS) != 0
