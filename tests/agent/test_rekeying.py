@@ -15,7 +15,7 @@ from ipaddress import IPv6Interface
 import pytest
 
 from kubespan.core.plan import Desired, Link, SetPresharedKeys
-from tests.agent.data_plane import DATA_PLANES, bring, data_plane, look, make_desired, make_key, make_peer
+from tests.agent.data_plane import DATA_PLANES, await_answer, bring, data_plane, look, make_desired, make_key, make_peer
 from tests.namespaces import Lab
 
 pytestmark = pytest.mark.root
@@ -81,7 +81,7 @@ def ends(wired, wireguard):
     pair = End(one, wireguard, 1, 2), End(two, wireguard, 2, 1)
     for end in pair:
         end.forget_sessions()
-    one.run(*pair[0].pings("-c1", "-W5"))
+    await_answer(one, pair[0].other)
     return pair
 
 
@@ -97,7 +97,7 @@ def test_a_switch_at_both_ends_loses_nothing_and_ends_no_session(ends):
     """Also between the two: one end has switched, the other has not, and both go on with the session that they have."""
     one, two = ends
     before = one.counters.last_handshake
-    with one.machine.start(*one.pings("-q", "-i0.01", "-c300", "-W5"), stdout=subprocess.PIPE, text=True) as ping:
+    with one.machine.start(*one.pings("-q", "-i0.01", "-c300", "-W30"), stdout=subprocess.PIPE, text=True) as ping:
         passed = one.counters.received
         assert one.rekey() == [SetPresharedKeys]
         wait(lambda: one.counters.received > passed + 2000)
@@ -114,7 +114,7 @@ def test_the_next_handshake_is_made_with_the_new_key(ends):
         end.rekey()
     before = two.counters.last_handshake
     one.forget_sessions()
-    one.machine.run(*one.pings("-c1", "-W10"))
+    await_answer(one.machine, one.other)
     assert two.counters.last_handshake > before
 
 
@@ -136,7 +136,7 @@ def test_who_knows_only_the_old_key_opens_nothing_even_where_it_is_still_a_peer(
     """Nor does it answer: a removed machine, and a member that has switched and not heard of the removal."""
     removed, member = ends
     removed.forget_sessions()
-    removed.machine.run(*removed.pings("-c1", "-W10"))  # it could, before the switch
+    await_answer(removed.machine, removed.other)  # it could, before the switch
     member.rekey()
     member.forget_sessions()
     removed.forget_sessions()
