@@ -26,7 +26,7 @@ from nodes.discovery.tls import CertificateFiles
 
 SECRET = base64.b64decode("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")
 OTHER_SECRET = bytes(32)
-PATIENCE = 20.0
+PATIENCE = 60.0
 AT = Endpoint(ip_address("192.0.2.1"), 51820)
 AT_TOO = Endpoint(ip_address("2001:db8::1"), 51820)
 

@@ -28,7 +28,7 @@ from kubespan.discovery.sealing import MACHINE_TYPES, seal_affiliate, seal_endpo
 from tests.fuzzing import affiliates, names_of_machines, sealed_endpoints
 
 SECRET = bytes(range(32))
-PATIENCE = 20.0
+PATIENCE = 60.0
 AT = Endpoint(ip_address("192.0.2.1"), 51820)
 PREFIX = ula_prefix("c")
 GOOD = Affiliate(

@@ -8,7 +8,7 @@ import pytest
 
 from kubespan.discovery.patience import Patience
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 NEVER = 3600.0
 
 
@@ -29,13 +29,13 @@ async def work(seconds, steps, begun=None):
 
 async def test_a_step_that_never_ends_ends_the_block_and_nothing_else():
     async with asyncio.timeout(PATIENCE):
-        ended = await work(0.02, [asyncio.sleep(0), asyncio.sleep(NEVER)])
+        ended = await work(1.0, [asyncio.sleep(0), asyncio.sleep(NEVER)])
     assert ended == (False, 1)
     assert asyncio.current_task().cancelling() == 0
 
 
 async def test_many_steps_may_take_longer_together():
-    assert await work(0.2, [asyncio.sleep(0.03) for _ in range(10)]) == (True, 10)
+    assert await work(2.0, [asyncio.sleep(0.8) for _ in range(3)]) == (True, 3)
 
 
 async def test_between_steps_there_is_no_limit():

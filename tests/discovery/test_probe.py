@@ -25,7 +25,9 @@ from kubespan.discovery.state import Update
 from nodes import certificates
 
 SHORT = 1.0
-"""Seconds for what is to take its time."""
+"""Seconds for what is not to answer."""
+PATIENCE = 30.0
+"""Seconds for what is to."""
 
 
 def at(port, scheme="http", host="127.0.0.1"):
@@ -53,7 +55,7 @@ async def listening(registry=None, credentials=None, **manners):
 
 async def look(endpoint, **more):
     """In a thread, as the console does; the server here runs in the loop."""
-    return await asyncio.to_thread(probe, endpoint, **more)
+    return await asyncio.to_thread(probe, endpoint, **{"seconds": PATIENCE} | more)
 
 
 async def test_all_is_well():
@@ -190,7 +192,7 @@ def answer():
 )
 def test_what_is_no_grpc(answer, scheme, reply, step, words):
     port = answer(reply)
-    found = probe(at(port, scheme), seconds=SHORT)
+    found = probe(at(port, scheme), seconds=SHORT if reply is None else PATIENCE)
     assert found.step is step
     assert any(word in found.sentence for word in words.split("|"))
     assert f"127.0.0.1:{port}" in found.sentence
@@ -206,7 +208,7 @@ class Quiet(BaseHTTPRequestHandler):
 def test_a_web_server():
     with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        found = probe(at(server.server_address[1]), seconds=SHORT)
+        found = probe(at(server.server_address[1]), seconds=PATIENCE)
         server.shutdown()
     assert found.step is Step.HTTP2
     assert "no gRPC" in found.sentence
@@ -307,7 +309,7 @@ def test_tls_without_http2(tmp_path):
     with ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
         server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        found = probe(at(server.server_address[1], "https"), roots=own.certificate.read_bytes(), seconds=SHORT)
+        found = probe(at(server.server_address[1], "https"), roots=own.certificate.read_bytes(), seconds=PATIENCE)
         server.shutdown()
     assert found.step is Step.HTTP2
     assert "not HTTP/2 in it (ALPN h2)" in found.sentence

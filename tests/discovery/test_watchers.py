@@ -12,7 +12,7 @@ from kubespan.discovery.proto.cluster_pb2 import WatchResponse
 from kubespan.discovery.state import Event, SealedAffiliate
 from kubespan.discovery.watchers import GATHER_MOST_SECONDS, Broadcast, next_message
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 NEVER = 3600.0
 """Seconds that no test waits."""
 
