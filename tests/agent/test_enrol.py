@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -153,7 +154,7 @@ def test_a_front_whose_console_restarts_is_waited_for(store):
 
 
 def test_a_console_that_is_busy_is_waited_for(store, monkeypatch):
-    monkeypatch.setattr("kubespan.agent.enrol.READ_SECONDS", 0.2)
+    monkeypatch.setattr("kubespan.agent.enrol.READ_SECONDS", 1.0)  # in which the last one is to answer
     answered = threading.Event()
 
     def late(_request):
@@ -181,8 +182,11 @@ def test_a_console_that_never_answers_is_given_up(store, monkeypatch):
     with console(never) as there:
         with pytest.raises(EnrolError, match=r"port \d+ takes the request and does not answer: it is busy"):
             enrol(store, wish(there.url), MACHINE)
-        assert len(there.seen) == 6
+        deadline = time.monotonic() + 30
+        while len(there.seen) < 6 and time.monotonic() < deadline:
+            time.sleep(0.01)  # what was sent last may have yet to be read
         ended.set()
+    assert len(there.seen) == 6
 
 
 def test_a_second_run_after_a_lost_reply_has_the_same_keys(store):

@@ -13,6 +13,9 @@ from tests.agent.test_preflight_machine import FOUR, mesh, mesh_of, pair, until 
 pytestmark = pytest.mark.root
 
 PORT = 8443
+PATIENCE = "30"
+SHORT = "2"
+"""Seconds for what is not to answer."""
 ECHO = f"""
 import socketserver
 class Echo(socketserver.StreamRequestHandler):
@@ -24,7 +27,7 @@ socketserver.ThreadingTCPServer(("0.0.0.0", {PORT}), Echo).serve_forever()
 """
 ASK = """
 import socket, sys
-with socket.create_connection((sys.argv[1], int(sys.argv[2])), 2) as line:
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), float(sys.argv[3])) as line:
     for question in sys.stdin:
         line.sendall(question.encode())
         print(line.recv(100).decode().strip(), flush=True)
@@ -53,7 +56,8 @@ class Visitor:
     """A connection to the console from another machine: an agent's, or a browser's."""
 
     def __init__(self, machine, address, port=PORT):
-        self._process = machine.start(sys.executable, "-c", ASK, address, str(port), stdin=-1, stdout=-1, stderr=-1)
+        command = (sys.executable, "-c", ASK, address, str(port), PATIENCE)
+        self._process = machine.start(*command, stdin=-1, stdout=-1, stderr=-1)
 
     def ask(self, text):
         self._process.stdin.write(f"{text}\n".encode())
@@ -67,8 +71,8 @@ class Visitor:
         self._process.communicate()
 
 
-def visit(machine, address, port=PORT):
-    return machine.execute(sys.executable, "-c", ASK, address, str(port), stdin="hello\n").stdout.strip()
+def visit(machine, address, port=PORT, seconds=PATIENCE):
+    return machine.execute(sys.executable, "-c", ASK, address, str(port), seconds, stdin="hello\n").stdout.strip()
 
 
 def force(machine, *exempt):
@@ -90,13 +94,13 @@ def test_a_console_stays_in_reach_only_where_its_port_is_exempt(pair, console): 
         visitor.end()
     assert visit(there, FOUR[0]) == "hello"
     force(here)
-    assert visit(there, FOUR[0]) == ""
+    assert visit(there, FOUR[0], seconds=SHORT) == ""
 
 
 def test_other_ports_are_forced_all_the_same(pair, console):  # noqa: F811
     here, there = pair
     force(here, 443)
-    assert visit(there, FOUR[0]) == ""
+    assert visit(there, FOUR[0], seconds=SHORT) == ""
 
 
 def test_so_does_one_in_a_container_whose_port_is_published(pair):  # noqa: F811
@@ -119,7 +123,7 @@ def test_so_does_one_in_a_container_whose_port_is_published(pair):  # noqa: F811
         with served(here, "ip", "netns", "exec", box):
             assert visit(there, FOUR[0], 443) == "hello"
             force(here)
-            assert visit(there, FOUR[0], 443) == ""
+            assert visit(there, FOUR[0], 443, SHORT) == ""
             force(here, 443)
             assert visit(there, FOUR[0], 443) == "hello"
     finally:

@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 AGENT = str(Path(sys.executable).with_name("kubespan-agent"))
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def until(condition):

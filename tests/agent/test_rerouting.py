@@ -271,7 +271,7 @@ def test_a_peer_that_never_answers_is_reached_as_before(tmp_path, forced):
         try:
             until(lambda: len(node.peers()) == 2)
             until(lambda: ("192.0.2.2" in node.machine.run("nft", "list", "ruleset")) is forced)
-            answered = node.machine.execute("ping", "-c1", "-W1", "192.0.2.2").returncode == 0
+            answered = node.machine.execute("ping", "-c1", "-W5", "192.0.2.2").returncode == 0
             assert answered is not forced
         finally:
             node.end(signal.SIGTERM)

@@ -29,7 +29,7 @@ from tests.agent.console_double import ALPHA, BRAVO, CHARLIE, CLUSTER_ID, SECRET
 from tests.agent.discovery_double import listed
 from tests.discovery.test_client import listening
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 RAW = base64.b64decode(SECRET)
 
 

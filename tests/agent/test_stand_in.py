@@ -39,7 +39,7 @@ DELTA = someone("delta", 4)
 BRAVO_KEY = BRAVO.keys.public_key
 MOVED = Endpoint.parse("198.51.100.2:51820")
 URL = "https://discovery.example:3000"
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class Machine:

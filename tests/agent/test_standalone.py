@@ -24,7 +24,7 @@ from tests.discovery.test_client import listening
 
 DELTA = someone("delta", 4)
 BRAVO_KEY, CHARLIE_KEY = BRAVO.keys.public_key, CHARLIE.keys.public_key
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @pytest.fixture
