@@ -28,6 +28,8 @@ if __name__ == "__main__":  # settings must be there before what has models is i
     options = parser.parse_args()
     prepare(options.data)
 
+from django.db import transaction
+
 from nodes.history import points
 from nodes.history.points import MINUTES, QUARTERS, Point, Resolution
 from nodes.models import Cluster, HistoryMark, LinkHistory, Node, NodeHistory
@@ -46,26 +48,25 @@ def write_past(
     """Write it up to this moment, in the place of what there is."""
     members = list(Node.objects.approved().filter(cluster=cluster, kind="linux"))
     dice = random.Random(repr(seed))
-    for model in (NodeHistory, LinkHistory):
-        model.objects.filter(node__cluster=cluster).delete()
     ways = [*links, *((there, here) for here, there in links)]
+    nodes, pairs = [], []
     for resolution in (MINUTES, QUARTERS):
-        rows = []
         for node in members:
             past = _rows(resolution, now, dice, len(members) - 1)
-            rows += [NodeHistory(node=node, period=resolution.period, start=start, points=row) for start, row in past]
-        NodeHistory.objects.bulk_create(rows, batch_size=200)
-        rows = []
+            nodes += [NodeHistory(node=node, period=resolution.period, start=start, points=row) for start, row in past]
         for node, peer in ways:
             past = _rows(resolution, now, dice, 1)
-            rows += [
+            pairs += [
                 LinkHistory(node=node, peer=peer, period=resolution.period, start=start, points=row)
                 for start, row in past
             ]
-        LinkHistory.objects.bulk_create(rows, batch_size=200)
-    HistoryMark.objects.update_or_create(
-        cluster=cluster, defaults={"minute": MINUTES.floor(now), "quarter": QUARTERS.floor(now)}
-    )
+    with transaction.atomic():  # a console that runs may be about to note a minute in the same rows
+        for model, rows in ((NodeHistory, nodes), (LinkHistory, pairs)):
+            model.objects.filter(node__cluster=cluster).delete()
+            model.objects.bulk_create(rows, batch_size=200)
+        HistoryMark.objects.update_or_create(
+            cluster=cluster, defaults={"minute": MINUTES.floor(now), "quarter": QUARTERS.floor(now)}
+        )
 
 
 def _rows(resolution: Resolution, now: datetime, dice: random.Random, links: int) -> Iterator[tuple[datetime, bytes]]:
