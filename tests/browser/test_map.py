@@ -30,20 +30,34 @@ def rows(page, heading):
     return page.get_by_role("region", name=heading).locator("tbody tr")
 
 
+LOOK = """() => [...document.querySelectorAll("[data-map-canvas] canvas")].map((one) => one.toDataURL()).join()"""
+"""What is drawn."""
+
+RESTS = f"""async () => {{
+  const look = {LOOK};
+  const before = look();
+  const began = performance.now();
+  const waits = (frames) => frames < 30 || performance.now() - began < 500;
+  for (let frames = 0; waits(frames); frames++) await new Promise(requestAnimationFrame);
+  return look() === before && before;
+}}"""
+"""What is drawn, where half a second and thirty frames, in which any view arrives, change nothing of it."""
+
+
 def picture(page):
     """What is drawn, once it rests."""
-    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))")
-    canvases = page.locator("[data-map-canvas] canvas")
-    return canvases.evaluate_all("(all) => all.map((canvas) => canvas.toDataURL())")
+    return page.wait_for_function(RESTS).json_value()
 
 
-RESTS = """async () => {
-  const look = () => [...document.querySelectorAll("[data-map-canvas] canvas")].map((one) => one.toDataURL()).join();
-  const before = look();
-  await new Promise((done) => setTimeout(done, 500));
-  return look() === before;
-}"""
-"""Whether half a second, in which any view arrives, changes nothing of what is drawn."""
+def becomes(page, wanted):
+    """Wait until this is drawn."""
+    page.wait_for_function(f"(wanted) => ({LOOK})() === wanted", arg=wanted)
+
+
+def differs(page, before):
+    """Wait until something else is drawn than before."""
+    page.wait_for_function(f"(before) => ({LOOK})() !== before", arg=before)
+
 
 SOMEBODY = """(place) => {
   const canvas = place.querySelector("canvas[data-id$='-node']");
@@ -77,17 +91,17 @@ def test_the_map_and_the_list_beside_it_follow_a_link_that_is_cut(open_browser, 
     press(page, "/")
     page.keyboard.type("nas")
     expect(rows(page, "Nodes")).to_have_count(1)
-    assert picture(page) != before, "the rest is dimmed"
+    differs(page, before)  # the rest is dimmed
     page.keyboard.press("Escape")
     page.get_by_label("Search the map").fill("nobody")
     expect(page.get_by_text("Nothing matches.")).to_be_visible()
     page.get_by_label("Search the map").fill("")
     expect(rows(page, "Nodes")).to_have_count(3)
-    assert picture(page) == before
+    becomes(page, before)
 
     page.get_by_role("button", name="edge-1", exact=True).click()
     expect(page.get_by_role("region", name="edge-1").get_by_text("2 up")).to_be_visible()
-    assert picture(page) != before, "it stands in the centre"
+    differs(page, before)  # it stands in the centre
     browser.check()
     page.get_by_role("button", name="Take it out of the centre").click()
     expect(page.get_by_role("region", name="edge-1")).to_be_hidden()
@@ -97,7 +111,7 @@ def test_the_map_and_the_list_beside_it_follow_a_link_that_is_cut(open_browser, 
     bad = rows(page, "Links that are not up")
     expect(bad.filter(has_text="edge-1").first).to_be_visible()
     expect(page.get_by_text("3 nodes; 1 link not up.")).to_be_visible()
-    assert picture(page) != before
+    differs(page, before)
     bad.first.get_by_role("link").click()
     expect(page).to_have_url(re.compile("/links/"))
     machines.tell("heal", "edge-1", "edge-2")
@@ -111,6 +125,8 @@ def test_sites_are_groups(open_browser, mesh):
     page.get_by_role("button", name="Set options").click()
     page.get_by_label("Site").fill("attic")
     page.get_by_role("button", name="Save").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
     page.goto(f"/clusters/{mesh}/map/")
     expect(rows(page, "Sites").get_by_role("rowheader")).to_have_text(["attic", "No site"])
     page.get_by_role("button", name="attic").click()  # has it fill the view
@@ -141,23 +157,24 @@ def test_the_drawing_follows_pointer_and_keys(open_browser, mesh):
     page.mouse.down()
     page.mouse.move(corner[0] + 60, corner[1] + 40, steps=4)
     page.mouse.up()
-    assert picture(page) != whole, "dragged"
+    differs(page, whole)  # dragged
     expect(canvas).to_be_focused()
     page.keyboard.press("0")
-    assert picture(page) == whole, "fits again"
+    becomes(page, whole)  # fits again
     page.keyboard.press("ArrowRight")
-    assert picture(page) != whole, "moved by a key"
+    differs(page, whole)  # moved by a key
     page.keyboard.press("0")
+    becomes(page, whole)
     page.mouse.wheel(0, -300)
-    assert picture(page) != whole, "closer by the wheel"
+    differs(page, whole)  # closer by the wheel
     page.keyboard.press("0")
-    assert picture(page) == whole
+    becomes(page, whole)
 
     page.keyboard.press("Tab")
     page.mouse.move(*somebody(page, box))
-    assert canvas.evaluate("(place) => getComputedStyle(place).cursor") == "pointer"
+    expect(canvas).to_have_css("cursor", "pointer")
     page.mouse.move(box["x"] - 20, box["y"])
-    assert canvas.evaluate("(place) => getComputedStyle(place).cursor") != "pointer", "nobody is pointed at outside"
+    expect(canvas, "nobody is pointed at outside").not_to_have_css("cursor", "pointer")
     page.mouse.move(*somebody(page, box))
     page.mouse.down()
     page.mouse.move(*corner, steps=4)
@@ -165,7 +182,7 @@ def test_the_drawing_follows_pointer_and_keys(open_browser, mesh):
     assert picture(page) != whole, "dragged by a node"
     expect(page.get_by_role("button", name="Take it out of the centre")).to_be_hidden()
     canvas.press("0")
-    assert picture(page) == whole, "and drawn so before somebody is looked for"
+    becomes(page, whole)  # before somebody is looked for
     page.mouse.click(*somebody(page, box))
     expect(page.get_by_role("button", name="Take it out of the centre")).to_be_visible()
     page.mouse.click(*corner)
@@ -183,10 +200,8 @@ def test_a_view_on_its_way_ends_where_it_leads_though_the_window_changes(open_br
 
     closer.click()
     page.set_viewport_size(narrow)  # it is on its way for a third of a second
-    page.wait_for_function(RESTS)
     on_its_way = picture(page)
     page.get_by_role("button", name="Fit all of it").click()
-    page.wait_for_function(RESTS)
+    assert picture(page) != on_its_way
     closer.click()
-    page.wait_for_function(RESTS)
-    assert picture(page) == on_its_way
+    becomes(page, on_its_way)
