@@ -30,6 +30,14 @@ PATIENCE = 40_000
 
 expect.set_options(timeout=PATIENCE)
 
+NOTHING_IS_CLICKED_BEFORE_SCRIPTS_RUN = """
+const root = () => document.documentElement?.style;
+const hold = new MutationObserver(() => root()?.setProperty("pointer-events", "none"));
+hold.observe(document, { childList: true });
+document.addEventListener("DOMContentLoaded", () => (hold.disconnect(), root()?.removeProperty("pointer-events")));
+"""
+"""Playwright waits with a click until something can be hit: a page on its way would take it, and do nothing yet."""
+
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
@@ -83,6 +91,7 @@ class Browser:
         self.url = url
         self.context = chromium.new_context(base_url=url, **context)
         self.context.set_default_timeout(PATIENCE)
+        self.context.add_init_script(NOTHING_IS_CLICKED_BEFORE_SCRIPTS_RUN)
         self.page = self.context.new_page()
         self.complaints = []
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
