@@ -71,8 +71,10 @@ class Demonstration:
         """Wait until this is so of it."""
 
         def so():
-            assert self.process.poll() is None, self.err.read_text()
-            return condition(self)
+            ended = self.process.poll() is not None  # before the look: it may end between the two
+            found = condition(self)
+            assert found or not ended, self.err.read_text()
+            return found
 
         await_true(so, 60, what)
 

@@ -85,8 +85,12 @@ def console(tmp_path):
         started.end(signal.SIGKILL)
 
 
-def gone(pids):
-    return not any(Path(f"/proc/{pid}").exists() for pid in pids)
+def await_gone(pids):
+    """Wait until none of these processes is there: whose parent has ended is taken away by another one."""
+    deadline = time.monotonic() + SECONDS
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.slow
@@ -106,7 +110,7 @@ def test_a_console_from_nothing(console):
 
     pids = list(descendants(console.process.pid))
     assert console.end() == 0
-    assert gone(pids)
+    await_gone(pids)
     assert oct(console.data.stat().st_mode & 0o777) == "0o700"
 
 
@@ -116,10 +120,7 @@ def test_killed_outright_it_leaves_nothing_and_starts_again(console, tmp_path):
     pids = list(descendants(console.process.pid))
     console.process.kill()
     console.process.wait()
-    deadline = time.monotonic() + SECONDS
-    while not gone(pids):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    await_gone(pids)
     again = Console(console.data)
     try:
         again.await_true(again.ready)
