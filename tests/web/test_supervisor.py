@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
+from nodes import supervisor
 from nodes.supervisor import Child, next_pause, supervise
+
+PATIENCE = 60
 
 SAY = "import os, sys, time; open(sys.argv[1], 'a').write(f'{sys.argv[2]} {os.getpid()}\\n')"
 STAY = SAY + "; time.sleep(600)"
@@ -33,7 +36,7 @@ def child(program, diary, name, **more):
 
 async def lines(diary, wanted):
     """Wait for so many lines."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         while len(found := diary.read_text().splitlines()) < wanted:
             await asyncio.sleep(0.01)
     return found
@@ -80,12 +83,18 @@ async def test_the_others_wait_for_the_foundation(diary):
     assert not any("web" in seen for seen in asked)
 
 
-async def test_stopping_does_not_wait_for_a_pause(diary):
-    stop = asyncio.Event()
+async def test_stopping_does_not_wait_for_a_pause(diary, monkeypatch):
+    stop, pausing = asyncio.Event(), asyncio.Event()
+
+    def pause(*_):
+        pausing.set()
+        return 10 * PATIENCE
+
+    monkeypatch.setattr(supervisor, "next_pause", pause)
     task = asyncio.create_task(supervise(None, [child(SAY, diary, "broken")], stop))
-    await lines(diary, 2)
-    stop.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE):
+        await pausing.wait()
+        stop.set()
         await task
 
 
