@@ -23,6 +23,8 @@ from tests.players import make_cluster
 # Channels looks after a connection to the database that another test may have left in its thread.
 pytestmark = pytest.mark.django_db
 
+PATIENCE = 60
+
 
 def http(path, **more):
     scope = {"type": "http", "http_version": "1.1", "method": "GET", "path": path, "raw_path": path.encode()}
@@ -33,8 +35,8 @@ def http(path, **more):
 async def test_a_page_goes_to_django():
     communicator = ApplicationCommunicator(asgi.application, http("/healthz"))
     await communicator.send_input({"type": "http.request", "body": b""})
-    assert (await communicator.receive_output(5))["status"] == 200
-    await communicator.wait()
+    assert (await communicator.receive_output(PATIENCE))["status"] == 200
+    await communicator.wait(PATIENCE)
 
 
 async def test_a_browsers_socket_from_another_site_is_refused():
@@ -42,8 +44,8 @@ async def test_a_browsers_socket_from_another_site_is_refused():
     path = "/live/cluster/00000000-0000-0000-0000-000000000000"
     communicator = ApplicationCommunicator(asgi.application, http(path, type="websocket", headers=headers))
     await communicator.send_input({"type": "websocket.connect"})
-    assert (await communicator.receive_output(5))["type"] == "websocket.close"
-    await communicator.wait()
+    assert (await communicator.receive_output(PATIENCE))["type"] == "websocket.close"
+    await communicator.wait(PATIENCE)
 
 
 def count_connections():
@@ -60,14 +62,14 @@ async def test_requests_leave_no_connections_to_the_database_behind():
         for _ in range(4):
             communicator = ApplicationCommunicator(asgi.application, http("/readyz"))
             await communicator.send_input({"type": "http.request", "body": b""})
-            answer = [await communicator.receive_output(5) for _ in range(2)]
+            answer = [await communicator.receive_output(PATIENCE) for _ in range(2)]
             assert b'"database": "ok"' in answer[1]["body"]
-            await communicator.wait()
+            await communicator.wait(PATIENCE)
             found.append(count_connections())
     finally:
         gc.enable()
-    # SQLite may keep one file open for others' locks.
-    assert found[-1] == found[0]
+    # SQLite may keep one file open for others' locks; what a test before left behind may be closed meanwhile.
+    assert found[-1] <= found[0]
 
 
 async def test_an_enrolment_leaves_what_it_announces_to_the_loop_and_does_not_wait():
@@ -81,11 +83,11 @@ async def test_an_enrolment_leaves_what_it_announces_to_the_loop_and_does_not_wa
 
     acting = asyncio.ensure_future(at_door(act))
     await asyncio.sleep(0)  # it has been called
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while not left:  # and this loop does nothing else, as one that is busy
         assert time.monotonic() < deadline, "the thread waits for the loop"
     await acting
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE):
         assert await layer.receive(channel) == {"type": "cluster.created"}
 
 
@@ -99,9 +101,9 @@ async def post(body, *, more=(), **scope):
     pieces = [body, *more]
     for piece in pieces:
         await communicator.send_input({"type": "http.request", "body": piece, "more_body": piece is not pieces[-1]})
-    start = await communicator.receive_output(10)
-    answer = await communicator.receive_output(10)
-    await communicator.wait()
+    start = await communicator.receive_output(PATIENCE)
+    answer = await communicator.receive_output(PATIENCE)
+    await communicator.wait(PATIENCE)
     return start["status"], dict(start["headers"]), answer["body"]
 
 
@@ -124,10 +126,10 @@ async def test_an_enrolment_that_nobody_waits_for_is_let_go(valkey):
 
     def hold():
         begun.set()
-        held.wait(10)
+        held.wait(PATIENCE)
 
     holding = asyncio.create_task(at_door(hold))
-    await asyncio.to_thread(begun.wait, 10)
+    await asyncio.to_thread(begun.wait, PATIENCE)
     stays = asyncio.create_task(post(dump(Machine("stays").request(token))))
     gives_up = ApplicationCommunicator(asgi.application, http(ENROL_PATH, method="POST"))
     await gives_up.send_input({"type": "http.request", "body": dump(Machine("gives-up").request(token))})
@@ -136,7 +138,7 @@ async def test_an_enrolment_that_nobody_waits_for_is_let_go(valkey):
     held.set()
     await holding
     assert (await stays)[0] == 200
-    await gives_up.wait()
+    await gives_up.wait(PATIENCE)
     assert gives_up.output_queue.empty()
     assert [node.name for node in await in_thread(list, cluster.nodes.all())] == ["stays"]
     assert (await in_thread(counters.read_counters))["enrol.gone"] == 1

@@ -28,7 +28,7 @@ from tests.consoles import place_rows
 from tests.web.test_run import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 async def greet(channel):

@@ -11,6 +11,7 @@ from channels.testing import WebsocketCommunicator
 pytestmark = pytest.mark.django_db
 
 IDLE_SECONDS = 61
+PATIENCE = 60
 
 
 class Listener(AsyncJsonWebsocketConsumer):
@@ -25,10 +26,10 @@ class Listener(AsyncJsonWebsocketConsumer):
 @pytest.fixture
 async def listener(valkey):
     communicator = WebsocketCommunicator(Listener.as_asgi(), "/")
-    connected, _ = await communicator.connect()
+    connected, _ = await communicator.connect(PATIENCE)
     assert connected
     yield communicator
-    await communicator.disconnect()
+    await communicator.disconnect(timeout=PATIENCE)
 
 
 async def tell(number):
@@ -38,18 +39,18 @@ async def tell(number):
 @pytest.mark.slow
 async def test_a_consumer_idle_for_a_minute_still_receives(listener):
     await tell(1)
-    assert await listener.receive_json_from(timeout=5) == 1
+    assert await listener.receive_json_from(timeout=PATIENCE) == 1
     await asyncio.sleep(IDLE_SECONDS)  # not to wait for something: the idling is what is tested
     await tell(2)
-    assert await listener.receive_json_from(timeout=5) == 2
+    assert await listener.receive_json_from(timeout=PATIENCE) == 2
 
 
 async def test_a_consumer_receives_again_after_a_restart_of_redis(listener, valkey):
     await tell(1)
-    assert await listener.receive_json_from(timeout=5) == 1
+    assert await listener.receive_json_from(timeout=PATIENCE) == 1
     valkey.stop()
     valkey.start()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         while await listener.receive_nothing(timeout=0.2, interval=0.05):
             await tell(2)  # who listens anew misses what was said before; the pages then ask for a snapshot
-    assert await listener.receive_json_from(timeout=5) == 2
+    assert await listener.receive_json_from(timeout=PATIENCE) == 2
