@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tests.web.test_run import descendants
 
 ROOT = Path(__file__).resolve().parents[2]
 LABORATORY = "198.18."
+SECONDS = 120
 """What addresses of any laboratory begin with."""
 NO_PATIENCE = "import manage; from nodes.management.commands import demo; demo.LIMIT_SECONDS = 0.0; manage.main()"
 
@@ -46,9 +48,18 @@ def free_address():
 
 
 @pytest.fixture
-def directory(tmp_path_factory):
-    """One with a short name: that of a Unix socket in it may not be long."""
-    return tmp_path_factory.mktemp("demo")
+def demonstrate(tmp_path_factory):
+    """Starts a demonstration, which has ended after the test, whatever became of that."""
+    with ExitStack() as stack:
+
+        def start(*options, **how):
+            # A short name: that of a Unix socket in it may not be long.
+            demonstration = Demonstration(tmp_path_factory.mktemp("demo"), *options, **how)
+            stack.callback(demonstration.end)
+            stack.callback(demonstration.process.terminate)
+            return demonstration
+
+        yield start
 
 
 class Demonstration:
@@ -76,7 +87,7 @@ class Demonstration:
             assert found or not ended, self.err.read_text()
             return found
 
-        await_true(so, 60, what)
+        await_true(so, SECONDS, what)
 
     def await_word(self, word):
         """Wait until it has printed this."""
@@ -84,7 +95,7 @@ class Demonstration:
 
     def end(self):
         """Wait until it has ended; returns status, standard output and standard error."""
-        status = self.process.wait(100)
+        status = self.process.wait(SECONDS)
         return status, self.out.read_text(), self.err.read_text()
 
     def left_over(self):
@@ -107,23 +118,21 @@ def laboratory(text):
 
 @pytest.mark.root
 @pytest.mark.slow
-def test_a_script_learns_that_every_link_is_up(directory):
+def test_a_script_learns_that_every_link_is_up(demonstrate):
     """What README promises, but for the ports: others may have them."""
     plain = free_address()
     options = ["--nodes", "4", "--until-up", "--json", "--discovery-plain-listen", plain]
-    demonstration = Demonstration(directory, *options, command=by_make)
-    try:
-        demonstration.await_word("discovery: ")
-        secure, told = re.search(r"discovery: https://(\S+) {2}http://(\S+)", demonstration.out.read_text()).groups()
-        assert told == plain
-        trust = grpc.ssl_channel_credentials(next(demonstration.temporary.glob("*/tls/certificate.pem")).read_bytes())
-        assert await_hello(grpc.insecure_channel(plain)) == b"\x7f\0\0\1"
-        assert await_hello(grpc.secure_channel(secure, trust)) == ip_address(secure.rpartition(":")[0]).packed
-    finally:
-        status, out, err = demonstration.end()
+    demonstration = demonstrate(*options, command=by_make)
+    demonstration.await_word("discovery: ")
+    secure, told = re.search(r"discovery: https://(\S+) {2}http://(\S+)", demonstration.out.read_text()).groups()
+    assert told == plain
+    trust = grpc.ssl_channel_credentials(next(demonstration.temporary.glob("*/tls/certificate.pem")).read_bytes())
+    assert await_hello(grpc.insecure_channel(plain)) == b"\x7f\0\0\1"
+    assert await_hello(grpc.secure_channel(secure, trust)) == ip_address(secure.rpartition(":")[0]).packed
+    status, out, err = demonstration.end()
     assert status == 0, err
     outcome = json.loads(out.splitlines()[-1])
-    assert 0 < outcome.pop("seconds") < 120
+    assert outcome.pop("seconds") > 0
     assert outcome == {"nodes": 4, "links": 12, "up": 12}
     assert laboratory(out) == []
     assert demonstration.left_over() == []
@@ -131,8 +140,8 @@ def test_a_script_learns_that_every_link_is_up(directory):
 
 @pytest.mark.root
 @pytest.mark.slow
-def test_a_script_learns_which_links_are_not_up(directory):
-    demonstration = Demonstration(directory, "--nodes", "2", "--until-up", "--json", command=without_patience)
+def test_a_script_learns_which_links_are_not_up(demonstrate):
+    demonstration = demonstrate("--nodes", "2", "--until-up", "--json", command=without_patience)
     status, out, err = demonstration.end()
     assert status == 1
     assert err.startswith("CommandError: the mesh is not up: not within 0 s; missing of 2 links: node-1 → node-2 (")
@@ -166,8 +175,8 @@ def consoles(demonstration):
         pytest.param(signal.SIGHUP, starting, id="SIGHUP as the console starts"),
     ],
 )
-def test_ended_early_it_takes_everything_away_and_is_no_success(directory, number, moment):
-    demonstration = Demonstration(directory, "--nodes", "2", "--until-up", "--json")
+def test_ended_early_it_takes_everything_away_and_is_no_success(demonstrate, number, moment):
+    demonstration = demonstrate("--nodes", "2", "--until-up", "--json")
     demonstration.await_true(moment, moment.__name__)
     listens = consoles(demonstration)
     assert laboratory(listens)
@@ -182,12 +191,12 @@ def test_ended_early_it_takes_everything_away_and_is_no_success(directory, numbe
 
 
 @pytest.mark.slow
-def test_an_ordinary_user_gets_the_console_alone(directory):
+def test_an_ordinary_user_gets_the_console_alone(demonstrate):
     # Root becomes an ordinary user who may still read this clone, wherever it is.
     under = ["unshare", "--map-user=65534", "--map-group=65534", "--"] if os.geteuid() == 0 else []
     if under and subprocess.run([*under, "true"], check=False, capture_output=True).returncode:
         pytest.skip("this host has no user namespaces")
-    demonstration = Demonstration(directory, under=under)
+    demonstration = demonstrate(under=under)
 
     def ready():
         assert demonstration.process.poll() is None
@@ -197,11 +206,9 @@ def test_an_ordinary_user_gets_the_console_alone(directory):
         except urllib3.exceptions.HTTPError:
             return False
 
-    try:
-        await_true(ready, 60, "the console is not ready")
-    finally:
-        demonstration.process.terminate()
-        status, out, err = demonstration.end()
+    await_true(ready, SECONDS, "the console is not ready")
+    demonstration.process.terminate()
+    status, out, err = demonstration.end()
     assert status == 0
     assert "network namespaces, which need root" in err
     assert "first administrator: " in out
@@ -209,8 +216,8 @@ def test_an_ordinary_user_gets_the_console_alone(directory):
 
 
 @pytest.mark.parametrize("count", ["1", "201"])
-def test_what_cannot_mesh_is_said(directory, count):
-    demonstration = Demonstration(directory, "--nodes", count, "--until-up", "--json")
+def test_what_cannot_mesh_is_said(demonstrate, count):
+    demonstration = demonstrate("--nodes", count, "--until-up", "--json")
     status, out, err = demonstration.end()
     assert (status, out) == (1, "")
     assert err == f"CommandError: --nodes {count}: from 2 to 200 machines can mesh here\n"
