@@ -106,8 +106,8 @@ class MapConsumer(MeshConsumer):
             if pk in self._members and peer in self._members:
                 self._take_link(pk, peer, seen)
         for pk in self._seen.take(flushed.links):
-            node = self._nodes.now[pk]
-            self._nodes.now[pk] = msgspec.structs.replace(node, links=counts(self._seen.summary(pk)))
+            links = counts(self._seen.summary(pk))
+            self._nodes.now[pk] = msgspec.structs.replace(self._nodes.now[pk], links=links)
         for pk, summary in flushed.nodes:
             if (node := self._nodes.now.get(pk)) is not None:
                 self._nodes.now[pk] = msgspec.structs.replace(node, connected=True, links=counts(summary))
