@@ -140,7 +140,7 @@ class NodeFilter(_Named):
 
 
 def _read_links(members: NodeQuerySet) -> dict[int, live.Summary]:
-    """How the links of LIVE_NODES members are: two queries, and at most two calls to Redis. Raises redis.RedisError."""
+    """How the links of LIVE_NODES members are: up to three queries and two calls to Redis. Raises redis.RedisError."""
     ordered = members.order_by("pk")
     agents = ordered.filter(kind=Node.Kind.LINUX).values_list("pk", flat=True)[:LIVE_NODES]
     machines = ordered.filter(kind=Node.Kind.TALOS)[:LIVE_NODES]
