@@ -13,7 +13,8 @@ have() { # a program by name, or a file by pattern
 demo=(wireguard-go:wireguard-go nft:nftables ip:iproute2 ping:iputils-ping sysctl:procps)
 tests=("${demo[@]}" wg:wireguard-tools chromium:chromium '/usr/lib/postgresql/*/bin/initdb:postgresql'
     tcpdump:tcpdump iperf3:iperf3 qemu-system-x86_64:qemu-system-x86 busybox:busybox-static modprobe:kmod
-    cpio:cpio xz:xz-utils debootstrap:debootstrap '/usr/share/fonts/truetype/*:fonts-dejavu-core')
+    cpio:cpio xz:xz-utils debootstrap:debootstrap '/usr/share/fonts/truetype/*:fonts-dejavu-core'
+    '/usr/lib/*/libatomic.so.1:libatomic1') # what drives Chromium wants it, and nothing else may have brought it
 
 case ${1:-} in
 demo) wanted=("${demo[@]}") ;;
