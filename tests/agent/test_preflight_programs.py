@@ -27,8 +27,10 @@ done
 """
 PRIVATE = """
 set -e
-mount -t tmpfs tmpfs /run/lock
-for folder in dbus NetworkManager firewalld systemd; do mkdir -p /run/$folder; mount -t tmpfs tmpfs /run/$folder; done
+for folder in lock dbus NetworkManager firewalld systemd; do
+  mkdir -p /run/$folder
+  mount -t tmpfs tmpfs /run/$folder
+done
 mount --bind /sys /sys && mount -o remount,bind,ro /sys
 """
 

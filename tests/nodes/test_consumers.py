@@ -687,7 +687,7 @@ def _collected():
 
 
 # The layer's receiver and whoever joins a group may connect anew at the same time, and redis-py forgets to close one.
-@pytest.mark.filterwarnings("ignore:Exception ignored in.*StreamWriter.__del__:pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("_collected")  # before all others, and so at the end behind them and their loop
 async def test_redis_away_closes_the_page_and_it_can_come_back(visit, valkey, monkeypatch):
     monkeypatch.setattr(base, "RENEW_SECONDS", 0.05)
