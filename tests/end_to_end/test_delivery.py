@@ -198,6 +198,12 @@ class Fleet:
         nodes = self.console.call("list_nodes", "fleet")["nodes"]
         return {node["name"]: node["agent"] for node in nodes if node["reporting"]}
 
+    def await_versions(self, wanted: dict[str, str]) -> None:
+        """Wait until these run; what runs instead is said."""
+        with suppress(LabError):
+            await_true(lambda: self.versions() == wanted, SECONDS, "other versions run")
+        assert self.versions() == wanted
+
     def hand_out(self, content: bytes, version: str) -> None:
         directory = self.console.directory / "agent"
         release = json.loads((directory / "release.json").read_text())
@@ -210,6 +216,17 @@ class Fleet:
         with suppress(LabError):  # it did not end well, as is seen below
             self.console.call("upgrade_agents", "fleet", "--wait", env={"KUBESPAN_AGENT_URL": self.console.tls_url})
         return self.console.call("upgrade_agents", "fleet", "--show")
+
+    def upgrade_all(self) -> None:
+        """Upgrade; whoever is not connected at the moment when that begins takes part in a second one."""
+        upgraded: set[str] = set()
+        while upgraded != set(self.NAMES):
+            await_true(lambda: set(self.versions()) == set(self.NAMES), SECONDS, "not all are connected")
+            ended = self.rollout()
+            assert (ended["state"], ended["reason"]) == ("done", "")
+            done = {name for name, state in ended["nodes"].items() if state == "done"}
+            assert done - upgraded, ended
+            upgraded |= done
 
     def processes(self, *names: str) -> dict[str, str]:
         """The running agent's process, by name of the machine."""
@@ -264,7 +281,7 @@ def test_a_new_agent_that_fails_makes_the_former_one_come_back_and_nobody_else_i
             "cannot connect": f"it was not connected to the console within {TRIAL_SECONDS} seconds",
         }
         assert ended["reason"] == f"juliett: {expected[how]}"
-        await_true(lambda: fleet.versions() == before, SECONDS, "the former agent is not back")
+        fleet.await_versions(before)
     assert fleet.processes("kilo", "lima") == processes
     await_true(fleet.meshed, SECONDS, "they do not mesh any more")
 
@@ -273,9 +290,8 @@ def test_a_good_one_reaches_all_of_them_without_a_lost_ping(fleet: Fleet, tmp_pa
     version = "0.9.1+00000001"
     fleet.hand_out(alter(fleet.first, version), version)
     with no_ping_lost(fleet.ring(), tmp_path):
-        ended = fleet.rollout()
-        assert (ended["state"], ended["reason"]) == ("done", "")
-        await_true(lambda: fleet.versions() == dict.fromkeys(Fleet.NAMES, version), SECONDS, "not all run it")
+        fleet.upgrade_all()
+        fleet.await_versions(dict.fromkeys(Fleet.NAMES, version))
     await_true(fleet.meshed, SECONDS, "they do not mesh any more")
     for machine in fleet.machines.values():
         assert machine.execute("test", "-e", "/opt/kubespan-agent/trial").returncode != 0
