@@ -60,9 +60,9 @@ class Pinger:
 def await_answer(machine: Machine, address: str) -> None:
     """Wait until a peer that is `up` answers; raises LabError where it does not.
 
-    Two that begin a handshake at the same moment may both be done with it while one lacks the other's session: of 250
-    such beginnings of two wireguard-go 0.0.20220316, by `wg set` alone, four were silent until WireGuard's own next
-    handshake, 15 seconds later.
+    Two that begin a handshake at the same moment may both be done with it while one lacks the other's session: of more
+    than 250 such beginnings of two wireguard-go 0.0.20220316, by `wg set` alone, six were silent until WireGuard's own
+    next handshake, 15 seconds later.
     """
     ping = ("ping", "-n", "-c", "1", "-W", "1", address)
     await_true(lambda: machine.execute(*ping).returncode == 0, SECONDS, f"{machine.name}: no answer from {address}")
