@@ -45,6 +45,7 @@ async def test_a_browsers_socket_from_another_site_is_refused():
     communicator = ApplicationCommunicator(asgi.application, http(path, type="websocket", headers=headers))
     await communicator.send_input({"type": "websocket.connect"})
     assert (await communicator.receive_output(PATIENCE))["type"] == "websocket.close"
+    await communicator.send_input({"type": "websocket.disconnect", "code": 1006})
     await communicator.wait(PATIENCE)
 
 
