@@ -236,6 +236,12 @@ class LinkStates:
         found = list(self._counted.get(pk, {}).values())
         return sum(one[UNKNOWN] for one in found), sum(one[UP] for one in found), sum(one[DOWN] for one in found)
 
+    def seen(self, pk: int) -> LinkCounts:
+        """How the links of others to one are."""
+        index = self._members[pk].index
+        column = bytes(row[index] for row in self._rows.values() if index < len(row))
+        return LinkCounts(column.count(UP), column.count(UNKNOWN), column.count(DOWN))
+
     def _count(self, pk: int) -> None:
         for state, table in _PLANES.items():
             # A bit a link: a thousand links are counted at once, by group.

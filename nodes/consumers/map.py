@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 import msgspec
 
@@ -12,8 +13,7 @@ from nodes.consumers.rows import counts
 from nodes.fanout import Watch
 from nodes.maps import GroupLinks, MapDelta, MapLink, MapNode, MapSnapshot, Member
 from nodes.models import Cluster, Node
-from nodes.pages import Flushed
-from nodes.seen import SeenLinks
+from nodes.pages import Flushed, LinkCounts
 
 GROUPED_SECONDS = 1.0
 """A map that is drawn in groups is not told more often."""
@@ -38,28 +38,23 @@ class MapConsumer(MeshConsumer):
         self._states = maps.LinkStates()
         self._root: int | None = None
         self._of_root: dict[tuple[int, int], MapLink] = {}
+        self._recount: set[int] = set()
         return those(Cluster.objects.filter(uuid=self._uuid).values_list("pk", flat=True))
 
     # Reading.
 
     def read(self) -> None:
-        """Two queries and two calls to Redis, and one more of each where there are Talos machines.
-
-        What is read of links are the records of up to MAP_LINKS nodes, or the states alone of more.
-        """
+        """Two queries and two calls to Redis: the records of up to MAP_LINKS nodes, or the states alone of more."""
         cluster = Cluster.objects.filter(uuid=self._uuid).only("pk").first()
         if cluster is None:
             raise Gone
         self._members = read_members(cluster)
         groups = maps.group_keys(self._members.values(), self._by)
         summaries = live.read_summaries_of(self._members)
-        self._seen = SeenLinks(
-            Node(pk=one.pk, cluster=cluster, index=one.index, kind=Node.Kind.TALOS, status=Node.Status.APPROVED)
-            for one in self._members.values()
-            if one.talos
-        )
-        said = summaries | self._seen.summaries()
-        self._nodes.now = {pk: maps.map_node(member, groups[pk], said.get(pk)) for pk, member in self._members.items()}
+        self._nodes.now = {
+            pk: maps.map_node(member, groups[pk], summaries.get(pk)) for pk, member in self._members.items()
+        }
+        self._recount = {pk for pk, member in self._members.items() if member.talos}
         self._traffic.keep(self._members)
         self._grouped = len(self._members) > maps.MAP_LINKS
         self.pause = GROUPED_SECONDS if self._grouped else DELTA_SECONDS
@@ -105,9 +100,6 @@ class MapConsumer(MeshConsumer):
         for pk, peer, seen in flushed.links:
             if pk in self._members and peer in self._members:
                 self._take_link(pk, peer, seen)
-        for pk in self._seen.take(flushed.links):
-            links = counts(self._seen.summary(pk))
-            self._nodes.now[pk] = msgspec.structs.replace(self._nodes.now[pk], links=links)
         for pk, summary in flushed.nodes:
             if (node := self._nodes.now.get(pk)) is not None:
                 self._nodes.now[pk] = msgspec.structs.replace(node, connected=True, links=counts(summary))
@@ -118,6 +110,8 @@ class MapConsumer(MeshConsumer):
 
     def _take_link(self, pk: int, peer: int, seen: live.Seen | None) -> None:
         key = pk, peer
+        if self._members[peer].talos:
+            self._recount.add(peer)
         of_root = self._root in key
         if self._grouped:
             self._states.set(pk, peer, live.ABSENT if seen is None else live.STATES.index(seen.state))
@@ -129,8 +123,19 @@ class MapConsumer(MeshConsumer):
         else:
             links[key] = self._traffic.link(pk, peer, seen)
 
+    def _count_seen(self, pk: int) -> LinkCounts:
+        """The links of a Talos machine, which says nothing here itself, as those see them who do."""
+        if self._grouped:
+            return self._states.seen(pk)
+        links = (self._links.now.get((one, pk)) for one in self._members)
+        found = Counter(link.state for link in links if link is not None)
+        return LinkCounts(found["up"], found["unknown"], found["down"])
+
     def _settle(self) -> None:
         """Bring what is sent up to what is known."""
+        for pk in self._recount:
+            self._nodes.now[pk] = msgspec.structs.replace(self._nodes.now[pk], links=self._count_seen(pk))
+        self._recount = set()
         if self._grouped:
             self._groups.now = self._states.groups()
             self._links.now = {(one.node, one.peer): one for one in self._states.worst()} | self._of_root

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import msgspec
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
@@ -181,13 +182,27 @@ def count(seen, *nodes_of):
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("size", [40, LARGE])
-def test_reading_takes_three_queries_whatever_the_size(size, django_assert_num_queries):
+def test_reading_takes_two_queries_whatever_the_size(size, django_assert_num_queries):
     mesh = make_mesh(size)
     Live(mesh, timezone.now().timestamp()).write()
     consumer = open_map(mesh)
-    with django_assert_num_queries(3):  # some of the members are Talos machines
+    with django_assert_num_queries(2):
         consumer.read()
     assert len(consumer.snapshot().nodes) == len(mesh.members)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("size", [40, LARGE])
+def test_links_of_talos_machines_are_counted_as_others_see_them(size):
+    mesh = make_mesh(size)
+    seen = Live(mesh, timezone.now().timestamp())
+    seen.write()
+    consumer = open_map(mesh)
+    consumer.read()
+    counted = {node.pk: msgspec.to_builtins(node.links) for node in consumer.snapshot().nodes if node.talos}
+    said = {one.pk: count(seen, mesh.members, [one]) for one in mesh.members if one.is_talos}
+    assert counted == {pk: {state: found[state] for state in ("up", "unknown", "down")} for pk, found in said.items()}
+    assert any(found["up"] for found in said.values())
 
 
 @pytest.mark.django_db
