@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from base64 import b64encode
 from functools import cache
 from ipaddress import IPv6Interface, collapse_addresses, ip_network
@@ -19,8 +18,6 @@ from kubespan.core.plan import Desired, Firewall, Link, Peer, Route, Rule, plan
 
 SECRET = b64encode(bytes(range(32))).decode()
 ADDRESS = IPv6Interface("fd7f:175a:b97c:5602:42:acff:fe11:2/64")
-
-ANSWER_SECONDS = 60.0
 
 DATA_PLANES = ["userspace", pytest.param("kernel", marks=pytest.mark.kernel)]
 
@@ -70,13 +67,6 @@ def bring(machine, wireguard, desired):
         return changes
 
     return machine.call(reconcile)
-
-
-def await_answer(machine, address):
-    """Wait until a peer answers: two that begin at the same moment may first be silent, for 15 seconds."""
-    deadline = time.monotonic() + ANSWER_SECONDS
-    while machine.execute("ping", "-n", "-c1", "-W5", address).returncode:
-        assert time.monotonic() < deadline, f"no answer from {address}"
 
 
 def look(machine, wireguard):

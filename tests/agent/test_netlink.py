@@ -23,7 +23,6 @@ from tests.agent.data_plane import (
     ADDRESS,
     DATA_PLANES,
     SECRET,
-    await_answer,
     bring,
     data_plane,
     look,
@@ -31,6 +30,7 @@ from tests.agent.data_plane import (
     make_key,
     make_peer,
 )
+from tests.answers import await_answer
 from tests.namespaces import Lab
 
 pytestmark = pytest.mark.root

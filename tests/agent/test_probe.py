@@ -21,7 +21,8 @@ from kubespan.core.history import Histories, read_track
 from kubespan.core.messages import Applied, FetchHistory, History, Pace, Report
 from kubespan.core.plan import Link
 from tests.agent.console_double import BRAVO, Bench, ConsoleDouble, running, sealed_secret, snapshot
-from tests.agent.data_plane import DATA_PLANES, await_answer, bring, data_plane, make_desired, make_key, make_peer
+from tests.agent.data_plane import DATA_PLANES, bring, data_plane, make_desired, make_key, make_peer
+from tests.answers import await_answer
 from tests.namespaces import Lab
 
 PEER = IPv6Address("fd7f:175a:b97c:5602::2")
@@ -244,7 +245,7 @@ def test_round_trip_and_loss_of_a_real_link(pair, monkeypatch):
             return probes.prober.measured(2)
 
     rtt, loss = one.call(lambda: measure(core.WINDOW))
-    assert (0 < rtt < 5, loss) == (True, 0.0)
+    assert (rtt > 0, loss) == (True, 0.0)
     monkeypatch.setattr(core, "TIMEOUT", 1.0)
     two.run("nft", "-f", "-", stdin=EVERY_OTHER)
     # After so many what was lost has its part in the window; it may come to its end in bursts on a busy machine.

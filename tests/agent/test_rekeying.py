@@ -15,7 +15,8 @@ from ipaddress import IPv6Interface
 import pytest
 
 from kubespan.core.plan import Desired, Link, SetPresharedKeys
-from tests.agent.data_plane import DATA_PLANES, await_answer, bring, data_plane, look, make_desired, make_key, make_peer
+from tests.agent.data_plane import DATA_PLANES, bring, data_plane, look, make_desired, make_key, make_peer
+from tests.answers import await_answer
 from tests.namespaces import Lab
 
 pytestmark = pytest.mark.root

@@ -8,7 +8,8 @@ import time
 from typing import NamedTuple
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Error, Page, expect
+from playwright.sync_api import Page, expect
+from playwright.sync_api import TimeoutError as NotInTime
 
 COLLECTED_SECONDS = 30.0
 BEYOND = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
@@ -32,7 +33,7 @@ def axe(page: Page) -> list[str]:
 
 def width(page: Page) -> list[str]:
     """What reaches beyond the screen, once what scripts draw has followed its size."""
-    with contextlib.suppress(Error):
+    with contextlib.suppress(NotInTime):
         page.wait_for_function(f"{BEYOND} <= 0", timeout=FITTED)
     beyond = page.evaluate(BEYOND)
     return [f"{beyond} pixels wider than the screen"] if beyond > 0 else []

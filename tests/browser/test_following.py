@@ -62,9 +62,8 @@ def test_a_tick_stays_with_its_network(page, machines):
 
 def test_a_tick_stays_with_its_link(page, machines, line):
     go_to(page, "/links/?view=list&sort=from")
-    chosen = page.get_by_label(
-        re.compile("edge-1 and edge-2|edge-2 and edge-1")
-    )  # whichever end says first that it is down
+    # Whichever end says first that it is down.
+    chosen = page.get_by_label(re.compile("edge-1 and edge-2|edge-2 and edge-1"))
     chosen.check()
     machines.tell("cut", "a-first", "edge-1")
     machines.join("a-first", line)

@@ -13,6 +13,7 @@ from typing import Self
 
 from nodes.lab import Machine
 from nodes.playground import await_true
+from tests.answers import await_answer
 
 INTERVAL = "0.1"
 SECONDS = 60.0
@@ -55,17 +56,6 @@ class Pinger:
         late = {int(number) for number in re.findall(r"no answer yet for icmp_seq=(\d+)", text)}
         answered = {int(number) for number in re.findall(r"bytes from .*icmp_seq=(\d+)", text)}
         return (refused | {number for number in late if number < max(answered, default=0)}) - answered
-
-
-def await_answer(machine: Machine, address: str) -> None:
-    """Wait until a peer that is `up` answers; raises LabError where it does not.
-
-    Two that begin a handshake at the same moment may both be done with it while one lacks the other's session: of more
-    than 250 such beginnings of two wireguard-go 0.0.20220316, by `wg set` alone, six were silent until WireGuard's own
-    next handshake, 15 seconds later.
-    """
-    ping = ("ping", "-n", "-c", "1", "-W", "1", address)
-    await_true(lambda: machine.execute(*ping).returncode == 0, SECONDS, f"{machine.name}: no answer from {address}")
 
 
 @contextmanager

@@ -13,8 +13,9 @@ import pytest
 from kubespan.core.peer_status import TICK
 from nodes.lab import Machine, background
 from nodes.playground import await_true
+from tests.answers import await_answer
 from tests.end_to_end.conftest import NAMES, SPARE, World
-from tests.end_to_end.pinger import await_answer, await_more, no_ping_lost
+from tests.end_to_end.pinger import await_more, no_ping_lost
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.xdist_group("end_to_end"), pytest.mark.timeout(400)]
 

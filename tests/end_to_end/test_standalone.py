@@ -26,10 +26,11 @@ from nodes.certificates import fingerprint
 from nodes.discovery.tls import CertificateFiles
 from nodes.lab import Machine, background
 from nodes.playground import MANAGE, TLS_PORT, Agent, Mesh, Site, await_true, open_site
+from tests.answers import await_answer
 from tests.consoles import PreparedConsole
 from tests.discovery.apart import ServiceApart
 from tests.end_to_end.conftest import UP_SECONDS
-from tests.end_to_end.pinger import await_answer, no_ping_lost
+from tests.end_to_end.pinger import no_ping_lost
 from tests.ports import free_port
 
 pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.xdist_group("end_to_end"), pytest.mark.timeout(600)]

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from nodes.playground import Agent, Site, await_true, open_site
+from tests.answers import await_answer
 from tests.end_to_end.mixed import SECONDS, Console, Office, open_console, open_office
 from tests.end_to_end.nat import give_default_routes, outer_port, put_behind
-from tests.end_to_end.pinger import Pinger, await_answer
+from tests.end_to_end.pinger import Pinger
 from tests.go_client import build
 from tests.web.test_run import descendants
 

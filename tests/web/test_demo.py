@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -18,6 +17,7 @@ import urllib3
 from kubespan.discovery import service as names
 from kubespan.discovery.proto import cluster_pb2 as proto
 from nodes.playground import await_true
+from tests.ports import free_port
 from tests.web.test_run import descendants
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,8 +43,7 @@ def without_patience(*options):
 
 
 def free_address():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"127.0.0.1:{listener.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from kubespan.discovery.server import Service, serve
 from nodes import certificates
 from nodes.discovery.tls import CertificateFiles
 from tests.consoles import place_rows
-from tests.web.test_run import free_port
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0

@@ -13,14 +13,10 @@ import pytest
 import urllib3
 
 from nodes import certificates
+from tests.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 60
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 def descendants(pid):
